@@ -1,0 +1,1 @@
+"""The pure core: values in, values out. No os, socket, time, logging, requests or open() here."""

@@ -1,0 +1,58 @@
+"""What happens during a run, as values: the fetch engine tells, progress shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nimpull.core.artifacts import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A new step of the job began ("listing", "fetching", "verifying", …)."""
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The work is known: ``files`` and bytes in ``total``, of which ``present`` bytes need no fetch."""
+
+    files: int
+    total: int
+    present: int
+    files_present: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """``count`` bytes arrived and were written (negative: a chunk was dropped and will come again)."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One artifact is committed."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A worker or host pauses ``seconds`` before it goes on; ``reason`` is safe to print."""
+
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a reader of the log should know; ``text`` is safe to print. ``level``: info or warning."""
+
+    text: str
+    level: str = "info"
+
+
+Event = Phase | Planned | Advanced | Finished | Waiting | Note

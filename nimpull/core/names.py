@@ -1,0 +1,257 @@
+"""Safe names from unsafe text: paths, model URIs, URLs that do not leak, and text for a terminal."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+from nimpull.errors import ListingError, UsageError
+
+MAX_SEGMENT_BYTES: Final = 255  # NAME_MAX of every Linux file system in use
+MAX_PATH_BYTES: Final = 1024
+FOREIGN_TEXT_LIMIT: Final = 512  # characters of text from elsewhere that a message may carry
+STATE_DIRECTORY: Final = ".nimpull"
+#: Format, surrogate and separator categories hide or reorder text (bidi controls are Cf).
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_DRIVE: Final = re.compile(r"^[A-Za-z]:")
+
+
+def display(text: object, limit: int = FOREIGN_TEXT_LIMIT) -> str:
+    """Foreign text made safe for a terminal and a log line: controls escaped, cut at ``limit`` characters."""
+    shown = []
+    for character in str(text)[: limit + 1]:
+        if unicodedata.category(character) in _UNSAFE_CATEGORIES:
+            shown.append(character.encode("unicode_escape", "surrogatepass").decode("ascii"))
+        else:
+            shown.append(character)
+    cut = "".join(shown)
+    return cut[:limit] + "…" if len(cut) > limit or len(str(text)) > limit else cut
+
+
+class SafePath(str):
+    """A relative POSIX path that can be joined to a directory without leaving it.
+
+    Raises ListingError for anything else: absolute, ``..``, ``.``, empty segments, backslashes, drives,
+    control, format and bidi characters, nimpull's own state directory, segments over 255 bytes.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> SafePath:
+        reason = _unsafe(text)
+        if reason:
+            raise ListingError(
+                f"unsafe file name “{display(text, 120)}”: {reason}",
+                hint="The listing comes from the registry; nothing was written. Report it to its owner.",
+            )
+        return super().__new__(cls, text)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        return tuple(self.split("/"))
+
+    @property
+    def collision_key(self) -> str:
+        """Equal for names that a case- or Unicode-insensitive file system holds to be one."""
+        return unicodedata.normalize("NFC", self).casefold()
+
+
+def _unsafe(text: str) -> str:  # noqa: PLR0911 - one return per rule reads as the table it is
+    if not text:
+        return "it is empty"
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        return f"it is longer than {MAX_PATH_BYTES} bytes"
+    if any(unicodedata.category(character) in _UNSAFE_CATEGORIES for character in text):
+        return "it holds control, format or bidirectional characters"
+    if "\\" in text:
+        return "it holds a backslash"
+    if text.startswith("/"):
+        return "it is absolute"
+    if _DRIVE.match(text):
+        return "it starts with a drive letter"
+    for segment in text.split("/"):
+        if segment in ("", ".", ".."):
+            return "it has an empty, “.” or “..” segment"
+        if segment.casefold() == STATE_DIRECTORY:
+            return f"{STATE_DIRECTORY} is nimpull's own directory"
+        if len(segment.encode("utf-8")) > MAX_SEGMENT_BYTES:
+            return f"a segment is longer than {MAX_SEGMENT_BYTES} bytes"
+    return ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Url:
+    """A URL whose ``str()`` and ``repr()`` show neither user info nor query: those carry secrets.
+
+    ``reveal()`` is the whole text, for the socket only.
+    """
+
+    _text: str
+
+    def reveal(self) -> str:
+        return self._text
+
+    @property
+    def scheme(self) -> str:
+        return urlsplit(self._text).scheme.lower()
+
+    @property
+    def host(self) -> str:
+        """Host name without port, lower case."""
+        try:
+            return urlsplit(self._text).hostname or ""
+        except ValueError:
+            return ""
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """(scheme, host, port) as RFC 6454 defines it: who may see a credential."""
+        scheme = self.scheme
+        try:
+            port = urlsplit(self._text).port
+        except ValueError:
+            port = None
+        return scheme, self.host, port or {"http": 80, "https": 443}.get(scheme, 0)
+
+    def __str__(self) -> str:
+        try:
+            parts = urlsplit(self._text)
+            host = parts.netloc.rpartition("@")[2]
+        except ValueError:
+            return "(unreadable URL)"
+        query = "?…" if parts.query else ""
+        return display(f"{parts.scheme}://{host}{parts.path}{query}", 300)
+
+    __repr__ = __str__
+
+
+SCHEMES: Final = ("ngc", "hf", "s3", "https", "http", "file")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_HF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,96}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUri:
+    """Where a model, or one file of it, comes from.
+
+    ``ngc://org[/team]/model:version[?file=path]`` (protocol note NGC, section 3),
+    ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix``,
+    ``http(s)://host/prefix``, ``file:///dir``. ``version`` keeps ``+`` literally. For s3, http(s) and file
+    ``name`` is the host or bucket and ``location`` the rest.
+    """
+
+    scheme: str
+    org: str = ""
+    team: str = ""
+    name: str = ""
+    revision: str = ""
+    path: str = ""
+    repo_type: str = "model"
+    location: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ModelUri:
+        """Raises UsageError that shows the form expected."""
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme.lower() not in SCHEMES:
+            raise UsageError(
+                f"not a model URI: “{display(text, 200)}”",
+                hint="Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
+                "https://host/prefix or file:///directory.",
+            )
+        scheme = scheme.lower()
+        if scheme == "ngc":
+            return cls._ngc(rest, text)
+        if scheme == "hf":
+            return cls._hf(rest, text)
+        host, _, location = rest.partition("/")
+        return cls(scheme=scheme, name=host, location=location)
+
+    @classmethod
+    def _ngc(cls, rest: str, text: str) -> ModelUri:
+        body, _, query = rest.partition("?")
+        path = _file_query(query)
+        head, colon, version = body.partition(":")
+        segments = [unquote(part) for part in head.strip("/").split("/")]
+        ok = len(segments) in (2, 3) and all(_NAME.fullmatch(part) for part in segments)
+        if not ok or (colon and not _NAME.fullmatch(version)):
+            raise UsageError(
+                f"not an NGC model URI: “{display(text, 200)}”",
+                hint="The form is ngc://org[/team]/model:version[?file=path].",
+            )
+        team = segments[1] if len(segments) == 3 else ""
+        return cls(
+            "ngc", org=segments[0], team=team, name=segments[-1], revision=version or "latest", path=path
+        )
+
+    @classmethod
+    def _hf(cls, rest: str, text: str) -> ModelUri:
+        body, _, query = rest.partition("?")
+        path = _file_query(query)
+        body = body.strip("/")
+        repo_type = "model"
+        for prefix, kind in (("datasets/", "dataset"), ("models/", "model")):
+            if body.startswith(prefix):
+                body, repo_type = body.removeprefix(prefix), kind
+        head, revision = body, ""
+        for separator in ("@", ":"):
+            if separator in body:
+                head, _, revision = body.partition(separator)
+                break
+        segments = head.split("/")
+        ok = len(segments) in (1, 2) and all(
+            _HF_NAME.fullmatch(part) and ".." not in part and "--" not in part and not part.endswith(".git")
+            for part in segments
+        )
+        if not ok or (revision and (".." in revision or any(ord(c) < 33 for c in revision))):
+            raise UsageError(
+                f"not a Hugging Face URI: “{display(text, 200)}”",
+                hint="The form is hf://namespace/name[:revision], or hf://datasets/namespace/name.",
+            )
+        org = segments[0] if len(segments) == 2 else ""
+        return cls(
+            "hf",
+            org=org,
+            name=segments[-1],
+            revision=unquote(revision) or "main",
+            path=path,
+            repo_type=repo_type,
+        )
+
+    @property
+    def repo(self) -> ModelUri:
+        """The same without the file."""
+        return replace(self, path="") if self.path else self
+
+    def with_path(self, path: str) -> ModelUri:
+        return replace(self, path=path)
+
+    def with_revision(self, revision: str) -> ModelUri:
+        return replace(self, revision=revision)
+
+    @property
+    def repo_id(self) -> str:
+        """``namespace/name`` as the Hub writes it; ``org/team/model`` for NGC."""
+        return "/".join(part for part in (self.org, self.team, self.name) if part)
+
+    def __str__(self) -> str:
+        file = f"?file={quote(self.path, safe='/+')}" if self.path else ""
+        if self.scheme == "ngc":
+            return f"ngc://{self.repo_id}:{self.revision}{file}"
+        if self.scheme == "hf":
+            kind = "datasets/" if self.repo_type == "dataset" else ""
+            return f"hf://{kind}{self.repo_id}:{self.revision}{file}"
+        # user info in a mirror's address is a secret
+        return f"{self.scheme}://{self.name.rpartition('@')[2]}/{self.location}{file}"
+
+
+def _file_query(query: str) -> str:
+    """The ``file=`` value of a manifest URI. ``+`` is literal there, not a blank (NGC note, section 3)."""
+    for pair in query.split("&"):
+        key, _, value = pair.partition("=")
+        if key == "file":
+            return unquote(value)
+    return ""

@@ -1,0 +1,218 @@
+"""Every failure a user can meet, with its reference, exit code and next step.
+
+::
+
+    NimpullError                reference             exit  retryable
+     x UsageError               bad-usage                2  no
+     x ManifestError            bad-manifest            10  no
+     x NoProfileError           no-profile              11  no   the nearest misses
+     x SourceError
+       + AuthError              unauthorized            20  no   names the variable, never its value
+       + NotFoundError          not-found               21  no
+       + ListingError           bad-listing             22  no   unsafe path, conflict, limit
+       + SourceChangedError     source-changed          23  yes
+       + GatedError             gated                   24  no   names the page where access is asked for
+       + LicenseError           license-not-accepted    25  no   names the page with the terms
+       + ForbiddenError         forbidden               26  no   the key is valid, but not for this
+     x TransferError
+       + NetworkError           network                 30  yes  dns, refused, stalled, 5xx, rate limit
+       + TlsError               tls-untrusted           31  no
+       + ProxyError             proxy-failed            32  yes
+       + IntegrityError         corrupt                 33  yes  both digests
+       + RedirectError          bad-redirect            34  no
+     x StoreError
+       + NoSpaceError           no-space                40  yes  needs, has, short by; bytes, quota, inodes
+       + NotWritableError       not-writable            41  no   path, uid, gid, mode
+       + StoreIOError           store-io                42  yes
+       + LeaseHeldError         lease-held              43  yes
+     x Cancelled                cancelled              143  yes
+    (a bug)                     internal-error          70
+
+The references and exit codes are stable: a Job's ``podFailurePolicy`` and scripts may rely on them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+INTERNAL_ERROR_REFERENCE = "internal-error"
+INTERNAL_ERROR_EXIT_CODE = 70
+
+
+class NimpullError(Exception):
+    """A failure with a stable reference.
+
+    ``message`` says what happened and where; ``hint`` says what to do next. Neither ever holds a secret.
+    """
+
+    reference: ClassVar[str] = INTERNAL_ERROR_REFERENCE
+    exit_code: ClassVar[int] = INTERNAL_ERROR_EXIT_CODE
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(NimpullError):
+    """The command line, a NIMCache or an environment variable cannot be understood."""
+
+    reference = "bad-usage"
+    exit_code = 2
+
+
+class ManifestError(NimpullError):
+    """The model manifest cannot be read; names the line where there is one."""
+
+    reference = "bad-manifest"
+    exit_code = 10
+
+
+class NoProfileError(NimpullError):
+    """No profile of the manifest is what was asked for; lists the nearest misses."""
+
+    reference = "no-profile"
+    exit_code = 11
+
+
+class SourceError(NimpullError):
+    """A source answered, and the answer is no."""
+
+
+class AuthError(SourceError):
+    """No credential, or one that the source refuses (HTTP 401)."""
+
+    reference = "unauthorized"
+    exit_code = 20
+
+
+class NotFoundError(SourceError):
+    """The model, the revision or one listed file does not exist there."""
+
+    reference = "not-found"
+    exit_code = 21
+
+
+class ListingError(SourceError):
+    """A listing that must not be trusted: unsafe path, conflict, missing pages, over a limit."""
+
+    reference = "bad-listing"
+    exit_code = 22
+
+
+class SourceChangedError(SourceError):
+    """An immutable revision answered with other content while it was being fetched."""
+
+    reference = "source-changed"
+    exit_code = 23
+    retryable = True
+
+
+class GatedError(SourceError):
+    """The repository is gated and this account has not been granted access."""
+
+    reference = "gated"
+    exit_code = 24
+
+
+class LicenseError(SourceError):
+    """The terms of the model have not been accepted by this account."""
+
+    reference = "license-not-accepted"
+    exit_code = 25
+
+
+class ForbiddenError(SourceError):
+    """The credential is valid but not entitled to this model (HTTP 403), or the region is not (451)."""
+
+    reference = "forbidden"
+    exit_code = 26
+
+
+class TransferError(NimpullError):
+    """Bytes did not arrive, or not the right ones."""
+
+
+class NetworkError(TransferError):
+    """DNS failure, refused or stalled connection, 5xx or rate limit beyond the retry budget."""
+
+    reference = "network"
+    exit_code = 30
+    retryable = True
+
+
+class TlsError(TransferError):
+    """The server's certificate is not trusted, expired, or for another host."""
+
+    reference = "tls-untrusted"
+    exit_code = 31
+
+
+class ProxyError(TransferError):
+    """The proxy is down, refuses the tunnel or wants other credentials."""
+
+    reference = "proxy-failed"
+    exit_code = 32
+    retryable = True
+
+
+class IntegrityError(TransferError):
+    """The content is not what the listing promised; names both digests."""
+
+    reference = "corrupt"
+    exit_code = 33
+    retryable = True
+
+
+class RedirectError(TransferError):
+    """A redirect loop, a downgrade to http, or a target that must not be followed."""
+
+    reference = "bad-redirect"
+    exit_code = 34
+
+
+class StoreError(NimpullError):
+    """The volume refuses."""
+
+
+class NoSpaceError(StoreError):
+    """Too few bytes, inodes or quota on the volume."""
+
+    reference = "no-space"
+    exit_code = 40
+    retryable = True
+
+
+class NotWritableError(StoreError):
+    """The store cannot be written with this uid and gid, or holds something that must not be replaced."""
+
+    reference = "not-writable"
+    exit_code = 41
+
+
+class StoreIOError(StoreError):
+    """The file system reported an I/O error."""
+
+    reference = "store-io"
+    exit_code = 42
+    retryable = True
+
+
+class LeaseHeldError(StoreError):
+    """Another live process is writing the same model into this store."""
+
+    reference = "lease-held"
+    exit_code = 43
+    retryable = True
+
+
+class Cancelled(NimpullError):
+    """SIGTERM or Ctrl-C; finished chunks are kept for the next run."""
+
+    reference = "cancelled"
+    exit_code = 143
+    retryable = True
