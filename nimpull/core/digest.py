@@ -23,7 +23,7 @@ class Hasher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """``algorithm`` is blake3, sha256, git (SHA-1 of ``blob <size>\\0`` + content) or md5; ``hex`` lower case."""
+    """``algorithm``: blake3, sha256, git (SHA-1 of ``blob <size>``, NUL, content) or md5; ``hex``: lower case."""
 
     algorithm: str
     hex: str
@@ -66,6 +66,5 @@ def new_hasher(algorithm: str, size: int) -> Hasher:
         hasher: Hasher = blake3()
         return hasher
     if algorithm == "git":
-        git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        return git
+        return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     return hashlib.new(algorithm, usedforsecurity=False)
