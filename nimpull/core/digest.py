@@ -23,7 +23,7 @@ class Hasher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """``algorithm``: blake3, sha256, git (SHA-1 of ``blob <size>``, NUL, content) or md5; ``hex``: lower case."""
+    """``algorithm``: blake3, sha256, md5 or git (SHA-1 of ``blob <size>``, NUL, bytes); ``hex`` is lower."""
 
     algorithm: str
     hex: str
