@@ -1,0 +1,264 @@
+"""Progress on a terminal, in a pod's log and as JSON; none of it can hold up a download."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from nimpull.core.artifacts import Action, Artifact, Outcome
+from nimpull.core.events import Advanced, Finished, Note, Phase, Planned, Waiting
+from nimpull.core.names import ModelUri, SafePath
+from nimpull.core.ports import Cancel
+from nimpull.progress import BACKLOG, Mode, Progress, choose_mode
+
+MIB = 1 << 20
+ARTIFACT = Artifact(SafePath("model.safetensors"), 10 * MIB, (), ModelUri.parse("hf://acme/tiny"))
+OUTCOME = Outcome(ARTIFACT, Action.FETCHED, 10 * MIB, 1, 2.0, "sha256", 10 * MIB)
+
+
+class HandClock:
+    """Moves only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_795_000_000.0
+
+    def wait(self, seconds: float, until: Cancel) -> bool:
+        self.now += seconds
+        return until.is_set()
+
+    def jitter(self) -> float:
+        return 0.0
+
+
+def a_progress(mode: Mode = Mode.LINES) -> tuple[Progress, io.StringIO, HandClock]:
+    stream, clock = io.StringIO(), HandClock()
+    return Progress(mode, stream, clock, 10.0), stream, clock
+
+
+@contextmanager
+def a_pipe() -> Iterator[tuple[int, io.TextIOWrapper]]:
+    reader, writer = os.pipe()
+    stream = os.fdopen(writer, "w")
+    try:
+        yield reader, stream
+    finally:
+        os.close(reader)
+        stream.close()
+
+
+def read_all(descriptor: int) -> str:
+    """What a terminal was sent; its other end is closed, which reads as EIO."""
+    parts = []
+    with contextlib.suppress(OSError):
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts).decode()
+
+
+def test_a_pod_log_gets_a_line_per_interval() -> None:
+    progress, stream, clock = a_progress()
+    progress(Phase("listing", "hf://acme/tiny"))
+    progress(Planned(files=5, total=100 * MIB, present=20 * MIB, files_present=1))
+    progress(Phase("fetching"))
+    for _ in range(20):
+        clock.now += 1.0
+        progress(Advanced(2 * MIB))
+        progress.beat()
+    progress(Finished(OUTCOME))
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "listing: hf://acme/tiny",
+        "plan: 5 files, 100.0 MiB; here already: 1 files, 20.0 MiB",
+        "fetching",
+        "fetching: 40.0 MiB of 100.0 MiB (40%), 2.0 MiB/s, eta 30s, 1/5 files",
+        "fetching: 60.0 MiB of 100.0 MiB (60%), 2.0 MiB/s, eta 20s, 1/5 files",
+        "fetching: 60.0 MiB of 100.0 MiB (60%), 2.0 MiB/s, eta 20s, 2/5 files",
+    ]
+
+
+def test_f15_a_stall_shows_in_the_heartbeat() -> None:
+    progress, stream, clock = a_progress()
+    progress(Planned(1, 100 * MIB, 0))
+    clock.now += 1.0
+    progress(Advanced(MIB))
+    for _ in range(5):
+        clock.now += 10.0
+        progress.beat()
+    assert stream.getvalue().splitlines()[-1] == (
+        "progress: 1.0 MiB of 100.0 MiB (1%), 0 B/s, 0/1 files, no bytes for 50s"
+    )
+
+
+def test_snapshot_rate_looks_back_half_a_minute() -> None:
+    progress, _, clock = a_progress(Mode.QUIET)
+    progress(Planned(2, 1000 * MIB, 100 * MIB, 1))
+    for step in range(100):
+        clock.now += 1.0
+        progress(Advanced((1 if step < 60 else 4) * MIB))
+    shown = progress.snapshot()
+    assert (shown.done, shown.total, shown.files, shown.files_total) == (320 * MIB, 1000 * MIB, 1, 2)
+    assert shown.rate == pytest.approx(4 * MIB)
+    assert shown.eta == pytest.approx(170.0)
+
+
+def test_a_dropped_chunk_is_taken_back() -> None:
+    progress, _, _ = a_progress(Mode.QUIET)
+    progress(Planned(1, 100, 0))
+    progress(Advanced(60))
+    progress(Advanced(-60))
+    assert progress.snapshot().done == 0
+
+
+def test_json_lines() -> None:
+    progress, stream, clock = a_progress(Mode.JSON)
+    progress(Phase("fetching", "a\nb"))
+    progress(Planned(1, 10 * MIB, 0))
+    clock.now += 10.0
+    progress(Advanced(10 * MIB))
+    progress(Finished(OUTCOME))
+    progress(Waiting("HTTP 429 from hub", 30.0))
+    progress(Note("odd", "warning"))
+    progress.close()
+    records = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [record["event"] for record in records] == [
+        "phase", "planned", "finished", "waiting", "note", "progress",
+    ]  # fmt: skip
+    assert records[0]["detail"] == "a\\nb"
+    assert records[-1] == {
+        "time": "2026-11-18T11:06:40Z",
+        "event": "progress",
+        "phase": "fetching",
+        "bytesDone": 10 * MIB,
+        "bytesTotal": 10 * MIB,
+        "bytesPerSecond": MIB,
+        "etaSeconds": 0,
+        "filesDone": 1,
+        "filesTotal": 1,
+        "stalledSeconds": 0,
+    }
+
+
+def test_equal_pauses_of_many_workers_are_one_line() -> None:
+    progress, stream, clock = a_progress()
+    for _ in range(16):
+        progress(Waiting("HTTP 429 from hub", 30.0))
+    progress.beat()
+    clock.now += 11.0
+    progress(Waiting("HTTP 429 from hub", 30.0))
+    progress.beat()
+    assert stream.getvalue() == "waiting 30s: HTTP 429 from hub\n" * 2
+
+
+def test_f57_events_cannot_forge_a_line() -> None:
+    progress, stream, _ = a_progress()
+    progress(Note("a\nReady: all good\x1b[2J\u202e"))
+    progress(Phase("listing", "x\r\ny"))
+    progress.close()
+    assert stream.getvalue() == "a\\nReady: all good\\x1b[2J\\u202e\nlisting: x\\r\\ny\n"
+
+
+def test_f45_closed_streams_are_ignored() -> None:
+    stream = io.StringIO()
+    stream.close()
+    progress = Progress(Mode.LINES, stream, HandClock(), 10.0)
+    progress(Note("nobody hears this"))
+    progress.close()
+    assert choose_mode(stream) is Mode.QUIET
+
+
+def test_f45_a_reader_that_went_away_is_ignored() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream, Progress(Mode.LINES, stream, HandClock(), 10.0) as progress:
+        progress(Note("EPIPE"))
+        progress.beat()
+        progress(Advanced(MIB))
+        assert progress.snapshot().done == MIB
+
+
+def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nimpull.progress.CLOSE_PATIENCE", 0.05)
+    with a_pipe() as (reader, stream):
+        progress = Progress(Mode.LINES, stream, HandClock(), 10.0)
+        with progress:
+            blocked = threading.Event()
+            for number in range(3 * BACKLOG):
+                progress(Note(f"{number:01000}"))  # 6 MB into a pipe of 64 KiB
+            for _ in range(100):
+                progress(Advanced(MIB))
+            assert progress.snapshot().done == 100 * MIB
+            writing = next(thread for thread in threading.enumerate() if thread.name == "nimpull-progress")
+        assert writing.is_alive(), "the pipe is full, so the writer must still be waiting"
+        while not blocked.is_set():  # let it go: the thread ends once someone reads
+            os.read(reader, 1 << 20)
+            writing.join(0.001)
+            if not writing.is_alive():
+                blocked.set()
+
+
+def test_f45_a_clock_that_jumps_moves_no_deadline() -> None:
+    progress, stream, clock = a_progress()
+    clock.time = lambda: -1e9  # type: ignore[method-assign]
+    progress(Planned(1, 100, 0))
+    clock.now += 9.0
+    progress.beat()
+    assert "progress:" not in stream.getvalue()
+    clock.now += 1.0
+    progress.beat()
+    assert "progress: 0 B of 100 B (0%)" in stream.getvalue()
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stream:
+        assert choose_mode(stream) is Mode.BAR
+        clock = HandClock()
+        progress = Progress(Mode.BAR, stream, clock, 10.0)
+        progress(Planned(2, 100 * MIB, 0))
+        progress(Phase("fetching"))
+        progress.beat()
+        progress(Advanced(50 * MIB))
+        progress(Note("a note"))
+        progress.beat()
+        progress.close()
+    shown = read_all(controller)
+    assert re.search(r"fetching: {2}50%\|.*50\.0M/100M", shown), shown
+    assert "a note" in shown
+    assert "0/2 files" in shown
+
+
+def test_counting_is_safe_and_cheap_from_many_threads() -> None:
+    progress, _, _ = a_progress(Mode.LINES)
+    progress(Planned(1, 1 << 40, 0))
+
+    def work() -> None:
+        for _ in range(5000):
+            progress(Advanced(3))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    began = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert progress.snapshot().done == 8 * 5000 * 3
+    assert (
+        time.process_time() - began
+    ) / 40_000 < 100e-6  # seconds of CPU for a MiB; hashing it costs 400e-6

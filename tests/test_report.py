@@ -1,0 +1,301 @@
+"""The report in its three sizes: schema, shape of NIMCache.status, limits, no secrets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from nimpull import errors
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
+from nimpull.core.digest import Digest
+from nimpull.core.hardware import Gpu, Hardware, Origin
+from nimpull.core.manifest import Profile
+from nimpull.core.names import ModelUri, SafePath, Url
+from nimpull.core.report import (
+    CachedProfile,
+    Failure,
+    ProfileVerdict,
+    Report,
+    Repository,
+    SelectionSummary,
+    Snapshot,
+    State,
+    StoreSummary,
+    Transfer,
+    closing_line,
+    exit_code,
+    termination_message,
+    to_json,
+)
+from nimpull.core.units import parse_quantity, show_bytes, show_seconds
+
+URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
+PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
+CANARIES = ("nvapi-CANARY0123456789", "hf_CANARYabcdefgh", "CANARYpassword", "CANARYsignature")
+
+
+def an_outcome(path: str = "model-00001.safetensors", size: int = 3 << 30) -> Outcome:
+    digest = Digest("blake3", "ab" * 32)
+    artifact = Artifact(SafePath(path), size, (digest,), URI.with_path(path))
+    return Outcome(artifact, Action.FETCHED, size, 1, 60.5, "blake3", size, digest)
+
+
+def a_report(**changes: Any) -> Report:
+    outcome = an_outcome()
+    listing = Listing(
+        URI,
+        "latest",
+        (outcome.artifact,),
+        Url("https://user:CANARYpassword@api.ngc.nvidia.com/v2?k=CANARYsignature"),
+    )
+    whole = Report(
+        state=State.READY,
+        started=1_795_000_000.0,
+        updated=1_795_000_061.9,
+        version="0.1.0",
+        profiles=(CachedProfile.of(PROFILE),),
+        sources=(Repository.of(listing),),
+        selection=SelectionSummary(
+            {"engine": "vllm"}, ("031d3a7e",), (ProfileVerdict("031d3a7e", "vllm-fp16-tp1", True, "generic"),)
+        ),
+        hardware=Hardware(
+            (Gpu(0, product="NVIDIA H100 80GB HBM3", device_id="2330:10de"),), origin=Origin.NVML
+        ),
+        store=StoreSummary("/model-store", "ngc-hub", 3 << 30, 40 << 30),
+        transfer=Transfer(3 << 30, 60.5, 2, 8),
+        artifacts=(outcome,),
+    )
+    return replace(whole, **changes)
+
+
+def failed(error: BaseException, **changes: Any) -> Report:
+    return a_report(state=State.FAILED, error=Failure.of(error), **changes)
+
+
+def check(document: object) -> None:
+    schema = json.loads((files("nimpull") / "report.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(document)
+
+
+ALL_ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.NimpullError) and "reference" in vars(kind)
+]
+
+
+def test_ready_has_the_shape_of_nimcache_status() -> None:
+    document = to_json(a_report())
+    check(document)
+    assert document["schemaVersion"] == "nimpull/v1"
+    assert document["status"] == {
+        "state": "Ready",
+        "profiles": [
+            {
+                "name": "031d3a7e",
+                "model": "meta/llama3-8b-instruct",
+                "release": "1.0.0",
+                "config": {"tp": "1", "llm_engine": "vllm"},
+            }
+        ],
+        "conditions": [
+            {
+                "type": "NIM_CACHE_JOB_COMPLETED",
+                "status": "True",
+                "reason": "JobCompleted",
+                "message": "1 profile, 1 file, 3.0 GiB in /model-store, verified by blake3; "
+                "fetched 3.0 GiB in 1m00s (50.8 MiB/s), 2 retries",
+                "lastTransitionTime": "2026-11-18T11:07:41Z",
+            }
+        ],
+    }
+    assert document["source"]["revision"] == "hf"
+    assert document["source"]["requested"] == "latest"
+
+
+def test_failed_publishes_the_error_and_no_profiles() -> None:
+    report = failed(errors.NoSpaceError("/model-store: needs 3.0 GiB, has 1.0 GiB", hint="Enlarge the PVC."))
+    document = to_json(report)
+    check(document)
+    assert document["error"] == {
+        "reference": "no-space",
+        "message": "/model-store: needs 3.0 GiB, has 1.0 GiB",
+        "hint": "Enlarge the PVC.",
+        "retryable": True,
+        "exitCode": 40,
+    }
+    assert document["status"]["profiles"] == []
+    assert document["status"]["conditions"][0]["reason"] == "JobFailed"
+    assert exit_code(report) == 40
+
+
+def test_in_progress_says_how_far() -> None:
+    moving = Snapshot("fetching", 1 << 30, 4 << 30, float(64 << 20), 48.0, 1, 4)
+    report = a_report(state=State.IN_PROGRESS, progress=moving, artifacts=())
+    document = to_json(report)
+    check(document)
+    assert document["progress"]["bytesTotal"] == 4 << 30
+    assert document["status"]["conditions"][0]["type"] == "NIM_CACHE_JOB_PENDING"
+    assert closing_line(report) == (
+        "nimpull: InProgress: fetching: 1.0 GiB of 4.0 GiB (25%), 64.0 MiB/s, eta 48s, 1/4 files"
+    )
+    with pytest.raises(ValueError, match="not over"):
+        exit_code(report)
+
+
+@pytest.mark.parametrize("kind", ALL_ERRORS, ids=lambda kind: str(kind.reference))
+def test_every_error_has_its_place_in_the_schema(kind: type[errors.NimpullError]) -> None:
+    report = failed(kind("what", hint="next"))
+    check(to_json(report))
+    assert exit_code(report) == kind.exit_code
+
+
+def test_a_bug_is_an_internal_error() -> None:
+    report = failed(KeyError("x"))
+    check(to_json(report))
+    assert report.error is not None
+    assert (report.error.reference, exit_code(report)) == ("internal-error", 70)
+
+
+def test_an_error_and_ready_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="if and only if"):
+        a_report(error=Failure.of(errors.UsageError("x")))
+    with pytest.raises(ValueError, match="if and only if"):
+        a_report(state=State.FAILED)
+
+
+def test_termination_message_is_the_report_without_lists() -> None:
+    text = termination_message(a_report())
+    document = json.loads(text)
+    check(document)
+    assert "artifacts" not in document
+    assert "truncated" not in document
+    assert document["hardware"] == {"origin": "nvml", "gpus": {"NVIDIA H100 80GB HBM3": 1}}
+
+
+def test_termination_message_drops_profile_tags_before_profiles() -> None:
+    many = tuple(CachedProfile(f"{number:064x}", config={"tag": "x" * 90}) for number in range(30))
+    document = json.loads(termination_message(a_report(profiles=many)))
+    check(document)
+    assert document["truncated"] is True
+    assert [profile["name"] for profile in document["status"]["profiles"]] == [p.name for p in many]
+    assert document["transfer"]["bytes"] == 3 << 30
+
+
+def test_termination_message_keeps_the_reference_of_a_huge_error() -> None:
+    error = errors.NoProfileError("no profile fits: " + "é" * 5000, hint="h" * 5000)
+    text = termination_message(failed(error, profiles=()))
+    document = json.loads(text)
+    check(document)
+    assert 4000 < len(text) <= 4096
+    assert document["error"]["exitCode"] == 11
+    assert document["error"]["message"].startswith("no profile fits: ééé")
+
+
+@given(st.text(max_size=3000), st.text(max_size=1000), st.integers(256, 5000))
+def test_termination_message_always_fits_and_parses(message: str, hint: str, limit: int) -> None:
+    text = termination_message(failed(errors.NetworkError(message, hint=hint)), limit)
+    assert len(text) <= limit
+    check(json.loads(text))
+
+
+def test_termination_message_refuses_a_limit_that_holds_nothing() -> None:
+    with pytest.raises(ValueError, match="256"):
+        termination_message(a_report(), 100)
+
+
+def test_closing_line_of_a_failure_says_what_to_do() -> None:
+    line = closing_line(
+        failed(errors.AuthError("api.ngc.nvidia.com refused the key\n(401)", hint="Set NGC_API_KEY."))
+    )
+    assert line == (
+        "nimpull: Failed (unauthorized, exit 20, a retry does not help): "
+        "api.ngc.nvidia.com refused the key (401) — Set NGC_API_KEY."
+    )
+
+
+def test_closing_line_of_a_complete_store() -> None:
+    kept = replace(an_outcome(), action=Action.SKIPPED, fetched=0)
+    line = closing_line(a_report(artifacts=(kept,), transfer=Transfer()))
+    assert line == (
+        "nimpull: Ready: 1 profile, 1 file, 3.0 GiB in /model-store, verified by blake3; nothing to fetch"
+    )
+
+
+def test_f56_credentials_of_libraries_messages_do_not_reach_any_output() -> None:
+    key, token, password, signature = CANARIES
+    error = OSError(
+        f"Max retries exceeded with url: /x?X-Amz-Signature={signature}&sig={signature} "
+        f"via http://u:{password}@proxy:1 "
+        f"GET https://xfiles.example/a?Signature={signature} Authorization: Bearer {key} HF_TOKEN={token} "
+        f"AWS_SECRET_ACCESS_KEY={password} {{'api_key': '{password}'}}"
+    )
+    report = failed(error, notes=(f"proxy https://a:{password}@h/?{signature}",))
+    outputs = (json.dumps(to_json(report)), termination_message(report).decode(), closing_line(report))
+    for output in outputs:
+        for canary in (*CANARIES, "CANARY"):
+            assert canary not in output
+    assert "proxy:1" in outputs[0]
+    assert "xfiles.example/a" in outputs[0]
+
+
+def test_f57_foreign_text_cannot_forge_lines_or_terminal_commands() -> None:
+    evil = 'x\nReady: all good\x1b[2J\u202e"},{\r' + "a" * 5000
+    report = failed(errors.NetworkError(evil, hint=evil), notes=(evil,))
+    line = closing_line(report)
+    assert "\n" not in line
+    assert "\x1b" not in line
+    assert "\u202e" not in line
+    assert len(line.encode()) <= 1800
+    document = to_json(report)
+    assert len(document["notes"][0]) <= 513
+    assert not any(bad in json.dumps(document, ensure_ascii=False) for bad in ("\x1b", "\u202e", "\r"))
+    assert json.loads(termination_message(report))["error"]["reference"] == "network"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("50Gi", 50 << 30),
+        ("1Ti", 1 << 40),
+        ("1.5Gi", 3 << 29),
+        ("2e3", 2000),
+        ("100M", 10**8),
+        ("7", 7),
+        ("1500m", 2),
+    ],
+)
+def test_quantities(text: str, count: int) -> None:
+    assert parse_quantity(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "-1", "50GB", "1e99", "9Ei9", "50 Gi", "0x10", "8Ei", "1" * 50])
+def test_quantities_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"quantity|size"):
+        parse_quantity(text)
+
+
+def test_units_read_well() -> None:
+    assert [show_bytes(n) for n in (0, 1023, 1024, 1_048_575, 5 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.0 MiB",
+        "5.0 TiB",
+    ]
+    assert [show_seconds(n) for n in (0.04, 9.96, 59.6, 199, 7500, 273_600)] == [
+        "0.0s",
+        "10s",
+        "1m00s",
+        "3m19s",
+        "2h05m",
+        "3d04h",
+    ]
