@@ -1,0 +1,203 @@
+"""The only opener of sockets: registries' small answers, and the bytes of files.
+
+TLS trust, proxies, per-origin credentials, redirects, timeouts and the low-speed limit are all decided
+here, from one :class:`TransportPolicy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Self
+
+import tenacity
+
+from nimpull.core.artifacts import Location
+from nimpull.core.events import Waiting
+from nimpull.core.names import Url, display
+from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
+from nimpull.errors import Cancelled, IntegrityError, NetworkError, ProxyError, TransferError
+from nimpull.transport.body import Meter, OpenBody
+from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
+from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause, backoff
+from nimpull.transport.policy import TransportPolicy
+from nimpull.transport.wire import Answer, Wire
+
+__all__ = ["Transport", "TransportPolicy"]
+
+_RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_API_BLOCK: Final = 64 << 10
+_STOPPED_HINT: Final = "Run again to continue where it stopped."
+
+
+class _Unsettled(Exception):
+    """An attempt that is worth another: ``reply`` if the server answered, else ``error``."""
+
+    def __init__(
+        self, reason: str, *, reply: Reply | None = None, error: TransferError | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.reply = reply
+        self.error = error
+
+
+class OversizeError(NetworkError):
+    """An answer larger than the caller is ready to hold; asking again would not help."""
+
+    retryable = False
+
+
+class Transport:
+    """Implements :class:`nimpull.core.ports.Api` and :class:`nimpull.core.ports.Get`. Thread-safe."""
+
+    def __init__(self, policy: TransportPolicy, *, clock: Clock, cancel: Cancel, emit: Emit) -> None:
+        """Raises TlsError if a CA bundle cannot be read."""
+        self._policy = policy
+        self._clock = clock
+        self._cancel = cancel
+        self._emit = emit
+        self._wire = Wire(policy)
+        self._pauses = Pauses(clock, cancel)
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- Api -------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        url: Url,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        max_bytes: int = 64 << 20,
+        follow: bool = True,
+    ) -> Reply:
+        """See :meth:`nimpull.core.ports.Api.request`. An answer over ``max_bytes`` is a NetworkError."""
+        deadline = self._clock.monotonic() + self._policy.retry_budget
+
+        def send() -> Answer:
+            return self._wire.exchange(method, url, headers or {}, body, follow=follow)
+
+        def attempt() -> Reply:
+            return self._attempt(url, send, max_bytes)
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            return max(self._pauses.left(url.host), backoff(state.attempt_number, self._clock.jitter()))
+
+        def spent(state: tenacity.RetryCallState) -> bool:
+            return self._clock.monotonic() + state.upcoming_sleep > deadline
+
+        def rest(seconds: float) -> None:
+            self._clock.wait(seconds, self._cancel)
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            failure = state.outcome.exception() if state.outcome else None
+            if isinstance(failure, _Unsettled):
+                self._emit(Waiting(failure.reason, state.upcoming_sleep))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Unsettled),
+            wait=pause,
+            stop=spent,
+            sleep=rest,
+            before_sleep=tell,
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except _Unsettled as last:
+            if last.reply is not None:
+                return last.reply
+            raise last.error or NetworkError(last.reason) from last
+
+    def _attempt(self, url: Url, send: Callable[[], Answer], max_bytes: int) -> Reply:
+        self._pauses.keep(url.host)
+        self._stop_if_cancelled()
+        try:
+            reply = self._read_whole(send(), max_bytes)
+        except (OversizeError, ProxyRefusedError):
+            raise
+        except (NetworkError, ProxyError) as error:
+            raise _Unsettled(error.message, error=error) from error
+        if reply.status in _RETRIED_STATUSES:
+            self._note_pause(url.host, reply.status, reply.headers)
+            raise _Unsettled(f"{reply.url.host} answers HTTP {reply.status}", reply=reply)
+        return reply
+
+    def _read_whole(self, answer: Answer, max_bytes: int) -> Reply:
+        blocks: list[bytes] = []
+        size = 0
+        meter = self._meter(answer.url)
+        try:
+            while block := answer.raw.read1(_API_BLOCK, decode_content=True):
+                blocks.append(block)
+                size += len(block)
+                meter.count(len(block))
+                if size > max_bytes:
+                    raise OversizeError(
+                        f"{answer.url}: the answer is over {max_bytes} bytes",
+                        hint="This is not what a registry sends. Check the address.",
+                    )
+        except WIRE_ERRORS as error:
+            answer.drop()
+            raise explain(error, answer.url, answer.proxy) from error
+        except TransferError:
+            answer.drop()
+            raise
+        answer.raw.release_conn()
+        return Reply(answer.status, answer.headers, b"".join(blocks), answer.url)
+
+    # -- Get -------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False
+    ) -> Body:
+        """See :class:`nimpull.core.ports.Get`.
+
+        A content coding on a 2xx is IntegrityError: the bytes would not be the file's. Waits while the host
+        has asked for a pause.
+        """
+        headers = dict(location.headers)
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        self._pauses.keep(location.url.host)
+        self._stop_if_cancelled()
+        answer = self._wire.exchange("GET", location.url, headers, fresh_connection=fresh_connection)
+        if answer.status in (429, 503):
+            self._note_pause(answer.url.host, answer.status, answer.headers)
+        coding = answer.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity") and answer.status < 300:
+            answer.drop()
+            raise IntegrityError(
+                f"{answer.url.host} sent {answer.url} with Content-Encoding {display(coding, 40)}, "
+                "which was not asked for; nothing was decoded",
+                hint="A proxy or cache on the way rewrites downloads. Take the host out of it (NO_PROXY).",
+            )
+        return OpenBody(answer, self._meter(answer.url))
+
+    get = __call__
+
+    # -- both ------------------------------------------------------------------------------------------
+
+    def _meter(self, url: Url) -> Meter:
+        return Meter(url, self._policy, self._clock, self._cancel)
+
+    def _note_pause(self, host: str, status: int, headers: Mapping[str, str]) -> None:
+        seconds = asked_pause(headers, self._clock.time())
+        if seconds is None and status == 429:
+            seconds = DEFAULT_PAUSE
+        if seconds:
+            # the rest is spread, or all workers would come back in the same instant
+            self._pauses.begin(host, seconds * (1 + self._clock.jitter() / 10))
+
+    def _stop_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise Cancelled("stopped before the next request", hint=_STOPPED_HINT)

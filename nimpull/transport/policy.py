@@ -1,0 +1,29 @@
+"""What the network of this cluster asks for, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TransportPolicy:
+    """How to reach the registries from here.
+
+    ``ca_files``: PEM bundles (or hashed directories) trusted beside the system store. ``http_proxy`` and
+    ``https_proxy``: proxy URLs by the scheme of the target; they may hold a password and are never shown.
+    ``no_proxy``: names, suffixes, addresses and CIDR blocks, comma-separated. Times are in seconds;
+    ``low_speed_bytes`` is bytes per second, averaged over ``low_speed_seconds``. ``retry_budget``: how long
+    one API request may go without an answer. ``connections``: kept open per host.
+    """
+
+    ca_files: tuple[str, ...] = ()
+    http_proxy: str = field(default="", repr=False)
+    https_proxy: str = field(default="", repr=False)
+    no_proxy: str = ""
+    connect_timeout: float = 15.0
+    read_timeout: float = 60.0
+    low_speed_bytes: int = 64 << 10
+    low_speed_seconds: float = 30.0
+    retry_budget: float = 600.0
+    connections: int = 64
+    user_agent: str = "nimpull"

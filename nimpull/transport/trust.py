@@ -1,0 +1,52 @@
+"""Which certificate authorities are believed."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Final
+
+from nimpull.core.names import display
+from nimpull.errors import TlsError
+
+#: Where Debian, Ubuntu and the distroless images keep it, and where the operator mounts a corporate bundle.
+SYSTEM_STORE: Final = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def client_context(ca_files: tuple[str, ...], system_store: str = SYSTEM_STORE) -> ssl.SSLContext:
+    """TLS 1.2 or later, always verifying; trusts the system store and ``ca_files``.
+
+    certifi's list is used only where neither gave a certificate (an image without ca-certificates).
+    Raises TlsError naming a file that cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python 3.13 made RFC 5280 strictness a default; corporate CAs without keyUsage fail it.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["http/1.1"])
+    directories = False
+    if os.path.isfile(system_store):
+        _load(context, system_store)
+    for path in ca_files:
+        directories |= os.path.isdir(path)
+        _load(context, path)
+    if not directories and not context.cert_store_stats()["x509_ca"]:
+        import certifi
+
+        _load(context, certifi.where())
+    return context
+
+
+def _load(context: ssl.SSLContext, path: str) -> None:
+    try:
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsError(
+            f"cannot read the CA bundle “{display(path, 200)}”: {display(error.strerror or error, 120)}",
+            hint="Check SSL_CERT_FILE and REQUESTS_CA_BUNDLE, or the ConfigMap named by "
+            "proxy.certConfigMap: the file must hold certificates in PEM form.",
+        ) from error

@@ -1,0 +1,142 @@
+"""One exchange: pools, proxy, redirects; errors come out named."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from nimpull.core.names import Url
+from nimpull.errors import NetworkError
+from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
+from nimpull.transport.policy import TransportPolicy
+from nimpull.transport.proxies import Proxies
+from nimpull.transport.redirects import Hop, is_redirect, next_hop, refuse_internal
+from nimpull.transport.trust import client_context
+
+_HOSTS = 64  # hosts whose pools are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response whose body is still on the wire. ``proxy``: the one it came through."""
+
+    raw: urllib3.BaseHTTPResponse
+    status: int
+    headers: Mapping[str, str]
+    url: Url
+    proxy: Url | None
+
+    def drop(self) -> None:
+        """Close the connection: what is left of the body must not reach the next request on it."""
+        self.raw.close()
+        self.raw.release_conn()
+
+
+class Wire:
+    """Sends requests over pooled connections. Safe to share between threads.
+
+    The environment and .netrc are never read: trust and proxies come from the policy alone.
+    """
+
+    def __init__(self, policy: TransportPolicy) -> None:
+        self._policy = policy
+        self._proxies = Proxies(policy)
+        self._context = client_context(policy.ca_files)
+        self._adapter = _Pools(self._context, policy.connections)
+        self._timeout = urllib3.Timeout(connect=policy.connect_timeout, read=policy.read_timeout)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def exchange(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        follow: bool = True,
+        fresh_connection: bool = False,
+    ) -> Answer:
+        """The first answer that is not a followed redirect.
+
+        Raises NetworkError, TlsError, ProxyError, RedirectError.
+        """
+        own = {"User-Agent": self._policy.user_agent, "Accept-Encoding": "identity"}
+        hop = Hop(method, url, {**own, **headers}, body)
+        pools = _Pools(self._context, 1) if fresh_connection else self._adapter
+        while True:
+            answer = self._send(hop, pools)
+            if not follow or not is_redirect(answer.status, answer.headers):
+                return answer
+            answer.drop()
+            hop = self._follow(hop, answer)
+
+    def _follow(self, hop: Hop, answer: Answer) -> Hop:
+        following = next_hop(hop, answer.status, answer.headers["location"])
+        if following.url.origin != hop.url.origin:
+            # behind a proxy the name is the proxy's to resolve, and may not exist here
+            direct = self._proxies.choose(following.url) is None
+            refuse_internal(hop.url, following.url, resolve=direct)
+        return following
+
+    def _send(self, hop: Hop, pools: _Pools) -> Answer:
+        proxy = self._proxies.choose(hop.url)
+        try:
+            raw = pools.open(hop, proxy, self._timeout)
+        except (*WIRE_ERRORS, ValueError) as error:
+            raise _named(error, hop.url, proxy) from error
+        headers = {name.lower(): value for name, value in raw.headers.items()}
+        answer = Answer(raw, raw.status, headers, hop.url, proxy)
+        if raw.status == 407 and proxy is not None:
+            answer.drop()
+            raise proxy_refused(raw.status, hop.url, proxy)
+        return answer
+
+
+def _named(error: Exception, url: Url, proxy: Url | None) -> Exception:
+    unreadable = (ValueError, urllib3.exceptions.LocationValueError)
+    if isinstance(error, unreadable) and not isinstance(error, ssl.SSLError):
+        return NetworkError(f"cannot make a request of the address {url}", hint="Check how it is spelled.")
+    return explain(error, url, proxy)
+
+
+class _Pools(HTTPAdapter):
+    """The pools of requests, with one TLS context for registries and proxies alike."""
+
+    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **contexts, **options)
+        return manager
+
+    def open(self, hop: Hop, proxy: Url | None, timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
+        """Send one request; its body is not read, not decoded, and no redirect is followed."""
+        prepared = requests.Request(hop.method, hop.url.reveal(), dict(hop.headers), data=hop.body).prepare()
+        address = str(prepared.url)
+        target = self.request_url(prepared, {hop.url.scheme: proxy.reveal()} if proxy else {})
+        manager = self.proxy_manager_for(proxy.reveal()) if proxy else self.poolmanager
+        return manager.connection_from_url(address).urlopen(
+            hop.method,
+            target,
+            body=hop.body,
+            headers=prepared.headers,
+            redirect=False,
+            retries=False,
+            timeout=timeout,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
