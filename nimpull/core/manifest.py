@@ -1,12 +1,20 @@
-"""A model manifest as values."""
+"""A model manifest as values, and how to read one.
+
+Four forms are in use: *v1* (a map keyed by profile id, workspaces of components), *v2* (``schema_version``
+with a list of profiles, workspaces of files) and two *legacy* wrappings (``manifest:`` with a list of
+profiles, or of one-key maps). Which parser reads a file, and what it refuses, is the NIM Operator's rule.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from nimpull.core.digest import Digest
-from nimpull.core.names import SafePath
+from nimpull.core.names import SafePath, display
+from nimpull.core.yamltext import Yaml, YamlList, YamlMap, load_yaml
+from nimpull.errors import ListingError, ManifestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +28,199 @@ class ProfileFile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """``tags`` hold the YAML text as written (``010``, ``True``, ``1.50``)."""
+    """``tags`` hold the YAML text as written (``010``, ``True``, ``1.50``).
+
+    ``files`` may name one path twice (v1 components whose directories overlap): in a workspace the later
+    one stands. ``problem``: why ``files`` cannot be the whole of the workspace ("" = they are). Such a
+    profile can be listed and matched but must not be fetched.
+    """
 
     id: str
     tags: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     release: str = ""
     files: tuple[ProfileFile, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """``schema``: "v1", "v2" or "legacy"; profiles in manifest order."""
+    """``schema``: "v1", "v2" or "legacy"; profiles in manifest order. ``notes``: for the reader."""
 
     schema: str
     profiles: tuple[Profile, ...]
     selection_criteria: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a model manifest. Only the first YAML document counts.
+
+    The parser is chosen as the NIM Operator does: a ``schema_version`` whose text contains a 2 is v2, all
+    else is v1 (or, without ``schema_version``, the legacy wrapping). Raises ManifestError naming the line.
+    """
+    root = load_yaml(data)
+    reader = _Reader()
+    if isinstance(root, YamlMap):
+        version = root.get("schema_version")
+        if isinstance(version, str) and "2" in version:
+            return reader.v2(root)
+        if "schema_version" not in root and isinstance(root.get("manifest"), YamlList):
+            return reader.legacy(root)
+    return reader.v1(root)
+
+
+def _refuse(line: int, problem: str) -> NoReturn:
+    raise ManifestError(
+        f"manifest, line {line}: {problem}",
+        hint="This is not a model manifest that nimpull or the NIM Operator can read; check the file.",
+    )
+
+
+def _text(parent: YamlMap, key: str) -> str:
+    value = parent.get(key)
+    if isinstance(value, (YamlMap, YamlList)):
+        _refuse(parent.lines[key], f"“{display(key, 60)}” must be text")
+    return value or ""
+
+
+def _map(value: Yaml, line: int, what: str) -> YamlMap:
+    if isinstance(value, YamlMap):
+        return value
+    if value is None:
+        return YamlMap(line)
+    _refuse(line, f"{what} must be a map")
+
+
+def _list(value: Yaml, line: int, what: str) -> YamlList:
+    if isinstance(value, YamlList):
+        return value
+    if value is None:
+        return YamlList(line)
+    _refuse(line, f"{what} must be a list")
+
+
+class _Reader:
+    """Holds what is shared between profiles: the same file names and digests come back in each of them."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, SafePath] = {}
+        self._digests: dict[str, Digest | None] = {}
+        self._unknown_checksums = 0
+
+    def v1(self, root: Yaml) -> Manifest:
+        top = _map(root, 1, "the document")
+        profiles = tuple(
+            self._profile(name, _map(body, top.lines[name], f"profile “{display(name, 80)}”"))
+            for name, body in top.items()
+        )
+        return self._manifest("v1", profiles, "")
+
+    def v2(self, top: YamlMap) -> Manifest:
+        entries = _list(top.get("profiles"), top.lines.get("profiles", top.line), "“profiles”")
+        profiles = []
+        for entry, line in zip(entries, entries.lines, strict=True):
+            body = _map(entry, line, "a profile")
+            profiles.append(self._profile(_text(body, "id"), body))
+        return self._manifest("v2", tuple(profiles), _text(top, "profile_selection_criteria"))
+
+    def legacy(self, top: YamlMap) -> Manifest:
+        """``manifest: [{id, tags}, {<id>: {tags}}, …]`` with the model's name in ``model_profile``."""
+        model = _text(top, "model_profile")
+        entries = _list(top["manifest"], top.lines["manifest"], "“manifest”")
+        profiles = []
+        for entry, line in zip(entries, entries.lines, strict=True):
+            body = _map(entry, line, "a profile")
+            if "id" in body:
+                profiles.append(self._profile(_text(body, "id"), body, model))
+                continue
+            if len(body) != 1:
+                _refuse(line, "a legacy profile has an “id”, or is a map of one id")
+            name, inner = next(iter(body.items()))
+            profiles.append(self._profile(name, _map(inner, line, f"profile “{display(name, 80)}”"), model))
+        return self._manifest("legacy", tuple(profiles), "")
+
+    def _manifest(self, schema: str, profiles: tuple[Profile, ...], criteria: str) -> Manifest:
+        notes: tuple[str, ...] = ()
+        if self._unknown_checksums:
+            notes = (
+                f"{self._unknown_checksums} checksums are written in a form that is not known; "
+                "those files are verified with the registry's digests only",
+            )
+        return Manifest(schema, profiles, criteria, notes)
+
+    def _profile(self, name: str, body: YamlMap, model: str = "") -> Profile:
+        files, problem = self._workspace(body)
+        return Profile(
+            id=name,
+            tags=self._tags(body),
+            model=_text(body, "model") or model,
+            release=_text(body, "release"),
+            files=files,
+            problem=problem,
+        )
+
+    def _tags(self, body: YamlMap) -> dict[str, str]:
+        tags = _map(body.get("tags"), body.lines.get("tags", body.line), "“tags”")
+        return {key: _text(tags, key) for key in tags}
+
+    def _workspace(self, body: YamlMap) -> tuple[tuple[ProfileFile, ...], str]:
+        workspace = _map(body.get("workspace"), body.lines.get("workspace", body.line), "“workspace”")
+        problems: list[str] = []
+        files = (*self._listed_files(workspace, problems), *self._component_files(workspace, problems))
+        return files, problems[0] if problems else ""
+
+    def _listed_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
+        """v2: ``files: {<path>: {uri: …, checksum: …}}``."""
+        files = _map(workspace.get("files"), workspace.lines.get("files", workspace.line), "“files”")
+        for path, value in files.items():
+            line = files.lines[path]
+            entry = _map(value, line, f"file “{display(path, 120)}”")
+            uri = _text(entry, "uri")
+            if not uri:
+                problems.append(f"file “{display(path, 120)}” has no uri")
+                continue
+            yield ProfileFile(self._path(path, line), uri, self._checksum(_text(entry, "checksum")))
+
+    def _component_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
+        """v1: ``components: [{dst, src: {repo_id, files: [name, …]}}]``; ``dst`` is a directory or ""."""
+        parts = _list(
+            workspace.get("components"), workspace.lines.get("components", workspace.line), "“components”"
+        )
+        for part, line in zip(parts, parts.lines, strict=True):
+            component = _map(part, line, "a component")
+            source = _map(component.get("src"), component.lines.get("src", line), "“src”")
+            repo = source.get("repo_id")
+            names = source.get("files")
+            if not isinstance(repo, str) or not repo or not isinstance(names, YamlList):
+                problems.append("a workspace component names no repository or no files")
+                continue
+            repo = repo if "://" in repo else f"ngc://{repo}"
+            prefix = _text(component, "dst").strip("/")
+            for name, at in zip(names, names.lines, strict=True):
+                if not isinstance(name, str):
+                    problems.append("a workspace component lists a file that is not a name")
+                    continue
+                path = self._path(f"{prefix}/{name}" if prefix not in ("", ".") else name, at)
+                yield ProfileFile(path, f"{repo}?file={name}")
+
+    def _path(self, text: str, line: int) -> SafePath:
+        known = self._paths.get(text)
+        if known is None:
+            try:
+                known = self._paths[text] = SafePath(text)
+            except ListingError as cause:
+                raise ManifestError(f"manifest, line {line}: {cause.message}", hint=cause.hint) from cause
+        return known
+
+    def _checksum(self, text: str) -> Digest | None:
+        if not text:
+            return None
+        if text not in self._digests:
+            try:
+                self._digests[text] = Digest.parse(text)
+            except ValueError:
+                self._digests[text] = None
+        if self._digests[text] is None:
+            self._unknown_checksums += 1
+        return self._digests[text]

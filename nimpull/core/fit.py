@@ -1,0 +1,331 @@
+"""Which profiles a node can run, by which rule, or what is missing.
+
+A profile names its GPU in up to four ways: ``gpu_device`` (a PCI id), ``gpu`` or ``key`` (a family), and
+``product_name_regex``. The first that holds decides; a profile with none of them is generic. Then it needs
+tp x pp GPUs of one kind and, where ``min_vram_per_device_gb`` says so, that much memory on each (decimal
+GB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final
+
+import regex
+
+from nimpull.core.criteria import compile_re2
+from nimpull.core.devices import DeviceTable, normal_device_id
+from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.manifest import Profile
+from nimpull.core.names import display
+from nimpull.core.preference import Rank, rank
+
+GB: Final = 1_000_000_000
+#: An 80 GB card must not fail a need of 80 GB because the driver keeps a little for itself.
+MEMORY_SLACK: Final = 0.98
+#: Above this share of memory in use NIM 1.x calls a GPU "non-free" (between 3 % and 7 % as observed).
+FREE_LIMIT: Final = 0.05
+MAX_PATTERN: Final = 512
+_PATTERN_SECONDS: Final = 0.05
+_MAX_TIMEOUTS: Final = 8
+_MAX_GPUS: Final = 4096
+
+
+class How(StrEnum):
+    """The rule by which a profile and a GPU met."""
+
+    EXACT = "exact"
+    FAMILY = "family"
+    PATTERN = "pattern"
+    GENERIC = "generic"
+
+
+class Reason(IntEnum):
+    """Why not, nearest miss first."""
+
+    MEMORY = 1
+    COUNT = 2
+    MIG = 3
+    NO_GPU = 4
+    GPU = 5
+    BAD_PATTERN = 6
+    BAD_TAG = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Runs here. ``busy``: enough memory in total, too little of it free now. ``note``: for the reader."""
+
+    rank: Rank
+    how: How
+    detail: str
+    busy: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Does not run here: why, in words, and what would have to change."""
+
+    reason: Reason
+    detail: str
+    change: str
+    distance: int = 0
+
+
+Verdict = Match | Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a profile requires: GPUs in all, and decimal GB on each (None = not said)."""
+
+    gpus: int
+    memory_gb: float | None
+
+
+class BadTagError(ValueError):
+    """A tag that should be a number is not."""
+
+
+def need(profile: Profile) -> Need:
+    """Raises BadTagError."""
+    tags = profile.tags
+    if tags.get("tp") or tags.get("pp"):
+        gpus = _whole(tags, "tp") * _whole(tags, "pp")
+    else:
+        gpus = _whole(tags, "number_of_gpus")
+    if not 1 <= gpus <= _MAX_GPUS:
+        raise BadTagError(f"{gpus} GPUs")
+    return Need(gpus, _memory(tags.get("min_vram_per_device_gb", "")))
+
+
+def _whole(tags: Mapping[str, str], key: str) -> int:
+    text = tags.get(key, "")
+    if not text:
+        return 1
+    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+        raise BadTagError(f"tag {key} is “{display(text, 40)}”, not a number")
+    return int(text)
+
+
+def _memory(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise BadTagError(f"tag min_vram_per_device_gb is “{display(text, 40)}”, not a number")
+    return value
+
+
+class Fitter:
+    """Answers for one node. Holds the answers of product patterns, which come back in many profiles."""
+
+    def __init__(self, hardware: Hardware, table: DeviceTable) -> None:
+        self._gpus = hardware.gpus
+        self._table = table
+        self._patterns: dict[tuple[str, str], bool | None] = {}
+        self._timeouts = 0
+
+    def verdict(self, profile: Profile) -> Verdict:
+        try:
+            wanted = need(profile)
+        except BadTagError as cause:
+            return Mismatch(Reason.BAD_TAG, str(cause), "the manifest must be corrected")
+        if not self._gpus:
+            target = wanted_gpu(profile) or "GPU"
+            return Mismatch(
+                Reason.NO_GPU,
+                f"needs {wanted.gpus}x {target}, no GPU found",
+                "run where the GPUs are visible, or name them: --gpu H100:8",
+            )
+        how, matching, problem = self._matching(profile)
+        if problem:
+            return Mismatch(Reason.BAD_PATTERN, problem, "the manifest must be corrected")
+        if not matching:
+            target = wanted_gpu(profile)
+            return Mismatch(
+                Reason.GPU,
+                f"needs {wanted.gpus}x {target}, found {self._found(self._gpus)}",
+                f"{wanted.gpus}x {target}",
+                wanted.gpus,
+            )
+        return self._enough(profile, wanted, how, matching)
+
+    def _matching(self, profile: Profile) -> tuple[How, tuple[Gpu, ...], str]:
+        """The rule that holds, the GPUs it holds for, and why a pattern cannot be used ("" = it can)."""
+        tags = profile.tags
+        device_id = normal_device_id(tags.get("gpu_device", ""))
+        families = [tags[key] for key in ("gpu", "key") if tags.get(key)]
+        pattern = tags.get("product_name_regex", "")
+        exact = tuple(gpu for gpu in self._gpus if device_id and normal_device_id(gpu.device_id) == device_id)
+        if exact:
+            return How.EXACT, exact, ""
+        family = tuple(
+            gpu for gpu in self._gpus if any(self._table.in_family(gpu, name) for name in families)
+        )
+        if family:
+            return How.FAMILY, family, ""
+        if pattern:
+            try:
+                found = tuple(gpu for gpu in self._gpus if self._pattern_matches(pattern, gpu))
+            except BadPatternError as cause:
+                return How.PATTERN, (), f"product_name_regex “{display(pattern, 60)}”: {cause}"
+            return How.PATTERN, found, ""
+        if device_id or families or tags.get("gpu_device"):
+            return How.FAMILY, (), ""
+        return How.GENERIC, self._gpus, ""
+
+    def _pattern_matches(self, pattern: str, gpu: Gpu) -> bool:
+        return any(self._search(pattern, label) for label in self._table.labels(gpu))
+
+    def _search(self, pattern: str, label: str) -> bool:
+        key = (pattern, label)
+        if key not in self._patterns:
+            self._patterns[key] = self._search_once(pattern, label)
+        found = self._patterns[key]
+        if found is None:
+            raise BadPatternError("it takes too long to match")
+        return found
+
+    def _search_once(self, pattern: str, label: str) -> bool | None:
+        """RE2 where it can (linear time); a lookahead goes to a backtracking engine with a time limit."""
+        if len(pattern) > MAX_PATTERN:
+            raise BadPatternError(f"it is longer than {MAX_PATTERN} characters")
+        linear = compile_re2(pattern)
+        if linear is not None:
+            return linear.search(label) is not None
+        if self._timeouts >= _MAX_TIMEOUTS:
+            return None
+        try:
+            return regex.search(pattern, label, timeout=_PATTERN_SECONDS) is not None
+        except regex.error as cause:
+            raise BadPatternError(f"it is not a regular expression ({display(cause, 80)})") from cause
+        except TimeoutError:
+            self._timeouts += 1
+            return None
+
+    def _enough(self, profile: Profile, wanted: Need, how: How, matching: tuple[Gpu, ...]) -> Verdict:
+        """Whether one kind has tp x pp GPUs with the memory. Of several kinds, the nearest answer counts."""
+        kinds: dict[tuple[str, str, str], list[Gpu]] = {}
+        for gpu in matching:
+            kinds.setdefault((gpu.device_id, gpu.product, gpu.mig), []).append(gpu)
+        verdicts = [self._one_kind(profile, wanted, how, tuple(gpus)) for gpus in kinds.values()]
+        matches = [each for each in verdicts if isinstance(each, Match)]
+        if matches:
+            return min(matches, key=lambda match: match.busy)
+        misses = [each for each in verdicts if isinstance(each, Mismatch)]
+        return min(misses, key=lambda miss: (miss.reason, miss.distance))
+
+    def _one_kind(self, profile: Profile, wanted: Need, how: How, gpus: tuple[Gpu, ...]) -> Verdict:
+        product = self._name(gpus[0])
+        if gpus[0].mig and (wanted.gpus > 1 or how is not How.GENERIC):
+            return Mismatch(
+                Reason.MIG,
+                f"needs {wanted.gpus}x whole {product}, found the MIG slice {display(gpus[0].mig, 40)}",
+                "a GPU without MIG",
+            )
+        if len(gpus) < wanted.gpus:
+            return Mismatch(
+                Reason.COUNT,
+                f"needs {wanted.gpus}x {product}, found {len(gpus)}x",
+                f"{wanted.gpus}x {product}",
+                wanted.gpus - len(gpus),
+            )
+        roomy = [gpu for gpu in gpus if _fits(gpu.memory_total, wanted.memory_gb)]
+        if len(roomy) < wanted.gpus:
+            return self._too_small(wanted, product, gpus)
+        free = [gpu for gpu in roomy if _is_free(gpu, wanted.memory_gb)]
+        unknown = wanted.memory_gb is not None and roomy[0].memory_total is None
+        return Match(
+            rank=rank(profile, list(How).index(how)),
+            how=how,
+            detail=self._why(profile, how, gpus[0], wanted),
+            busy=len(free) < wanted.gpus,
+            note="the GPU does not tell its memory" if unknown else self._note(profile, how, gpus[0]),
+        )
+
+    def _too_small(self, wanted: Need, product: str, gpus: tuple[Gpu, ...]) -> Mismatch:
+        largest = max(gpu.memory_total or 0 for gpu in gpus)
+        gigabytes = wanted.memory_gb or 0.0
+        return Mismatch(
+            Reason.MEMORY,
+            f"needs {gigabytes:g} GB on each GPU, {product} has {largest / GB:.1f} GB",
+            f"GPUs with {gigabytes:g} GB, or a smaller context (--max-model-len)",
+            int(gigabytes - largest / GB) + 1,
+        )
+
+    def _why(self, profile: Profile, how: How, gpu: Gpu, wanted: Need) -> str:
+        tags = profile.tags
+        rule = {
+            How.EXACT: f"gpu_device {display(tags.get('gpu_device', ''), 20)} is {self._name(gpu)}",
+            How.FAMILY: f"gpu {wanted_gpu(profile)} is {self._name(gpu)}",
+            How.PATTERN: f"product_name_regex matches {self._name(gpu)}",
+            How.GENERIC: "generic, for any GPU",
+        }[how]
+        memory = f", {wanted.memory_gb:g} GB each" if wanted.memory_gb is not None else ""
+        return f"{rule}; {wanted.gpus} GPU{'s' if wanted.gpus > 1 else ''}{memory}"
+
+    def _note(self, profile: Profile, how: How, gpu: Gpu) -> str:
+        """An engine is tied to the card that it was built for, a family may be several cards."""
+        device_id = normal_device_id(profile.tags.get("gpu_device", ""))
+        if how is How.FAMILY and device_id:
+            built_for = self._table.find(device_id)
+            name = built_for.product if built_for else device_id
+            return f"made for {name} ({device_id}); this is another card of the family"
+        if gpu.virtual:
+            return "a vGPU: a prebuilt engine may not run on it"
+        return ""
+
+    def _name(self, gpu: Gpu) -> str:
+        device = self._table.device_of(gpu)
+        name = gpu.product or (device.product if device else gpu.device_id)
+        return display(name.removeprefix("NVIDIA "), 60)
+
+    def _found(self, gpus: tuple[Gpu, ...]) -> str:
+        counts: dict[str, int] = {}
+        for gpu in gpus:
+            name = self._name(gpu)
+            counts[name] = counts.get(name, 0) + 1
+        return ", ".join(f"{count}x {name}" for name, count in counts.items())
+
+
+class BadPatternError(ValueError):
+    """A product pattern that cannot be used; the text says why."""
+
+
+def wanted_gpu(profile: Profile) -> str:
+    """The GPU that a profile names, as its tags spell it; "" for a generic one."""
+    tags = profile.tags
+    for key in ("gpu", "key", "gpu_device", "product_name_regex"):
+        if tags.get(key):
+            return display(tags[key], 60)
+    return ""
+
+
+def free_memory(gpu: Gpu) -> int | None:
+    """Bytes; None = unknown."""
+    if gpu.memory_total is None or gpu.memory_used is None:
+        return gpu.memory_total
+    return max(0, gpu.memory_total - gpu.memory_used)
+
+
+def is_busy(gpu: Gpu) -> bool:
+    """What ``list-model-profiles`` puts under "Non-free GPUs"."""
+    if not gpu.memory_total or gpu.memory_used is None:
+        return False
+    return gpu.memory_used > gpu.memory_total * FREE_LIMIT
+
+
+def _fits(memory: int | None, gigabytes: float | None) -> bool:
+    return gigabytes is None or memory is None or memory >= gigabytes * GB * MEMORY_SLACK
+
+
+def _is_free(gpu: Gpu, gigabytes: float | None) -> bool:
+    """With a stated need the free memory decides; without one (NIM 1.x) the GPU must be nearly unused."""
+    return not is_busy(gpu) if gigabytes is None else _fits(free_memory(gpu), gigabytes)

@@ -1,0 +1,276 @@
+"""Manifest x criteria x hardware -> which profiles to fetch, and why not the others.
+
+:func:`select` is the whole of it; :func:`match_model_spec` is the NIM Operator's part alone, for comparison.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, match_criteria
+from nimpull.core.devices import DeviceTable
+from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
+from nimpull.core.hardware import Hardware
+from nimpull.core.manifest import Manifest, Profile
+from nimpull.core.names import display
+from nimpull.core.preference import engine, has_lora, profile_name
+from nimpull.errors import NoProfileError, UsageError
+
+__all__ = [
+    "Criteria",
+    "GpuCriterion",
+    "How",
+    "Match",
+    "Mismatch",
+    "Reason",
+    "Selection",
+    "Verdict",
+    "best",
+    "match_model_spec",
+    "named",
+    "parse_tags_selector",
+    "profile_name",
+    "select",
+]
+
+NEAREST: Final = 3
+_MIN_PREFIX: Final = 4
+_MAX_COMPARED: Final = 2000  # names that difflib looks at; it is quadratic
+_PASTED: Final = re.compile(r"(\S+)\s+\(.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """``verdicts``: one per profile, in manifest order. ``rule``: how ``chosen`` came about, for the
+    report.
+    """
+
+    verdicts: tuple[tuple[Profile, Verdict], ...]
+    chosen: tuple[Profile, ...]
+    rule: str
+
+
+def match_model_spec(
+    manifest: Manifest, model_spec: Mapping[str, Any], discovered_gpus: Sequence[str]
+) -> list[str]:
+    """The profile ids that the NIM Operator selects, in manifest order.
+
+    ``model_spec``: the CRD's ModelSpec as JSON (``engine``, ``precision``, ``tensorParallelism``,
+    ``qosProfile``, ``lora``, ``buildable``, ``gpus[].product``, ``gpus[].ids``). ``discovered_gpus``:
+    values of the node label ``nvidia.com/gpu.product``.
+    """
+    criteria = Criteria.from_model_spec(model_spec)
+    return [profile.id for profile in match_criteria(manifest, criteria, discovered_gpus)]
+
+
+def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: DeviceTable) -> Selection:
+    """Explicit profiles as named; all; with criteria all that the operator takes; else the one best fit.
+
+    ``criteria.tags`` (NIM_TAGS_SELECTOR) filters before any of these but explicit names. Raises
+    NoProfileError with the nearest misses and what each would need.
+    """
+    fitter = Fitter(hardware, table)
+    verdicts = tuple((profile, fitter.verdict(profile)) for profile in manifest.profiles)
+    if not manifest.profiles:
+        raise NoProfileError("the manifest holds no profile", hint="Check that this is the model's manifest.")
+    if criteria.all or "all" in criteria.profiles:
+        return Selection(verdicts, _by_tags(manifest.profiles, criteria), "all")
+    if criteria.profiles:
+        return Selection(verdicts, named(manifest, criteria.profiles), "named")
+    if criteria.restricts:
+        labels = [label for gpu in hardware.gpus for label in table.labels(gpu)[:1]]
+        taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
+        if not taken:
+            raise _nothing_asked_for(manifest, criteria)
+        return Selection(verdicts, taken, "criteria")
+    candidates = {id(profile) for profile in _by_tags(manifest.profiles, criteria)}
+    chosen = best([pair for pair in verdicts if id(pair[0]) in candidates])
+    return Selection(verdicts, (chosen,), "best fit")
+
+
+def best(verdicts: Sequence[tuple[Profile, Verdict]]) -> Profile:
+    """The best of those that run, without LoRA as NIM does. Raises NoProfileError with the nearest misses."""
+    running = [
+        (verdict.rank, place, profile)
+        for place, (profile, verdict) in enumerate(verdicts)
+        if isinstance(verdict, Match) and not has_lora(profile)
+    ]
+    if running:
+        return min(running, key=lambda each: each[:2])[2]
+    raise NoProfileError(
+        "no profile of the manifest runs on this hardware; nearest:\n" + "\n".join(nearest_misses(verdicts)),
+        hint="Name a profile (--profile), ask for criteria, or say which GPUs will run it (--gpu H100:8).",
+    )
+
+
+def nearest_misses(verdicts: Sequence[tuple[Profile, Verdict]]) -> list[str]:
+    """Up to three lines: name, id and what it needs."""
+    misses: list[tuple[int, int, int, str]] = []
+    for place, (profile, verdict) in enumerate(verdicts):
+        if isinstance(verdict, Mismatch):
+            text = f"{verdict.detail} (change: {verdict.change})"
+            misses.append((verdict.reason, verdict.distance, place, _line(profile, text)))
+        elif has_lora(profile):
+            misses.append((0, 0, place, _line(profile, "runs, but is for LoRA; ask for it with --lora")))
+    return [line for *_, line in sorted(misses)[:NEAREST]]
+
+
+def _line(profile: Profile, text: str) -> str:
+    return f"  {display(profile_name(profile), 80)} ({display(profile.id, 12)}): {text}"
+
+
+# -- by name -------------------------------------------------------------------------------------------
+
+
+def named(manifest: Manifest, names: Sequence[str]) -> tuple[Profile, ...]:
+    """Each by its id, a unique prefix of it (4 characters or more) or its NIM name, in the order given, once.
+
+    ``<id> (<description>)``, as pasted from a listing, is the id. Raises NoProfileError for an unknown
+    name, with the nearest ones, or for one that means several profiles, with their ids.
+    """
+    chosen: list[Profile] = []
+    for name in names:
+        profile = _resolve(manifest, name)
+        if profile not in chosen:
+            chosen.append(profile)
+    return tuple(chosen)
+
+
+def _resolve(manifest: Manifest, text: str) -> Profile:
+    name = text.strip()
+    pasted = _PASTED.fullmatch(name)
+    if pasted:
+        name = pasted[1]
+    profiles = manifest.profiles
+    found = [profile for profile in profiles if profile.id == name]
+    found = found or [profile for profile in profiles if name and name in spellings(profile)]
+    found = found or [profile for profile in profiles if equal_fold(profile_name(profile), name)]
+    if not found and len(name) >= _MIN_PREFIX:
+        found = [profile for profile in profiles if profile.id.startswith(name.lower())]
+    distinct = [profile for place, profile in enumerate(found) if profile not in found[:place]]
+    if len(distinct) == 1:
+        return distinct[0]
+    if distinct:
+        ids = ", ".join(display(profile.id, 16) for profile in distinct[:5])
+        raise NoProfileError(
+            f"“{display(name, 100)}” means {len(distinct)} profiles: {ids}",
+            hint="Name one by its whole id.",
+        )
+    raise NoProfileError(
+        f"no profile “{display(name, 100)}” in the manifest", hint=_did_you_mean(profiles, name)
+    )
+
+
+def spellings(profile: Profile) -> tuple[str, ...]:
+    """The NIM name, also with ``pp1`` written out as newer NIMs do."""
+    name = profile_name(profile)
+    tp = f"tp{profile.tags.get('tp', '')}"
+    if profile.tags.get("pp") == "1" and f"-{tp}" in name:
+        return (name, name.replace(f"-{tp}", f"-{tp}-pp1", 1))
+    return (name,)
+
+
+def _did_you_mean(profiles: Sequence[Profile], name: str) -> str:
+    known: dict[str, None] = {}
+    for profile in profiles[:_MAX_COMPARED]:
+        known[profile.id] = None
+        known[profile_name(profile)] = None
+    near = difflib.get_close_matches(name[:200], known, n=NEAREST, cutoff=0.0)
+    return "Nearest: " + ", ".join(display(each, 80) for each in near) + ". See nimpull list-profiles."
+
+
+# -- by criteria ---------------------------------------------------------------------------------------
+
+
+def parse_tags_selector(text: str) -> tuple[tuple[str, str], ...]:
+    """NIM_TAGS_SELECTOR: ``key=value,key=value``, all of which must hold. Raises UsageError."""
+    pairs = []
+    for part in (each.strip() for each in text.split(",")):
+        if not part:
+            continue
+        key, separator, value = part.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(
+                f"NIM_TAGS_SELECTOR: “{display(part, 80)}” is not key=value",
+                hint="The form is key=value,key=value, e.g. precision=fp8,tp=2.",
+            )
+        pairs.append((key.strip(), value.strip()))
+    return tuple(pairs)
+
+
+def _by_tags(profiles: Sequence[Profile], criteria: Criteria) -> tuple[Profile, ...]:
+    if not criteria.tags:
+        return tuple(profiles)
+    taken = tuple(
+        profile
+        for profile in profiles
+        if all(equal_fold(profile.tags.get(key, ""), value) for key, value in criteria.tags)
+    )
+    if taken:
+        return taken
+    asked = ",".join(f"{key}={value}" for key, value in criteria.tags)
+    raise NoProfileError(
+        f"no profile has the tags {display(asked, 200)}",
+        hint="See the tags of each profile with nimpull list-profiles -o json.",
+    )
+
+
+def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError:
+    """Nearest: the profiles that differ from what was asked in the fewest points."""
+    near = sorted(
+        (
+            (len(points), place, points)
+            for place, points in enumerate(_differences(manifest, criteria))
+            if points
+        )
+    )
+    lines = [_line(manifest.profiles[place], "; ".join(points)) for _, place, points in near[:NEAREST]]
+    return NoProfileError(
+        "no profile of the manifest is what was asked for; nearest:\n" + "\n".join(lines)
+        if lines
+        else "no profile of the manifest is for the GPUs found",
+        hint="Change the criteria (spec.source.ngc.model), or name a profile by its id.",
+    )
+
+
+def _differences(manifest: Manifest, asked: Criteria) -> list[list[str]]:
+    flags = {True: "true", False: "false", None: ""}
+    wanted = (
+        ("precision", asked.precision),
+        ("tp", asked.tensor_parallelism),
+        ("profile", asked.qos),
+        ("feat_lora", flags[asked.lora]),
+        ("trtllm_buildable", flags[asked.buildable]),
+    )
+    found = []
+    for profile in manifest.profiles:
+        points = [
+            f"{tag} is {display(profile.tags.get(tag) or 'not set', 40)}, asked for {display(value, 40)}"
+            for tag, value in wanted
+            if value and not equal_fold(profile.tags.get(tag, ""), value)
+        ]
+        if asked.engine and asked.engine.lower().removesuffix("_llm") not in engine(profile):
+            points.append(f"engine is {display(engine(profile), 40)}, asked for {display(asked.engine, 40)}")
+        if asked.gpus:
+            points += _gpu_differences(profile, asked)
+        found.append(points)
+    return found
+
+
+def _gpu_differences(profile: Profile, asked: Criteria) -> list[str]:
+    tags = profile.tags
+    named_here = [tags.get(key, "").lower() for key in ("gpu", "key")]
+    products = [entry.product for entry in asked.gpus if entry.product]
+    ids = [each for entry in asked.gpus for each in entry.ids]
+    points = []
+    if products and not any(product.lower() in name for product in products for name in named_here):
+        gpu = tags.get("gpu") or tags.get("key") or "not set"
+        points.append(f"gpu is {display(gpu, 40)}, asked for {display(', '.join(products), 80)}")
+    if ids and tags.get("gpu_device", "").removesuffix(":10de") not in ids:
+        device = tags.get("gpu_device") or "not set"
+        points.append(f"gpu_device is {display(device, 40)}, asked for {display(', '.join(ids), 80)}")
+    return points

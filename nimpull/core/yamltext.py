@@ -1,0 +1,232 @@
+"""YAML as text, with limits: every scalar stays as it is written.
+
+A manifest's ``tp: 010`` or ``gpu_device: 2330:10`` means those characters, so no YAML type is ever resolved
+and no tag ever makes an object. Built from libyaml's events, so that size, depth and node limits hold while
+parsing and an alias never copies what it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+import yaml
+from yaml.events import (
+    AliasEvent,
+    DocumentEndEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamStartEvent,
+)
+
+from nimpull.core.names import display
+from nimpull.errors import ManifestError, NimpullError
+
+MAX_BYTES: Final = 16 << 20
+MAX_DEPTH: Final = 64
+#: Nodes with every alias and merge key counted as if written out; the largest known manifest has 120,000.
+MAX_NODES: Final = 500_000
+
+Yaml: TypeAlias = "YamlMap | YamlList | str | None"
+
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_NULL_TAG: Final = "tag:yaml.org,2002:null"
+_PYTHON_TAGS: Final = ("tag:yaml.org,2002:python/", "!python/", "!!python/")
+_MERGE: Final = "<<"
+
+
+class YamlMap(dict[str, Yaml]):
+    """A mapping that knows its line (from 1) and the line of each key."""
+
+    __slots__ = ("line", "lines")
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+        self.lines: dict[str, int] = {}
+
+
+class YamlList(list[Yaml]):
+    """A sequence that knows its line (from 1) and the line of each item."""
+
+    __slots__ = ("line", "lines")
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+        self.lines: list[int] = []
+
+
+def load_yaml(
+    data: bytes,
+    *,
+    what: str = "manifest",
+    error: type[NimpullError] = ManifestError,
+    max_bytes: int = MAX_BYTES,
+    max_nodes: int = MAX_NODES,
+) -> Yaml:
+    """The first document of ``data`` (UTF-8, or UTF-16 with a byte order mark) as nested maps, lists and
+    text.
+
+    null is None; a null key is dropped; ``<<`` merges as YAML 1.1 says, a map's own keys winning. Raises
+    ``error`` naming the line: syntax, duplicate keys, keys that are not text, undefined or recursive aliases,
+    ``!!python/…`` tags, or more than ``max_bytes``, 64 levels or ``max_nodes``.
+    """
+    if len(data) > max_bytes:
+        raise error(
+            f"{what}: {len(data)} bytes are more than the limit of {max_bytes} bytes",
+            hint="A model manifest is a few megabytes at most; check that this is the right file.",
+        )
+    builder = _Builder(what, error, max_nodes)
+    try:
+        return builder.document(yaml.parse(data, Loader=yaml.CBaseLoader))
+    except yaml.MarkedYAMLError as cause:
+        line = cause.problem_mark.line + 1 if cause.problem_mark else 1
+        raise builder.failure(line, display(cause.problem or "invalid YAML", 200)) from cause
+    except yaml.reader.ReaderError as cause:
+        line = data[: cause.position].count(b"\n") + 1
+        raise builder.failure(line, f"{display(cause.reason, 100)} (byte {cause.position})") from cause
+    except UnicodeDecodeError as cause:
+        raise builder.failure(1, f"not UTF-8 or UTF-16 text ({cause.reason})") from cause
+
+
+class _Builder:
+    """One pass over the events of one document."""
+
+    def __init__(self, what: str, error: type[NimpullError], max_nodes: int) -> None:
+        self._what = what
+        self._error = error
+        self._max_nodes = max_nodes
+        self._nodes = 0
+        #: anchor -> (value, nodes it stands for)
+        self._anchors: dict[str, tuple[Yaml, int]] = {}
+        self._open: set[str] = set()
+
+    def failure(self, line: int, problem: str) -> NimpullError:
+        return self._error(
+            f"{self._what}, line {line}: {problem}",
+            hint=f"Correct the {self._what}, or fetch it again if it was cut off.",
+        )
+
+    def document(self, events: Iterator[Event]) -> Yaml:
+        for event in events:
+            if isinstance(event, DocumentStartEvent):
+                value = self._node(next(events), events, 0)
+                end = next(events)
+                if not isinstance(end, DocumentEndEvent):  # pragma: no cover - libyaml ends what it starts
+                    raise self.failure(_line(end), "the document does not end")
+                return value
+            if not isinstance(event, StreamStartEvent):
+                return None
+        return None
+
+    def _node(self, event: Event, events: Iterator[Event], depth: int) -> Yaml:
+        if isinstance(event, AliasEvent):
+            return self._alias(event)
+        self._count(1, event)
+        if isinstance(event, ScalarEvent):
+            value = self._scalar(event)
+            if event.anchor:
+                self._anchors[event.anchor] = (value, 1)
+            return value
+        if not isinstance(event, (MappingStartEvent, SequenceStartEvent)):
+            raise self.failure(_line(event), "a value is missing")
+        if depth >= MAX_DEPTH:
+            raise self.failure(_line(event), f"nested more than {MAX_DEPTH} levels deep")
+        self._refuse_python(event)
+        anchor, before = event.anchor, self._nodes
+        if anchor:
+            self._open.add(anchor)
+            self._anchors.pop(anchor, None)
+        collection: YamlMap | YamlList
+        if isinstance(event, MappingStartEvent):
+            collection = self._mapping(event, events, depth + 1)
+        else:
+            collection = self._sequence(event, events, depth + 1)
+        if anchor:
+            self._open.discard(anchor)
+            self._anchors[anchor] = (collection, self._nodes - before + 1)
+        return collection
+
+    def _alias(self, event: AliasEvent) -> Yaml:
+        if event.anchor in self._open:
+            raise self.failure(_line(event), f"anchor “{display(event.anchor, 60)}” contains itself")
+        if event.anchor not in self._anchors:
+            raise self.failure(_line(event), f"unknown anchor “{display(event.anchor, 60)}”")
+        value, nodes = self._anchors[event.anchor]
+        self._count(nodes, event)
+        return value
+
+    def _scalar(self, event: ScalarEvent) -> str | None:
+        text: str = event.value
+        tag = event.tag
+        if tag is None:
+            return None if event.style in (None, "") and text in _NULLS else text
+        self._refuse_python(event)
+        return None if tag == _NULL_TAG else text
+
+    def _sequence(self, start: SequenceStartEvent, events: Iterator[Event], depth: int) -> YamlList:
+        items = YamlList(_line(start))
+        for event in events:
+            if isinstance(event, SequenceEndEvent):
+                break
+            items.append(self._node(event, events, depth))
+            items.lines.append(_line(event))
+        return items
+
+    def _mapping(self, start: MappingStartEvent, events: Iterator[Event], depth: int) -> YamlMap:
+        own = YamlMap(_line(start))
+        merged: Yaml = None
+        for event in events:
+            if isinstance(event, MappingEndEvent):
+                break
+            line = _line(event)
+            is_merge = isinstance(event, ScalarEvent) and event.value == _MERGE and not event.style
+            key = self._node(event, events, depth)
+            value = self._node(next(events), events, depth)
+            if isinstance(key, (YamlMap, YamlList)):
+                raise self.failure(line, "a mapping key must be text")
+            if key is None:
+                continue
+            if key in own.lines:
+                raise self.failure(
+                    line, f"key “{display(key, 100)}” is already defined at line {own.lines[key]}"
+                )
+            own.lines[key] = line
+            if is_merge:
+                merged = value
+            else:
+                own[key] = value
+        if _MERGE in own.lines and _MERGE not in own:
+            self._merge(own, merged, own.lines.pop(_MERGE), start)
+        return own
+
+    def _merge(self, own: YamlMap, merged: Yaml, line: int, start: Event) -> None:
+        """Earlier maps of a merge list win over later ones, the map's own keys over all."""
+        for other in merged if isinstance(merged, YamlList) else (merged,):
+            if not isinstance(other, YamlMap):
+                raise self.failure(line, "“<<” must name a map or a list of maps")
+            self._count(len(other), start)
+            for key, value in other.items():
+                if key not in own:
+                    own[key] = value
+                    own.lines[key] = other.lines[key]
+
+    def _refuse_python(self, event: Any) -> None:
+        if event.tag and event.tag.startswith(_PYTHON_TAGS):
+            raise self.failure(_line(event), f"the tag “{display(event.tag, 80)}” is not allowed")
+
+    def _count(self, nodes: int, event: Event) -> None:
+        self._nodes += nodes
+        if self._nodes > self._max_nodes:
+            raise self.failure(_line(event), f"more than {self._max_nodes} values (aliases counted in full)")
+
+
+def _line(event: Event) -> int:
+    mark = event.start_mark
+    return mark.line + 1 if mark else 1
