@@ -198,7 +198,6 @@ def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.Monke
     with a_pipe() as (reader, stream):
         progress = Progress(Mode.LINES, stream, HandClock(), 10.0)
         with progress:
-            blocked = threading.Event()
             for number in range(3 * BACKLOG):
                 progress(Note(f"{number:01000}"))  # 6 MB into a pipe of 64 KiB
             for _ in range(100):
@@ -206,11 +205,16 @@ def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.Monke
             assert progress.snapshot().done == 100 * MIB
             writing = next(thread for thread in threading.enumerate() if thread.name == "nimpull-progress")
         assert writing.is_alive(), "the pipe is full, so the writer must still be waiting"
-        while not blocked.is_set():  # let it go: the thread ends once someone reads
-            os.read(reader, 1 << 20)
+        os.set_blocking(reader, False)
+        seen = b""
+        while writing.is_alive():  # let it go: the thread ends once someone reads
+            with contextlib.suppress(BlockingIOError):
+                seen += os.read(reader, 1 << 20)
             writing.join(0.001)
-            if not writing.is_alive():
-                blocked.set()
+        with contextlib.suppress(BlockingIOError):
+            seen += os.read(reader, 1 << 20)
+    assert seen.count(b"\n") < 2 * BACKLOG + 2
+    assert b"lines not shown: the log is read too slowly" in seen
 
 
 def test_f45_a_clock_that_jumps_moves_no_deadline() -> None:
