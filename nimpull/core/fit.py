@@ -16,8 +16,7 @@ from typing import Final
 import regex
 
 from nimpull.core.criteria import compile_re2
-from nimpull.core.devices import DeviceTable, normal_device_id
-from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.hardware import DeviceTable, Gpu, Hardware, normal_device_id
 from nimpull.core.manifest import Profile
 from nimpull.core.names import display
 from nimpull.core.preference import Rank, rank

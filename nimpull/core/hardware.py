@@ -1,9 +1,53 @@
-"""What GPUs there are, as values."""
+"""What GPUs there are, as values; and the device table: which GPU a PCI id is, and its names.
+
+A family name is looked up, never searched for as a substring: ``a10`` is not an A100, ``l4`` not an L40S. The
+rows of the table come from ``profiles/gpus.csv``, where each names its source.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from nimpull.core.names import display
+from nimpull.errors import UsageError
+
+_MIB: Final = 1 << 20
+_MAX_OVERRIDE_GPUS: Final = 1024
+_VENDOR: Final = "10de"
+_BRANDS: Final = ("nvidia", "tesla", "geforce", "quadro")
+_DEVICE: Final = re.compile(r"(?:0x)?([0-9a-f]{4})(?::(?:0x)?10de)?", re.IGNORECASE)
+#: Names that profiles use and that cannot be derived from the product's own name, most usual card first.
+_ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "h100": ("2330", "2331", "2339"),
+    "h100sxm": ("2330", "2339"),
+    "h100pcie": ("2331",),
+    "h200": ("2335",),
+    "h20": ("2329", "232c"),
+    "h800": ("2324", "2322"),
+    "gh200": ("2342", "2348"),
+    "a100": ("20b2", "20b5"),
+    "a100sxm": ("20b2",),
+    "a100sxm480gb": ("20b2",),
+    "a100pcie": ("20b5", "20f1"),
+    "a800": ("20f3", "20f5"),
+    "b300": ("3182",),
+    "v100": ("1db1", "1db4", "1db5", "1db6", "1db8", "1df6"),
+    "a6000": ("2230",),
+    "a5000": ("2231",),
+    "rtx6000ada": ("26b1",),
+    "rtx5000ada": ("26b2",),
+    "rtx6000blackwellsv": ("2bb5",),
+    "rtx6000blackwell": ("2bb5", "2bb1", "2bb4"),
+    "rtxpro6000": ("2bb5", "2bb1", "2bb4"),
+    "rtxpro6000blackwell": ("2bb5", "2bb1", "2bb4"),
+    "dgxspark": ("2e12",),
+}
 
 
 class Origin(StrEnum):
@@ -47,3 +91,170 @@ class Hardware:
     cuda: str = ""
     origin: Origin = Origin.NONE
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One row. ``device_id`` is ``2330:10de``; ``subsystem_ids`` empty or ``*`` = any; memory in bytes or
+    None.
+
+    ``label``: how GPU Feature Discovery writes the product. ``family``: the name a profile's ``gpu`` tag
+    would use.
+    """
+
+    device_id: str
+    subsystem_ids: tuple[str, ...]
+    product: str
+    label: str
+    family: str
+    memory_total: int | None
+    compute_capability: str
+    mig_capable: bool
+
+
+def squash(name: str) -> str:
+    """``NVIDIA H100_NVL`` and ``h100-nvl`` become ``h100nvl``: lower case, letters and digits, no brand."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _BRANDS]
+    return "".join(words).removesuffix("generation")
+
+
+def product_label(product: str) -> str:
+    """The node label ``nvidia.com/gpu.product`` that GPU Feature Discovery makes of an NVML name."""
+    return "-".join(re.sub(r"[^A-Za-z0-9\-_. ]", "", product).split())
+
+
+def normal_device_id(text: str) -> str:
+    """``2330``, ``0x2330``, ``2330:10DE`` -> ``2330:10de``; "" for anything else."""
+    found = _DEVICE.fullmatch(text.strip())
+    return f"{found[1].lower()}:{_VENDOR}" if found else ""
+
+
+class DeviceTable:
+    """Look-ups over the rows; see :class:`Device`."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self.devices = tuple(devices)
+        self._by_id: dict[str, list[Device]] = {}
+        self._families: dict[str, dict[str, None]] = {}
+        for device in self.devices:
+            self._by_id.setdefault(device.device_id, []).append(device)
+            for name in (device.product, device.label, device.family):
+                if name:
+                    self._families.setdefault(squash(name), {})[device.device_id] = None
+        for alias, ids in _ALIASES.items():
+            own = self._families.get(alias, {})
+            self._families[alias] = dict.fromkeys([*(f"{each}:{_VENDOR}" for each in ids), *own])
+
+    @classmethod
+    def parse(cls, csv_text: str) -> DeviceTable:
+        """From the text of ``gpus.csv``. Raises ValueError for a row without a device id."""
+        devices = []
+        for row in csv.DictReader(io.StringIO(csv_text)):
+            device_id = normal_device_id(row["gpu_device"])
+            if not device_id:
+                raise ValueError(f"gpus.csv: not a device id: {row['gpu_device']!r}")
+            tag = re.match(r"[A-Za-z0-9_]+", row["nim_gpu_tag"] or "")
+            mib = row["nvml_total_mib"]
+            # "L40S in …" notes on the L40 say what manifests get wrong, not what the card is
+            trusted = tag and "mistake" not in row["nim_gpu_tag"] and " in " not in row["nim_gpu_tag"]
+            devices.append(
+                Device(
+                    device_id=device_id,
+                    subsystem_ids=tuple(each for each in row["subsystem_ids"].split() if each != "*"),
+                    product=row["nvml_name"],
+                    label=row["gfd_product_label"],
+                    family=tag[0].lower() if tag and trusted else "",
+                    memory_total=int(mib) * _MIB if mib else None,
+                    compute_capability=row["compute_capability"],
+                    mig_capable=row["mig_capable"] == "yes",
+                )
+            )
+        return cls(devices)
+
+    def find(self, device_id: str, subsystem_id: str = "") -> Device | None:
+        """The row of a card; the subsystem decides where one id is two products (A16 and A2)."""
+        rows = self._by_id.get(normal_device_id(device_id), [])
+        for row in rows:
+            if subsystem_id and subsystem_id.lower() in row.subsystem_ids:
+                return row
+        return rows[0] if rows else None
+
+    def device_of(self, gpu: Gpu) -> Device | None:
+        return self.find(gpu.device_id, gpu.subsystem_id)
+
+    def in_family(self, gpu: Gpu, name: str) -> bool:
+        """Whether ``name`` (a profile's ``gpu`` tag) is a name of this card."""
+        wanted = squash(name)
+        if not wanted:
+            return False
+        if normal_device_id(gpu.device_id) in self._families.get(wanted, {}):
+            # one id, two products: the name must be this product's own, unless it names neither
+            device = self.device_of(gpu)
+            twins = {squash(row.product) for row in self._by_id[normal_device_id(gpu.device_id)]}
+            return device is None or wanted not in twins or wanted == squash(device.product)
+        return wanted == squash(gpu.product)
+
+    def labels(self, gpu: Gpu) -> tuple[str, ...]:
+        """How the card may be spelled: the node label first, then the NVML name."""
+        device = self.device_of(gpu)
+        names = [product_label(gpu.product), device.label if device else "", gpu.product]
+        names.append(device.product if device else "")
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def named(self, name: str) -> Device | None:
+        """The most usual card of a product, label or family name."""
+        ids = self._families.get(squash(name))
+        if not ids:
+            return None
+        rows = self._by_id.get(next(iter(ids)), [])
+        exact = [row for row in rows if squash(row.product) == squash(name)]
+        return next(iter(exact or rows), None)
+
+
+def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
+    """``H100:8``, ``2330:10de:2``, ``NVIDIA L40S`` or a comma list of them, as GPUs with nominal memory.
+
+    Raises UsageError for an unknown product or a count that is not 1 to 1024.
+    """
+    gpus: list[Gpu] = []
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        name, count = _split_count(item)
+        device_id = normal_device_id(name)
+        device = table.find(device_id) if device_id else table.named(name)
+        if device is None and not device_id:
+            raise UsageError(
+                f"unknown GPU “{display(name, 80)}”",
+                hint="Name a product (H100, “A100-SXM4-80GB”) or a PCI id (2330:10de), with a count: H100:8.",
+            )
+        if len(gpus) + count > _MAX_OVERRIDE_GPUS:
+            raise UsageError(
+                f"more than {_MAX_OVERRIDE_GPUS} GPUs", hint="A node has 8 or 16; check the count."
+            )
+        for _ in range(count):
+            gpus.append(
+                Gpu(
+                    index=len(gpus),
+                    product=device.product if device else "",
+                    device_id=device.device_id if device else device_id,
+                    memory_total=device.memory_total if device else None,
+                    compute_capability=device.compute_capability if device else "",
+                )
+            )
+    if not gpus:
+        raise UsageError(
+            "no GPU named", hint="The form is H100:8 or 2330:10de:2, several separated by commas."
+        )
+    return tuple(gpus)
+
+
+def _split_count(item: str) -> tuple[str, int]:
+    head, separator, tail = item.rpartition(":")
+    is_count = separator and tail.strip().isdigit() and not (len(tail) == 4 and not head)
+    if not is_count:
+        return item, 1
+    count = int(tail[:9])
+    if not 1 <= count <= _MAX_OVERRIDE_GPUS:
+        raise UsageError(f"“{display(item, 80)}”: the count must be 1 to {_MAX_OVERRIDE_GPUS}")
+    return head.strip(), count

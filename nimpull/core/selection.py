@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, match_criteria
-from nimpull.core.devices import DeviceTable
 from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
-from nimpull.core.hardware import Hardware
+from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
 from nimpull.core.preference import engine, has_lora, profile_name
