@@ -1,0 +1,4 @@
+"""The volume: resumable ingests, layouts, record, ready markers, leases.
+
+Only this package renames and fsyncs; ``store.Store`` is where to start.
+"""

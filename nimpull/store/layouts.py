@@ -1,0 +1,489 @@
+"""Where committed files stand, as their consumers expect them.
+
+``NgcHubLayout``: what a NIM container reads below ``NIM_CACHE_PATH``,
+``ngc/hub/models--org--team--model/{blobs/<etag>,refs/<version>,snapshots/<version>/PATH}``.
+``HuggingFaceHubLayout``: what huggingface_hub reads as its cache,
+``<hub>/{models,datasets}--ns--name/{blobs/<etag>,refs/<revision>,snapshots/<commit>/PATH}``.
+``LocalDirLayout``: what ``huggingface-cli download --local-dir`` leaves behind, plain files and
+``.cache/huggingface/download/PATH.metadata`` beside them.
+``WorkspaceLayout``: plain files at chosen places, for ``create-model-store``.
+``NimCacheLayout``: the first two, by the scheme of the artifact.
+
+All answer the same questions. ``trusted``: is it committed and may it be believed without reading it.
+``verify``: is what stands there (whoever wrote it) the right content; reads it. ``adopt``: is the content in
+this store elsewhere; links it, fetches nothing. ``place``: make a finished ingest visible. A file is never
+believed for having the right name and size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from nimpull.core.artifacts import Artifact, Listing
+from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.names import ModelUri, SafePath
+from nimpull.errors import StoreError
+from nimpull.store.record import Entry, Record
+from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused, store_error
+
+READ_BLOCK: Final = 4 << 20  # bytes
+#: A blob's name comes from a server's header: one plain segment, or the digest is used instead.
+_BLOB_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
+_BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,199})")
+#: huggingface_hub 2 keeps Xet blobs once for all repositories; the repository's blob is then a link.
+_SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
+#: As huggingface_hub writes it (Cache Directory Tagging Standard): backup tools skip the directory.
+CACHEDIR_TAG: Final = (
+    b"Signature: 8a477f597d28d172789f06886806bc55\n"
+    b"# This file is a cache directory tag created by huggingface_hub.\n"
+    b"# For information about cache directory tags, see:\n"
+    b"#\thttps://bford.info/cachedir/\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedFile:
+    """A committed file. ``path``: the regular file, below the root; ``size`` in bytes."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: Digest
+
+
+class StoreLayout(Protocol):
+    """What the store asks of a layout; ``core.ports.Layout`` is the part that an ingest needs."""
+
+    name: str
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]: ...
+    def path_of(self, artifact: Artifact) -> str: ...
+    def trusted(self, artifact: Artifact) -> TrustedFile | None: ...
+    def verify(self, artifact: Artifact) -> TrustedFile | None: ...
+    def adopt(self, artifact: Artifact) -> TrustedFile | None: ...
+    def finish(self, listing: Listing, *, complete: bool = False) -> None: ...
+
+
+def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_result]:
+    """Digest of a regular file, and its status while it was read. FileNotFoundError, StoreError."""
+    descriptor = tree.open(path)
+    try:
+        status = os.fstat(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        hasher = new_hasher(algorithm, status.st_size)
+        block = memoryview(bytearray(min(READ_BLOCK, max(status.st_size, 1))))
+        while count := os.readv(descriptor, [block]):
+            hasher.update(block[:count])
+        # a network volume's pages count against the pod's memory limit
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        raise store_error(error, "read", tree.absolute(path)) from error
+    finally:
+        os.close(descriptor)
+    return Digest(algorithm, hasher.hexdigest()), status
+
+
+class _Layout:
+    """What the layouts have in common; each says where things stand."""
+
+    def __init__(self, tree: Tree, record: Record) -> None:
+        self._tree = tree
+        self._record = record
+
+    # -- each layout's own -----------------------------------------------------------------------------
+
+    def path_of(self, artifact: Artifact) -> str:
+        """What a reader opens, below the root."""
+        raise NotImplementedError
+
+    def _file_of(self, artifact: Artifact) -> str | None:
+        """The regular file behind ``path_of``, below the root; None where there is none."""
+        path = self.path_of(artifact)
+        return path if self._is_file(path) else None
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+        """Let ``path_of`` lead to the content of the file ``source``; the directories that changed."""
+        raise NotImplementedError
+
+    def _known_blobs(self, artifact: Artifact) -> Iterator[str]:  # noqa: ARG002 - the layouts without blobs
+        """Files that would hold the content by their name; to be verified."""
+        return iter(())
+
+    # -- shared ----------------------------------------------------------------------------------------
+
+    def _is_file(self, path: str) -> bool:
+        status = self._tree.lstat(path)
+        return status is not None and stat.S_ISREG(status.st_mode)
+
+    def trusted(self, artifact: Artifact) -> TrustedFile | None:
+        """By this store's own record and one stat. Raises NotWritableError where a link was planted."""
+        path = self._file_of(artifact)
+        return self._believed(path, artifact) if path else None
+
+    def _believed(self, path: str, artifact: Artifact) -> TrustedFile | None:
+        status = self._tree.lstat(path)
+        entry = self._record.at(path, status) if status and stat.S_ISREG(status.st_mode) else None
+        if entry is None or not entry.is_content_of(artifact):
+            return None
+        return TrustedFile(path, entry.size, entry.mtime_ns, entry.digest)
+
+    def verify(self, artifact: Artifact) -> TrustedFile | None:
+        """Read what stands there; when it is the content, take it into the record. None: fetch it."""
+        path = self._file_of(artifact)
+        return self._checked(path, artifact) if path else None
+
+    def _checked(self, path: str, artifact: Artifact) -> TrustedFile | None:
+        expected = artifact.digest
+        status = self._tree.lstat(path)
+        if expected is None or status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        if artifact.size is not None and status.st_size != artifact.size:
+            return None
+        try:
+            found, status = hash_file(self._tree, path, expected.algorithm)
+        except FileNotFoundError:
+            return None
+        if found != expected:
+            return None
+        entry = Entry(path, status.st_size, status.st_mtime_ns, found, artifact.identity, artifact.etag)
+        self._record.add(entry)
+        return TrustedFile(path, entry.size, entry.mtime_ns, found)
+
+    def adopt(self, artifact: Artifact) -> TrustedFile | None:
+        """Link content that another profile, revision or tool brought into this store. None: fetch it."""
+        recorded = (entry.path for entry in self._record.of(artifact))
+        for path in (*self._known_blobs(artifact), *recorded):
+            try:
+                source = self._believed(path, artifact) or self._checked(path, artifact)
+            except StoreError:
+                continue  # moved or replaced by something else: not a source, and no reason to stop
+            if source is None:
+                continue
+            try:
+                for directory in self._publish(artifact, path, artifact.etag):
+                    self._tree.sync(self._tree.relative(directory))
+            except OSError as error:
+                if error.errno in NO_LINKS:
+                    return None
+                raise store_error(error, "link", self._tree.absolute(path)) from error
+            final = self._file_of(artifact) or path
+            entry = Entry(
+                final, source.size, source.mtime_ns, source.digest, artifact.identity, artifact.etag
+            )
+            self._record.add(entry)
+            return TrustedFile(final, source.size, source.mtime_ns, source.digest)
+        return None
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """Write what stands beside the files. ``complete``: the listing is the whole repository."""
+
+    def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
+        """Rename a finished file to ``path``, read-only, and record it."""
+        self._check_replaceable(path)
+        staged = self._tree.absolute(staged)
+        try:
+            os.chmod(staged, FILE_MODE, follow_symlinks=True)
+            status = os.stat(staged, follow_symlinks=False)
+        except OSError as error:
+            raise store_error(error, "commit", staged) from error
+        changed = self._with_parents(self._tree.rename(staged, path))
+        self._record.add(Entry(path, status.st_size, status.st_mtime_ns, digest, artifact.identity, etag))
+        return changed
+
+    def _check_replaceable(self, path: str) -> None:
+        status = self._tree.lstat(path)
+        if status is None or stat.S_ISREG(status.st_mode):
+            return
+        if stat.S_ISLNK(status.st_mode):
+            target = self._tree.readlink(path) or ""
+            if self._is_own_link(path, target):
+                return
+            raise refused(self._tree.absolute(path), f"it is a link to “{target[:200]}”")
+        raise refused(self._tree.absolute(path), "a directory or a device stands where a file must go")
+
+    def _is_own_link(self, path: str, target: str) -> bool:  # noqa: ARG002 - plain layouts make no links
+        return False
+
+    def _with_parents(self, directory: str) -> tuple[str, ...]:
+        """The directory and those above it, absolute: a new directory's own entry must last too."""
+        above = [directory]
+        while directory:
+            directory = os.path.dirname(directory)
+            above.append(directory)
+        return tuple(self._tree.absolute(path).rstrip("/") or "/" for path in above)
+
+
+class _HubLayout(_Layout):
+    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
+
+    def __init__(self, tree: Tree, record: Record, hub: str) -> None:
+        super().__init__(tree, record)
+        self._hub = SafePath(hub)
+
+    def repository(self, uri: ModelUri) -> str:
+        """``<hub>/models--…``, below the root."""
+        kind = "datasets" if uri.repo_type == "dataset" else "models"
+        folder = SafePath("--".join((kind, *uri.repo_id.split("/"))))
+        return f"{self._hub}/{folder}"
+
+    def path_of(self, artifact: Artifact) -> str:
+        revision = SafePath(artifact.revision.replace("/", "--"))
+        return f"{self.repository(artifact.uri)}/snapshots/{revision}/{artifact.path}"
+
+    def _blob(self, artifact: Artifact, name: str) -> str:
+        return f"{self.repository(artifact.uri)}/blobs/{name}"
+
+    def _blob_name(self, artifact: Artifact, digest: Digest, etag: str) -> str:
+        """The ETag, unless it cannot be a name or another content already has it."""
+        name = artifact.etag or etag
+        if not _BLOB_NAME.fullmatch(name):
+            return digest.hex
+        blob = self._blob(artifact, name)
+        status = self._tree.lstat(blob)
+        entry = self._record.at(blob, status) if status else None
+        if entry and entry.digest.algorithm == digest.algorithm and entry.digest != digest:
+            return digest.hex
+        return name
+
+    def _file_of(self, artifact: Artifact) -> str | None:
+        path = self.path_of(artifact)
+        target = self._tree.readlink(path)
+        if target is None:
+            return path if self._is_file(path) else None
+        if not self._is_own_link(path, target):
+            return None
+        return self._regular_blob(artifact, target.rpartition("/")[2])
+
+    def _regular_blob(self, artifact: Artifact, name: str) -> str | None:
+        blob = self._blob(artifact, name)
+        shared = _SHARED_BLOB.fullmatch(self._tree.readlink(blob) or "")
+        if shared:
+            blob = f"{self._hub}/blobs/{shared[1]}"
+        return blob if self._is_file(blob) else None
+
+    def _is_own_link(self, path: str, target: str) -> bool:
+        inside = path.removeprefix(f"{self._hub}/")
+        if inside.split("/")[1] == "blobs":
+            return bool(_SHARED_BLOB.fullmatch(target))
+        return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == inside.count("/") - 1
+
+    def _known_blobs(self, artifact: Artifact) -> Iterator[str]:
+        if _BLOB_NAME.fullmatch(artifact.etag):
+            blob = self._regular_blob(artifact, artifact.etag)
+            if blob:
+                yield blob
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See ``core.ports.Layout``. Without symbolic links the snapshot holds the plain file and no blob."""
+        path = self.path_of(artifact)
+        self._check_replaceable(path)
+        if not self._tree.symlinks:
+            return self._move(artifact, staged, path, digest, etag)
+        blob = self._blob(artifact, self._blob_name(artifact, digest, etag))
+        changed = self._move(artifact, staged, blob, digest, etag)
+        return changed + self._link(path, blob)
+
+    def _link(self, path: str, blob: str) -> tuple[str, ...]:
+        """The relative link of a snapshot; it survives a copy or a mount elsewhere."""
+        target = os.path.relpath(blob, os.path.dirname(path))
+        self._check_replaceable(path)
+        if self._tree.readlink(path) == target:
+            return ()
+        return self._with_parents(self._tree.symlink(target, path))
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+        path = self.path_of(artifact)
+        self._check_replaceable(path)
+        if not self._tree.symlinks:
+            return self._with_parents(self._tree.link(source, path))
+        blobs = f"{self.repository(artifact.uri)}/blobs"
+        if os.path.dirname(source) == blobs:
+            return self._link(path, source)
+        name = etag or os.path.basename(source)
+        if not _BLOB_NAME.fullmatch(name) or self._tree.lstat(f"{blobs}/{name}"):
+            digest = artifact.digest
+            name = digest.hex if digest else os.path.basename(source)
+        changed = self._with_parents(self._tree.link(source, f"{blobs}/{name}"))
+        return changed + self._link(path, f"{blobs}/{name}")
+
+
+class NgcHubLayout(_HubLayout):
+    """``$NIM_CACHE_PATH/ngc/hub``; the root is ``NIM_CACHE_PATH``. A snapshot is named by the NGC version."""
+
+    name = "ngc-hub"
+
+    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub") -> None:
+        super().__init__(tree, record, hub)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
+        """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
+        version = SafePath(listing.uri.revision)
+        reference = f"{self.repository(listing.uri)}/refs/{version}"
+        if self._tree.read(reference) != version.encode():
+            self._tree.write(reference, version.encode())
+        with self._tree.directory("/".join((self._hub, "tmp")), create=True):
+            pass
+
+
+class HuggingFaceHubLayout(_HubLayout):
+    """A huggingface_hub cache. ``hub``: its directory (``HF_HUB_CACHE``, ``$HF_HOME/hub``) below the root."""
+
+    name = "huggingface-hub"
+
+    def __init__(self, tree: Tree, record: Record, hub: str = "huggingface/hub") -> None:
+        super().__init__(tree, record, hub)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.
+
+        By the tree file an offline ``snapshot_download`` tells a partial snapshot. Written for a filtered
+        listing it would make huggingface_hub take the part for the whole, so it is not.
+        """
+        repository, commit = self.repository(listing.uri), listing.uri.revision
+        if listing.requested != commit:
+            reference = f"{repository}/refs/{SafePath(listing.requested)}"
+            if self._tree.read(reference) != commit.encode():
+                self._tree.write(reference, commit.encode())
+        _write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = _hub_tree(listing) if complete else None
+        if tree_file:
+            self._tree.write(f"{repository}/trees/{SafePath(commit)}.json", tree_file)
+
+
+class LocalDirLayout(_Layout):
+    """Plain files below the root, with the metadata by which huggingface_hub takes them as downloaded."""
+
+    name = "local-dir"
+    _BESIDE: Final = ".cache/huggingface"
+
+    def path_of(self, artifact: Artifact) -> str:
+        return str(artifact.path)
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See ``core.ports.Layout``."""
+        changed = self._move(artifact, staged, self.path_of(artifact), digest, etag)
+        return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+        path = self.path_of(artifact)
+        self._check_replaceable(path)
+        changed = self._with_parents(self._tree.link(source, path))
+        return changed + self._describe(artifact, etag)
+
+    def verify(self, artifact: Artifact) -> TrustedFile | None:
+        file = super().verify(artifact)
+        if file:
+            self._describe(artifact, artifact.etag or file.digest.hex)
+        return file
+
+    def _describe(self, artifact: Artifact, etag: str) -> tuple[str, ...]:
+        """``PATH.metadata``: commit, etag and time; huggingface_hub believes it if the file is not newer."""
+        path = f"{self._BESIDE}/download/{artifact.path}.metadata"
+        if len(os.path.basename(path).encode()) > 255:
+            return ()  # such a name huggingface_hub cannot describe either; the file itself is fine
+        status = self._tree.lstat(self.path_of(artifact))
+        time = status.st_mtime if status else 0.0
+        self._tree.write(path, f"{artifact.revision}\n{etag}\n{time}\n".encode(), durable=False)
+        return self._with_parents(os.path.dirname(path))
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
+        _write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
+        _write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = _hub_tree(listing) if complete else None
+        if tree_file:
+            commit = SafePath(listing.uri.revision)
+            self._tree.write(f"{self._BESIDE}/trees/{commit}.json", tree_file)
+
+
+class WorkspaceLayout(_Layout):
+    """Plain files. ``destinations``: artifact identity -> path below the root, else the artifact's own."""
+
+    name = "workspace"
+
+    def __init__(
+        self, tree: Tree, record: Record, destinations: Mapping[str, SafePath] | None = None
+    ) -> None:
+        super().__init__(tree, record)
+        self._destinations = destinations or {}
+
+    def path_of(self, artifact: Artifact) -> str:
+        return str(self._destinations.get(artifact.identity, artifact.path))
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See ``core.ports.Layout``."""
+        return self._move(artifact, staged, self.path_of(artifact), digest, etag)
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:  # noqa: ARG002 - no blobs
+        path = self.path_of(artifact)
+        self._check_replaceable(path)
+        return self._with_parents(self._tree.link(source, path))
+
+
+class NimCacheLayout:
+    """What ``download-to-cache`` fills: Hugging Face artifacts in the hub's cache, all others in NIM's."""
+
+    name = "nim-cache"
+
+    def __init__(self, ngc: StoreLayout, huggingface: StoreLayout) -> None:
+        self._ngc = ngc
+        self._huggingface = huggingface
+
+    def _of(self, uri: ModelUri) -> StoreLayout:
+        return self._huggingface if uri.scheme == "hf" else self._ngc
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        return self._of(artifact.uri).place(artifact, staged, digest=digest, etag=etag)
+
+    def path_of(self, artifact: Artifact) -> str:
+        return self._of(artifact.uri).path_of(artifact)
+
+    def trusted(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).trusted(artifact)
+
+    def verify(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).verify(artifact)
+
+    def adopt(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).adopt(artifact)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        self._of(listing.uri).finish(listing, complete=complete)
+
+
+def _write_once(tree: Tree, path: str, content: bytes) -> None:
+    if tree.lstat(path) is None:
+        tree.write(path, content)
+
+
+def _hub_tree(listing: Listing) -> bytes | None:
+    """huggingface_hub's ``trees/<commit>.json``, format 1; None if the listing lacks a size or a blob id."""
+    files: dict[str, dict[str, object]] = {}
+    for artifact in sorted(listing.artifacts, key=lambda one: one.path):
+        by_algorithm = {digest.algorithm: digest.hex for digest in artifact.digests}
+        sha256, git = by_algorithm.get("sha256"), by_algorithm.get("git")
+        if artifact.size is None or not (sha256 or git):
+            return None
+        if sha256 and artifact.etag == sha256:
+            # the blob id of a large file is that of its pointer, which git-lfs fixes byte for byte
+            blob_id = _pointer_id(sha256, artifact.size)
+            lfs: dict[str, object] = {"lfs_sha256": sha256, "lfs_size": artifact.size}
+            files[artifact.path] = {"size": artifact.size, "blob_id": blob_id, **lfs}
+        elif git:
+            files[artifact.path] = {"size": artifact.size, "blob_id": git}
+        else:
+            return None
+    return json.dumps({"format_version": 1, "files": files}, indent=1).encode()
+
+
+def _pointer_id(sha256: str, size: int) -> str:
+    """Git blob id of the git-lfs pointer file (specification version 1)."""
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n" % (sha256.encode(), size)
+    return hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False).hexdigest()

@@ -1,0 +1,169 @@
+"""Looked at before the first byte: may this volume be written, is it one file system, is there room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from nimpull.core.names import STATE_DIRECTORY, SafePath, display
+from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
+from nimpull.store.tree import TEMPORARY, Tree, identity_text, store_error
+
+#: Kept free beside what is needed: directories, journals, the report (bytes).
+RESERVE: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Free for this user. ``inodes`` None: the file system does not count them (btrfs, many network ones)."""
+
+    bytes: int
+    inodes: int | None
+
+
+def probe(root: str) -> None:
+    """Make the root, write, rename and remove a file where ingests go and where files end up.
+
+    Raises NotWritableError with uid, gid and the mode of what refused, NoSpaceError, StoreIOError.
+    """
+    try:
+        os.makedirs(root, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, root) from error
+    tree = Tree(root)
+    try:
+        with tree.directory(STATE_DIRECTORY, create=True) as state:
+            _same_device(tree, os.fstat(state).st_dev)
+        temporary = tree.temporary()
+        tree.write(temporary, b"probe", durable=False)
+        final = f".nimpull-probe-{os.path.basename(temporary)}"
+        tree.rename(tree.absolute(temporary), final)
+        tree.unlink(final)
+    except NotWritableError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise _explained(cause, root) from error
+        raise
+
+
+def _explained(error: OSError, root: str) -> StoreError:
+    """A refusal with the facts that a cluster's operator needs: who asks, who owns, which mode."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return store_error(error, "make the store", root)
+    place = os.path.abspath(root)
+    while not os.path.lexists(place) and place != "/":
+        place = os.path.dirname(place)
+    try:
+        status = os.stat(place)
+        owner = f"owner {status.st_uid}:{status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
+    except OSError as unreadable:
+        owner = f"owner unknown: {unreadable.strerror}"
+    groups = ",".join(str(group) for group in os.getgroups()) or "none"
+    read_only = error.errno == errno.EROFS
+    return NotWritableError(
+        f"{display(place, 300)} cannot be written: {error.strerror} "
+        f"({identity_text()}, groups {groups}; {owner})",
+        hint="The volume is mounted read-only: set readOnly to false, or use a volume that may be written."
+        if read_only
+        else f"Set runAsUser and fsGroup (NIMCache: spec.userID, spec.groupID) so that {identity_text()} may "
+        "write there; some NFS servers ignore fsGroup or squash root: then change the owner on the server.",
+    )
+
+
+def _same_device(tree: Tree, device: int) -> None:
+    """A finished ingest is renamed into place; that needs one file system."""
+    for name in tree.names(""):
+        status = tree.lstat(name)
+        if status and stat.S_ISDIR(status.st_mode) and status.st_dev != device:
+            raise _split(tree, name)
+
+
+def check_one_file_system(tree: Tree, paths: Iterable[str]) -> None:
+    """NotWritableError if the nearest existing directory above any of ``paths`` is on another file system."""
+    with tree.directory(STATE_DIRECTORY, create=True) as state:
+        device = os.fstat(state).st_dev
+    seen: set[str] = set()
+    for path in paths:
+        above = os.path.dirname(path)
+        while above and above not in seen:
+            seen.add(above)
+            status = tree.lstat(above)
+            if status and status.st_dev != device:
+                raise _split(tree, above)
+            above = os.path.dirname(above)
+
+
+def _split(tree: Tree, path: str) -> NotWritableError:
+    return NotWritableError(
+        f"{display(tree.absolute(path), 300)} is on another file system than {display(tree.root, 300)}"
+        f"/{STATE_DIRECTORY}: a finished file cannot be renamed into place",
+        hint="Mount one volume at the store's root; no mount, subPath or bind mount below it.",
+    )
+
+
+def room(root: str) -> Room:
+    """What this user may still write. Raises StoreIOError."""
+    try:
+        status = os.statvfs(root)
+    except OSError as error:
+        raise store_error(error, "measure the room of", root) from error
+    return Room(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
+
+
+def check_room(root: str, need: int, *, files: int = 0, limit: int | None = None) -> None:
+    """NoSpaceError if ``need`` bytes and ``files`` inodes do not fit; says needs, has and short by.
+
+    ``need``: without what is already on the volume, finished or partial. ``limit``: bytes that the request
+    allows the store to take more (a NIMCache's ``storage.pvc.size``), None = what the volume has.
+    """
+    free = room(root)
+    has = free.bytes if limit is None else min(free.bytes, limit)
+    wanted = need + RESERVE if need else 0
+    if wanted > has:
+        raise NoSpaceError(
+            f"{display(root, 300)}: needs {wanted:,} bytes, has {has:,}, short by {wanted - has:,} bytes",
+            hint="Enlarge the volume (NIMCache: spec.storage.pvc.size) or select fewer profiles.",
+        )
+    if free.inodes is not None and files > free.inodes:
+        raise NoSpaceError(
+            f"{display(root, 300)}: needs {files:,} inodes, has {free.inodes:,}, short by "
+            f"{files - free.inodes:,} inodes",
+            hint="The volume has room but no more file entries: use one made with more inodes.",
+        )
+
+
+def folds_names(tree: Tree) -> bool:
+    """Whether this file system takes names for one that differ in case only."""
+    name = f"{TEMPORARY}/Probe-{os.path.basename(tree.temporary())}"
+    tree.write(name, b"", durable=False)
+    try:
+        return tree.lstat(f"{TEMPORARY}/{os.path.basename(name).swapcase()}") is not None
+    finally:
+        tree.unlink(name)
+
+
+def check_names(paths: Iterable[SafePath], *, folding: bool) -> None:
+    """ListingError for two names that cannot both be: a file that is also a directory, or one by case."""
+    files: dict[str, SafePath] = {}
+    directories: dict[str, SafePath] = {}
+    for path in paths:
+        key = path.collision_key if folding else str(path)
+        other = files.setdefault(key, path)
+        if other != path:
+            raise _collision(other, path)
+        segments = key.split("/")
+        for depth in range(1, len(segments)):
+            directories.setdefault("/".join(segments[:depth]), path)
+    for key in files.keys() & directories.keys():
+        raise _collision(files[key], directories[key])
+
+
+def _collision(one: str, other: str) -> ListingError:
+    return ListingError(
+        f"“{display(one, 200)}” and “{display(other, 200)}” cannot both exist on this file system",
+        hint="Use a volume that tells upper from lower case (ext4, xfs, NFS), or select one of the two.",
+    )

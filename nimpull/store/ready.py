@@ -1,0 +1,139 @@
+"""Ready markers: ``.nimpull/ready/<selection>.json``, written last. No marker, not ready.
+
+A later start reads its marker without any network and believes it while every file still has the size and the
+modification time of its commit. A marker of another version, or a torn one, counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nimpull.core.digest import Digest
+from nimpull.core.names import STATE_DIRECTORY, SafePath
+from nimpull.errors import ListingError, StoreError
+from nimpull.store.tree import Tree
+
+READY: Final = f"{STATE_DIRECTORY}/ready"
+VERSION: Final = 1
+_KEY: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyFile:
+    """``path``: what a reader opens, below the root; ``size`` bytes; ``mtime_ns`` of the file behind it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A selection that stands whole in the store.
+
+    ``selection``: any text that is equal for the same request; ``layout``: its name; ``time``: seconds
+    since the epoch; ``revisions``: the repositories as resolved; ``profiles``: ids of the profiles.
+    """
+
+    selection: str
+    layout: str
+    time: float
+    files: tuple[ReadyFile, ...]
+    revisions: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def marker_of(selection: str) -> str:
+    """The marker's path below the root: readable where the selection is a plain name, else its hash."""
+    key = selection if _KEY.fullmatch(selection) else hashlib.sha256(selection.encode()).hexdigest()
+    return f"{READY}/{key}.json"
+
+
+def write_ready(tree: Tree, ready: Ready) -> str:
+    """Durable on return; call it after everything it speaks of is durable. Raises StoreError."""
+    path = marker_of(ready.selection)
+    document = {
+        "version": VERSION,
+        "selection": ready.selection,
+        "layout": ready.layout,
+        "time": ready.time,
+        "profiles": ready.profiles,
+        "revisions": ready.revisions,
+        "files": [(file.path, file.size, file.mtime_ns, str(file.digest)) for file in ready.files],
+    }
+    tree.write(path, json.dumps(document).encode())
+    return path
+
+
+def read_ready(tree: Tree, selection: str) -> Ready | None:
+    """The marker of a selection if all its files still stand as committed, by one stat each."""
+    ready = parse_ready(tree, marker_of(selection))
+    if ready is None or ready.selection != selection or missing_of(tree, ready.files):
+        return None
+    return ready
+
+
+def parse_ready(tree: Tree, path: str) -> Ready | None:
+    """A marker as written, its files not looked at; None where there is none that can be understood."""
+    content = tree.read(path, 1 << 30)
+    if content is None:
+        return None
+    try:
+        document = json.loads(content)
+        if document["version"] != VERSION:
+            return None
+        return Ready(
+            selection=str(document["selection"]),
+            layout=str(document["layout"]),
+            time=float(document["time"]),
+            files=tuple(
+                ReadyFile(str(SafePath(path)), int(size), int(mtime_ns), Digest.parse(digest))
+                for path, size, mtime_ns, digest in document["files"]
+            ),
+            revisions=tuple(str(one) for one in document["revisions"]),
+            profiles=tuple(str(one) for one in document["profiles"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ListingError):
+        return None
+
+
+def missing_of(tree: Tree, files: Sequence[ReadyFile]) -> tuple[ReadyFile, ...]:
+    """Those that are gone or no longer as committed. Follows the layouts' own links; reads no content."""
+    missing = []
+    with tree.directory("") as root:
+        for file in files:
+            try:
+                status = os.stat(file.path, dir_fd=root)
+            except OSError:
+                missing.append(file)
+                continue
+            as_committed = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
+            if not (as_committed and stat.S_ISREG(status.st_mode)):
+                missing.append(file)
+    return tuple(missing)
+
+
+def all_ready(tree: Tree) -> tuple[Ready, ...]:
+    """Every marker that can be understood, whether or not its files still stand."""
+    found = []
+    for name in tree.names(READY):
+        try:
+            ready = parse_ready(tree, f"{READY}/{name}")
+        except StoreError:
+            continue  # not a file of ours
+        if ready:
+            found.append(ready)
+    return tuple(found)

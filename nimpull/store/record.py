@@ -1,0 +1,152 @@
+"""What this store committed, so that a second run believes a file by one ``stat`` instead of reading it.
+
+``.nimpull/record/<run>.jsonl``: one line a file, appended after its commit; each run writes its own file,
+so that no two processes share one (append is not atomic on NFS). An entry is believed only while size and
+modification time in nanoseconds are those of the commit: what anyone wrote, truncated, zero-filled or flipped
+since then has another time and is hashed again. A lost or torn line costs a hash, never correctness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import Digest
+from nimpull.core.names import STATE_DIRECTORY
+from nimpull.store.tree import Tree, store_error
+
+RECORD = f"{STATE_DIRECTORY}/record"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A committed file. ``path`` below the root; ``size`` bytes; ``mtime_ns`` since the epoch.
+
+    ``identity``: of the artifact it was fetched as; ``etag``: the validator it came with ("" = none).
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: Digest
+    identity: str
+    etag: str = ""
+
+    def matches(self, status: os.stat_result) -> bool:
+        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+    def is_content_of(self, artifact: Artifact) -> bool:
+        """By digest where both have one algorithm, else by identity (a revision is immutable) and size."""
+        if artifact.size is not None and artifact.size != self.size:
+            return False
+        for digest in artifact.digests:
+            if digest.algorithm == self.digest.algorithm:
+                return digest.hex == self.digest.hex
+        return self.identity == artifact.identity
+
+
+class Record:
+    """The entries of every run so far; thread-safe."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._lock = threading.Lock()
+        self._by_path: dict[str, list[Entry]] = {}
+        self._by_digest: dict[Digest, list[Entry]] = {}
+        self._file: int | None = None
+        for name in tree.names(RECORD):
+            for line in (tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines():
+                entry = _parse(line)
+                if entry:
+                    self._index(entry)
+
+    def _index(self, entry: Entry) -> None:
+        self._by_path.setdefault(entry.path, []).append(entry)
+        self._by_digest.setdefault(entry.digest, []).append(entry)
+
+    def at(self, path: str, status: os.stat_result) -> Entry | None:
+        """The entry that ``status`` of the file at ``path`` still agrees with."""
+        with self._lock:
+            entries = tuple(self._by_path.get(path, ()))
+        return next((entry for entry in reversed(entries) if entry.matches(status)), None)
+
+    def of(self, artifact: Artifact) -> tuple[Entry, ...]:
+        """Entries with the content of ``artifact``, wherever they stand."""
+        with self._lock:
+            return tuple(entry for digest in artifact.digests for entry in self._by_digest.get(digest, ()))
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The newest entry of each path."""
+        with self._lock:
+            return tuple(entries[-1] for entries in self._by_path.values())
+
+    def add(self, entry: Entry) -> None:
+        """Raises StoreError. Survives the process at once, a power cut once ``sync`` returned."""
+        line = json.dumps(
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "mtimeNs": entry.mtime_ns,
+                "digest": str(entry.digest),
+                "identity": entry.identity,
+                "etag": entry.etag,
+            },
+            ensure_ascii=True,
+        )
+        with self._lock:
+            known = self._by_path.get(entry.path)
+            if known and known[-1] == entry:
+                return
+            try:
+                os.write(self._descriptor(), line.encode() + b"\n")
+            except OSError as error:
+                raise store_error(error, "write", self._tree.absolute(RECORD)) from error
+            self._index(entry)
+
+    def _descriptor(self) -> int:
+        if self._file is None:
+            with self._tree.directory(RECORD, create=True) as directory:
+                self._file = os.open(
+                    f"{secrets.token_hex(8)}.jsonl",
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                    0o644,
+                    dir_fd=directory,
+                )
+        return self._file
+
+    def sync(self) -> None:
+        with self._lock:
+            if self._file is None:
+                return
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise store_error(error, "sync", self._tree.absolute(RECORD)) from error
+        self._tree.sync(RECORD)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+
+def _parse(line: bytes) -> Entry | None:
+    """None for a torn line, or one of a version that this program does not know."""
+    try:
+        value = json.loads(line)
+        return Entry(
+            path=str(value["path"]),
+            size=int(value["size"]),
+            mtime_ns=int(value["mtimeNs"]),
+            digest=Digest.parse(value["digest"]),
+            identity=str(value["identity"]),
+            etag=str(value["etag"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

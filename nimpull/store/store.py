@@ -1,0 +1,142 @@
+"""The store as the job sees it: one root directory, its record, a layout, markers and leases.
+
+::
+
+    store = Store.open(root)                               # probes: NotWritableError in well under a second
+    store = Store.open(root, read_only=True)               # verify, status: writes nothing
+    layout = store.nim_cache(hub="huggingface/hub")        # or local_dir(), workspace(), …
+    ready = store.ready(selection)                         # Ready or None, offline
+    file = layout.trusted(artifact) or layout.verify(artifact) or layout.adopt(artifact)
+    store.check_room(need)                                 # NoSpaceError: needs, has, short by
+    with store.lease(name, owner=…, clock=…).kept(lost):   # LeaseHeldError
+        …  # ingests commit through layout.place()
+        layout.finish(listing, complete=True)              # refs, tags, tree file
+        store.mark_ready(Ready(…, files=store.files_of(layout, artifacts)))
+    store.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.names import SafePath
+from nimpull.core.ports import Cancel, Clock
+from nimpull.errors import StoreIOError
+from nimpull.store import lease, preflight
+from nimpull.store.layouts import (
+    HuggingFaceHubLayout,
+    LocalDirLayout,
+    NgcHubLayout,
+    NimCacheLayout,
+    StoreLayout,
+    WorkspaceLayout,
+)
+from nimpull.store.ready import Ready, ReadyFile, read_ready, write_ready
+from nimpull.store.record import Record
+from nimpull.store.tree import Tree
+
+
+class Store:
+    """One volume. Every method raises StoreError only."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.record = Record(tree)
+
+    @classmethod
+    def open(cls, root: str, *, read_only: bool = False) -> Store:
+        """Make the root if need be and try to write there. NotWritableError, NoSpaceError, StoreIOError."""
+        if not read_only:
+            preflight.probe(root)
+        return cls(Tree(root))
+
+    @property
+    def root(self) -> str:
+        return self.tree.root
+
+    # -- layouts ---------------------------------------------------------------------------------------
+
+    def ngc_hub(self) -> NgcHubLayout:
+        return NgcHubLayout(self.tree, self.record)
+
+    def hugging_face(self, hub: str = "huggingface/hub") -> HuggingFaceHubLayout:
+        """``hub``: the hub cache directory below the root."""
+        return HuggingFaceHubLayout(self.tree, self.record, hub)
+
+    def nim_cache(self, hub: str = "huggingface/hub") -> NimCacheLayout:
+        return NimCacheLayout(self.ngc_hub(), self.hugging_face(hub))
+
+    def local_dir(self) -> LocalDirLayout:
+        return LocalDirLayout(self.tree, self.record)
+
+    def workspace(self, destinations: Mapping[str, SafePath] | None = None) -> WorkspaceLayout:
+        """``destinations``: artifact identity -> path below the root."""
+        return WorkspaceLayout(self.tree, self.record, destinations)
+
+    # -- room ------------------------------------------------------------------------------------------
+
+    def room(self) -> preflight.Room:
+        return preflight.room(self.root)
+
+    def check_room(self, need: int, *, files: int = 0, limit: int | None = None) -> None:
+        """``need`` bytes and ``files`` still to be made; ``limit``: bytes that the request allows."""
+        preflight.check_room(self.root, need, files=files, limit=limit)
+
+    # -- leases and markers ----------------------------------------------------------------------------
+
+    def lease(
+        self,
+        name: str,
+        *,
+        owner: str,
+        clock: Clock,
+        cancel: Cancel | None = None,
+        patience: float = 0.0,
+        time_to_live: float = lease.TIME_TO_LIVE,
+    ) -> lease.Lease:
+        """See ``lease.acquire``."""
+        return lease.acquire(
+            self.tree,
+            name,
+            owner=owner,
+            clock=clock,
+            cancel=cancel,
+            patience=patience,
+            time_to_live=time_to_live,
+        )
+
+    def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
+        """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
+        files = []
+        for artifact in artifacts:
+            trusted = layout.trusted(artifact)
+            if trusted is None:
+                raise StoreIOError(
+                    f"{self.tree.absolute(layout.path_of(artifact))} is not as it was committed",
+                    hint="Something else writes into this store. Stop it, then run again.",
+                )
+            path = layout.path_of(artifact)
+            files.append(ReadyFile(path, trusted.size, trusted.mtime_ns, trusted.digest))
+        return tuple(files)
+
+    def ready(self, selection: str) -> Ready | None:
+        return read_ready(self.tree, selection)
+
+    def mark_ready(self, marker: Ready) -> str:
+        """Last of all: the record becomes durable, then the marker. Returns the marker's path."""
+        self.record.sync()
+        return write_ready(self.tree, marker)
+
+    def close(self) -> None:
+        self.record.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,305 @@
+"""A directory tree that is walked by descriptors: nothing planted below the root leads outside of it.
+
+Every path is relative to the root. Each directory on the way is opened with ``openat`` and ``O_NOFOLLOW``, so
+that a symbolic link in the place of a directory is refused (NotWritableError), also when it appears between
+two steps. The root itself is the caller's: it may be a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from nimpull.core.names import STATE_DIRECTORY, display
+from nimpull.errors import NotWritableError, StoreError, StoreIOError
+
+FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
+TEMPORARY = f"{STATE_DIRECTORY}/new"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+#: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
+
+
+def identity_text() -> str:
+    """Who is writing, for an error message."""
+    return f"uid {os.geteuid()}, gid {os.getegid()}"
+
+
+def store_error(error: OSError, action: str, path: str) -> StoreError:
+    """The StoreError for an OSError met while doing ``action`` to ``path`` (absolute)."""
+    from nimpull.errors import NoSpaceError
+
+    where = f"cannot {action} {display(path, 300)}: {error.strerror or error} ({identity_text()})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        kind = "the quota" if error.errno == errno.EDQUOT else "the room or the inodes"
+        return NoSpaceError(where, hint=f"Enlarge the volume or {kind} of it, or remove what is not needed.")
+    if error.errno in _NOT_WRITABLE:
+        return NotWritableError(where, hint="Set fsGroup to the volume's group, or mount it read-write.")
+    if error.errno == errno.EXDEV:
+        return StoreIOError(
+            where, hint="The store must be one file system: no mount or subPath below its root."
+        )
+    return StoreIOError(where, hint="Check the volume's health (node and storage logs), then run again.")
+
+
+class Tree:
+    """The files below ``root``, an existing directory. Raises StoreError."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self._links: bool | None = None
+
+    def absolute(self, path: str) -> str:
+        return os.path.join(self.root, path)
+
+    def relative(self, path: str) -> str:
+        """The inverse of ``absolute``; "" for the root."""
+        below = os.path.relpath(path, self.root)
+        return "" if below == "." else below
+
+    # -- walking ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def directory(self, path: str, *, create: bool = False) -> Iterator[int]:
+        """A descriptor of the directory ``path`` ("" = the root). FileNotFoundError unless ``create``."""
+        descriptor = self._open_root()
+        try:
+            for segment in path.split("/") if path else ():
+                below = self._enter(descriptor, segment, path, create)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _open_root(self) -> int:
+        try:
+            return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise store_error(error, "open the store", self.root) from error
+
+    def _enter(self, above: int, segment: str, path: str, create: bool) -> int:
+        try:
+            return os.open(segment, _DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            if not create:
+                raise
+        except OSError as error:
+            raise self._planted(error, segment, path) from error
+        try:
+            with suppress(FileExistsError):  # another process made it meanwhile
+                os.mkdir(segment, 0o777, dir_fd=above)
+                _inherit_group_write(above, segment)
+            return os.open(segment, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            raise self._planted(error, segment, path) from error
+
+    def _planted(self, error: OSError, segment: str, path: str) -> StoreError:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return refused(
+                self.absolute(path), f"“{display(segment, 120)}” is a link or a file, not a directory"
+            )
+        return store_error(error, "open", self.absolute(path))
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    def lstat(self, path: str) -> os.stat_result | None:
+        """None where there is nothing."""
+        above, name = os.path.split(path)
+        try:
+            with self.directory(above) as descriptor:
+                return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise store_error(error, "look at", self.absolute(path)) from error
+
+    def readlink(self, path: str) -> str | None:
+        """Where a symbolic link points; None where there is no link."""
+        above, name = os.path.split(path)
+        try:
+            with self.directory(above) as descriptor:
+                return os.readlink(name, dir_fd=descriptor)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None
+            raise store_error(error, "read the link", self.absolute(path)) from error
+
+    def open(self, path: str) -> int:
+        """A descriptor of a regular file for reading; FileNotFoundError, or refuses what is not a file."""
+        above, name = os.path.split(path)
+        with self.directory(above) as descriptor:
+            try:
+                file = os.open(
+                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor
+                )
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise self._planted(error, name, path) from error
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+        raise refused(self.absolute(path), "it is not a regular file")
+
+    def read(self, path: str, limit: int = 64 << 20) -> bytes | None:
+        """A whole small file; None where there is none. ``limit`` in bytes."""
+        try:
+            with os.fdopen(self.open(path), "rb") as file:
+                return file.read(limit)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise store_error(error, "read", self.absolute(path)) from error
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """What a directory holds, sorted; nothing where it does not exist."""
+        try:
+            with self.directory(path) as descriptor:
+                return tuple(sorted(os.listdir(descriptor)))
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise store_error(error, "list", self.absolute(path)) from error
+
+    # -- changing --------------------------------------------------------------------------------------
+
+    def write(self, path: str, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+        """Replace a small file atomically; durable (content and name) on return unless told otherwise."""
+        temporary = self.temporary()
+        try:
+            with self.directory(TEMPORARY, create=True) as descriptor:
+                file = os.open(
+                    os.path.basename(temporary),
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    mode,
+                    dir_fd=descriptor,
+                )
+            with os.fdopen(file, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                if durable:
+                    os.fsync(stream.fileno())
+            above = self.rename(self.absolute(temporary), path)
+        except OSError as error:
+            raise store_error(error, "write", self.absolute(path)) from error
+        if durable:
+            self.sync(above)
+
+    def temporary(self) -> str:
+        """A fresh name for something that a rename will make visible; never longer than any name may be."""
+        return f"{TEMPORARY}/{secrets.token_hex(16)}"
+
+    def rename(self, source: str, path: str) -> str:
+        """Move ``source`` (absolute, same file system) over ``path``; returns the directory that changed.
+
+        A link at ``path`` is replaced, not followed; a directory there is refused.
+        """
+        above, name = os.path.split(path)
+        try:
+            with self.directory(above, create=True) as descriptor:
+                os.rename(source, name, dst_dir_fd=descriptor)
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+                raise refused(self.absolute(path), "a directory stands where a file must go") from error
+            raise store_error(error, "rename a finished file to", self.absolute(path)) from error
+        return above
+
+    def symlink(self, target: str, path: str) -> str:
+        """Make or replace the symbolic link ``path``; returns the directory that changed."""
+        above, name = os.path.split(path)
+        try:
+            with self.directory(above, create=True) as descriptor:
+                os.symlink(target, name, dir_fd=descriptor)
+            return above
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise store_error(error, "make the link", self.absolute(path)) from error
+        temporary = self.temporary()
+        with self.directory(TEMPORARY, create=True) as descriptor:
+            os.symlink(target, os.path.basename(temporary), dir_fd=descriptor)
+        return self.rename(self.absolute(temporary), path)
+
+    def link(self, existing: str, path: str) -> str:
+        """Make ``path`` a second name of the file ``existing``, replacing what is there. OSError if not."""
+        temporary = self.temporary()
+        above, name = os.path.split(existing)
+        with (
+            self.directory(above) as source,
+            self.directory(TEMPORARY, create=True) as target,
+        ):
+            os.link(
+                name,
+                os.path.basename(temporary),
+                src_dir_fd=source,
+                dst_dir_fd=target,
+                follow_symlinks=False,
+            )
+        changed = self.rename(self.absolute(temporary), path)
+        with suppress(FileNotFoundError):  # rename(2) leaves both names where they are one file already
+            self.unlink(temporary)
+        return changed
+
+    def unlink(self, path: str) -> None:
+        """FileNotFoundError where there is nothing."""
+        above, name = os.path.split(path)
+        with self.directory(above) as descriptor:
+            os.unlink(name, dir_fd=descriptor)
+
+    def sync(self, path: str) -> None:
+        """Make the entries of a directory durable."""
+        try:
+            with self.directory(path) as descriptor:
+                os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some FUSE drivers have no fsync for directories
+                raise store_error(error, "sync", self.absolute(path)) from error
+
+    @property
+    def symlinks(self) -> bool:
+        """Whether this file system has symbolic links; tried once."""
+        if self._links is None:
+            temporary = self.temporary()
+            try:
+                with self.directory(TEMPORARY, create=True) as descriptor:
+                    name = os.path.basename(temporary)
+                    os.symlink("target", name, dir_fd=descriptor)
+                    os.unlink(name, dir_fd=descriptor)
+                self._links = True
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise store_error(error, "try a link in", self.absolute(TEMPORARY)) from error
+                self._links = False
+        return self._links
+
+
+def refused(path: str, reason: str) -> NotWritableError:
+    return NotWritableError(
+        f"{display(path, 300)}: {reason}",
+        hint="It was not made by this store and is not replaced. Remove it, or use another directory.",
+    )
+
+
+def _inherit_group_write(above: int, segment: str) -> None:
+    """On a volume that its group may write (fsGroup), a new directory is the group's too, whatever the umask.
+
+    chmod keeps the setgid bit that mkdir took over; the root's own mode decides, so a private store stays so.
+    """
+    parent = os.fstat(above).st_mode
+    if parent & stat.S_IWGRP:
+        below = os.open(segment, _DIRECTORY, dir_fd=above)
+        try:
+            mode = stat.S_IMODE(os.fstat(below).st_mode)
+            if mode & 0o070 != 0o070:
+                os.fchmod(below, mode | 0o070)
+        finally:
+            os.close(below)
