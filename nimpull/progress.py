@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 from nimpull.core.events import Advanced, Event, Finished, Note, Phase, Planned, Waiting
 from nimpull.core.names import display
 from nimpull.core.ports import Clock
-from nimpull.core.report import Snapshot, progress_text
+from nimpull.core.reported import Snapshot
+from nimpull.core.sentences import progress_text
 from nimpull.core.units import show_bytes, show_seconds, show_time
 
 if TYPE_CHECKING:

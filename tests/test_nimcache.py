@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nimpull.core.criteria import Criteria, GpuCriterion
 from nimpull.core.names import ModelUri
 from nimpull.core.nimcache import HubSource, NgcSource, parse_nimcache
 from nimpull.errors import UsageError
@@ -45,15 +46,15 @@ def test_ngc_with_a_model_spec() -> None:
     assert (cache.name, cache.namespace, cache.notes) == ("tiny", "nim-service", ())
     assert isinstance(cache.source, NgcSource)
     assert cache.source.endpoint is None
-    assert cache.source.model.as_mapping() == {
-        "engine": "tensorrt_llm",
-        "precision": "fp16",
-        "tensorParallelism": "1",
-        "qosProfile": "throughput",
-        "lora": False,
-        "buildable": True,
-        "gpus": [{"product": "l40s", "ids": ["26b5", "2330"]}],
-    }
+    assert cache.source.criteria == Criteria(
+        engine="tensorrt_llm",
+        precision="fp16",
+        tensor_parallelism="1",
+        qos="throughput",
+        lora=False,
+        buildable=True,
+        gpus=(GpuCriterion("l40s", ("26b5", "2330")),),
+    )
     assert cache.storage.size == 50 << 30
     assert cache.storage.claim == "tiny-pvc"
 
@@ -61,7 +62,7 @@ def test_ngc_with_a_model_spec() -> None:
 def test_ngc_with_profiles() -> None:
     cache = parse_nimcache((HEAD + NGC % "profiles: [all]" + STORAGE).encode())
     assert isinstance(cache.source, NgcSource)
-    assert cache.source.model.as_mapping() == {"profiles": ["all"]}
+    assert cache.source.criteria == Criteria(profiles=("all",), all=True)
 
 
 @pytest.mark.parametrize("uri", ["ngc://acme/team/tiny:1.0", "hf://acme/Tiny-LM", "s3://bucket/models/tiny"])

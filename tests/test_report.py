@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from nimpull import errors
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
+from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
@@ -21,7 +22,6 @@ from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.report import (
     CachedProfile,
     Failure,
-    ProfileVerdict,
     Report,
     Repository,
     SelectionSummary,
@@ -34,10 +34,13 @@ from nimpull.core.report import (
     termination_message,
     to_json,
 )
+from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
 
 URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
 PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
+MATCH = Match((0, 0, 0, 0, 0, 0), How.GENERIC, "names no GPU")
+MISS = Mismatch(Reason.NO_GPU, "needs 2x H100, found 1x", "one more H100")
 CANARIES = ("nvapi-CANARY0123456789", "hf_CANARYabcdefgh", "CANARYpassword", "CANARYsignature")
 
 
@@ -62,8 +65,9 @@ def a_report(**changes: Any) -> Report:
         version="0.1.0",
         profiles=(CachedProfile.of(PROFILE),),
         sources=(Repository.of(listing),),
-        selection=SelectionSummary(
-            {"engine": "vllm"}, ("031d3a7e",), (ProfileVerdict("031d3a7e", "vllm-fp16-tp1", True, "generic"),)
+        selection=SelectionSummary.of(
+            Selection(((PROFILE, MATCH), (replace(PROFILE, id="other"), MISS)), (PROFILE,), "criteria"),
+            Criteria(engine="vllm", lora=False),
         ),
         hardware=Hardware(
             (Gpu(0, product="NVIDIA H100 80GB HBM3", device_id="2330:10de"),), origin=Origin.NVML
@@ -118,6 +122,11 @@ def test_ready_has_the_shape_of_nimcache_status() -> None:
         ],
     }
     assert document["source"]["revision"] == "hf"
+    assert document["selection"]["criteria"] == {"engine": "vllm", "lora": "false"}
+    assert [tuple(verdict.values()) for verdict in document["selection"]["verdicts"]] == [
+        ("031d3a7e", "vllm-tp1", True, "generic", "names no GPU", ""),
+        ("other", "vllm-tp1", False, "no-gpu", "needs 2x H100, found 1x", "one more H100"),
+    ]
     assert document["source"]["requested"] == "latest"
 
 
@@ -245,6 +254,14 @@ def test_f56_credentials_of_libraries_messages_do_not_reach_any_output() -> None
             assert canary not in output
     assert "proxy:1" in outputs[0]
     assert "xfiles.example/a" in outputs[0]
+
+
+def test_redaction_leaves_own_words_and_file_names_alone() -> None:
+    path = "hf_hub_quantizer_config_token=tokenizer.json"
+    text = "basic authentication: the bearer token: refused (policy: strict), see ngc://a/b:1?file=hf_config.json"
+    report = failed(errors.AuthError(text), artifacts=(an_outcome(path),))
+    assert to_json(report)["artifacts"][0]["path"] == path
+    assert to_json(report)["error"]["message"] == text
 
 
 def test_f57_foreign_text_cannot_forge_lines_or_terminal_commands() -> None:

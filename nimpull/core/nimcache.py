@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+from nimpull.core.criteria import Criteria, GpuCriterion
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.units import parse_quantity
 from nimpull.core.yamltext import load_yaml
@@ -50,56 +51,13 @@ _SPEC: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class GpuSpec:
-    """An entry of ``spec.source.ngc.model.gpus``."""
-
-    product: str = ""
-    ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """``spec.source.ngc.model``; None and "" mean not given."""
-
-    profiles: tuple[str, ...] = ()
-    precision: str = ""
-    engine: str = ""
-    tensor_parallelism: str = ""
-    qos_profile: str = ""
-    gpus: tuple[GpuSpec, ...] = ()
-    lora: bool | None = None
-    buildable: bool | None = None
-
-    def as_mapping(self) -> dict[str, object]:
-        """What was given, with the CRD's own field names."""
-        gpus = [
-            {"product": gpu.product, "ids": list(gpu.ids)} if gpu.ids else {"product": gpu.product}
-            for gpu in self.gpus
-        ]
-        fields: dict[str, object] = {
-            "profiles": list(self.profiles),
-            "precision": self.precision,
-            "engine": self.engine,
-            "tensorParallelism": self.tensor_parallelism,
-            "qosProfile": self.qos_profile,
-            "gpus": gpus,
-        }
-        given = {name: value for name, value in fields.items() if value}
-        if self.lora is not None:
-            given["lora"] = self.lora
-        if self.buildable is not None:
-            given["buildable"] = self.buildable
-        return given
-
-
-@dataclass(frozen=True, slots=True)
 class NgcSource:
-    """``spec.source.ngc``: a model of the puller's manifest, or a ``modelEndpoint`` (universal NIM)."""
+    """``spec.source.ngc``: ``model`` as criteria over a manifest, or a ``modelEndpoint`` (universal NIM)."""
 
     auth_secret: str
     model_puller: str
     pull_secret: str
-    model: ModelSpec
+    criteria: Criteria
     endpoint: ModelUri | None = None
 
 
@@ -391,41 +349,43 @@ def _ngc(ngc: _Fields) -> NgcSource:
         auth_secret=ngc.text("authSecret"),
         model_puller=ngc.text("modelPuller"),
         pull_secret=ngc.text("pullSecret"),
-        model=_model(ngc.section("model")),
+        criteria=_criteria(ngc.section("model")),
         endpoint=ModelUri.parse(endpoint) if endpoint else None,
     )
 
 
-def _model(model: _Fields) -> ModelSpec:
+def _criteria(model: _Fields) -> Criteria:
     model.known(
         ("profiles", "precision", "engine", "tensorParallelism", "qosProfile", "gpus", "lora", "buildable")
     )
-    spec = ModelSpec(
-        profiles=model.texts("profiles"),
-        precision=model.text("precision"),
+    profiles = model.texts("profiles")
+    criteria = Criteria(
+        profiles=profiles,
+        all="all" in profiles,
         engine=model.text("engine"),
+        precision=model.text("precision"),
         tensor_parallelism=model.text("tensorParallelism"),
-        qos_profile=model.text("qosProfile"),
-        gpus=tuple(GpuSpec(gpu.text("product"), gpu.texts("ids")) for gpu in model.sections("gpus")),
+        qos=model.text("qosProfile"),
+        gpus=tuple(GpuCriterion(gpu.text("product"), gpu.texts("ids")) for gpu in model.sections("gpus")),
         lora=model.boolean("lora"),
         buildable=model.boolean("buildable"),
     )
-    if "all" in spec.profiles and len(spec.profiles) != 1:
+    if criteria.all and len(profiles) != 1:
         _refuse(
             model.at("profiles"),
             "NIMCache.Spec.Source.NGC.Model.Profiles must only have a single entry when it contains 'all'",
         )
-    if spec.profiles and (set(spec.as_mapping()) != {"profiles"} or model.has("gpus")):
+    if profiles and (criteria.restricts or model.has("gpus")):
         _refuse(
             model.path,
             "the rest of NIMCache.Spec.Source.NGC.Model fields must be empty when Model.Profiles is defined",
         )
-    if spec.qos_profile not in ("", "latency", "throughput"):
+    if criteria.qos not in ("", "latency", "throughput"):
         _refuse(
             model.at("qosProfile"),
             "NIMCache.Spec.Source.NGC.Model.QoSProfile must be 'latency', 'throughput', or empty",
         )
-    return spec
+    return criteria
 
 
 # -- storage, environment, proxy -----------------------------------------------------------------------

@@ -1,216 +1,55 @@
 """What a run did, as one value in three sizes: the report file, the termination message, the last log line.
 
 ``status`` has exactly the shape of ``NIMCache.status`` (state, profiles, conditions), so a controller can
-copy it. Nothing here holds a secret: every text passes :func:`clean`, which escapes and cuts what is foreign
-and takes out credentials, should one have slipped into a message of a library.
+copy it. Nothing here holds a secret: every text passes :mod:`nimpull.core.redaction`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from nimpull.core.artifacts import Action, Listing, Outcome
+from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Gpu, Hardware
-from nimpull.core.manifest import Profile
 from nimpull.core.names import display
-from nimpull.core.units import show_bytes, show_rate, show_seconds, show_time
-from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
+from nimpull.core.redaction import clean, prose
+from nimpull.core.reported import (
+    CachedProfile,
+    Failure,
+    ProfileVerdict,
+    Report,
+    Repository,
+    SelectionSummary,
+    Snapshot,
+    State,
+    StoreSummary,
+    Transfer,
+)
+from nimpull.core.sentences import done, moving
+from nimpull.core.units import show_time
+
+__all__ = [
+    "CachedProfile",
+    "Failure",
+    "ProfileVerdict",
+    "Report",
+    "Repository",
+    "SelectionSummary",
+    "Snapshot",
+    "State",
+    "StoreSummary",
+    "Transfer",
+    "closing_line",
+    "exit_code",
+    "termination_message",
+    "to_json",
+]
 
 SCHEMA_VERSION: Final = "nimpull/v1"
-TERMINATION_MESSAGE_LIMIT: Final = (
-    4096  # bytes per container, Kubernetes "Determine the Reason for Pod Failure"
-)
+#: Bytes per container; Kubernetes, "Determine the Reason for Pod Failure".
+TERMINATION_MESSAGE_LIMIT: Final = 4096
 CLOSING_LINE_LIMIT: Final = 1800  # bytes; FallbackToLogsOnError shows the last 2048 bytes of the log
-MESSAGE_LIMIT: Final = 4000  # characters of an own message with its nearest misses
-
-_SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    (re.compile(r"(?i)\b(https?://)[^\s/@]+@"), r"\1…@"),
-    (re.compile(r"(?i)\b(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*"), r"\1?…"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}"), r"\1 …"),
-    (re.compile(r"\b(nvapi-|hf_)[A-Za-z0-9_-]{4,}"), r"\1…"),
-    (
-        re.compile(
-            r"(?i)\b(x-(?:amz|goog)-[a-z-]+|ssec-key|signature|sig|policy|key-pair-id|[a-z_]{0,40}token"
-            r"|[a-z_-]{0,40}api[_-]?key|[a-z_]{0,40}password|[a-z_]{0,40}secret(?:_access_key)?)(['\"]?[=:]\s?['\"]?)[^\s&,;\"'}\])]{4,}"
-        ),
-        r"\1\2…",
-    ),
-)
-
-
-def clean(text: object, limit: int = 512) -> str:
-    """One line of foreign text: controls escaped, cut at ``limit`` characters, credentials taken out."""
-    return display(_without_secrets(str(text)[: limit + 512]), limit)
-
-
-def _prose(text: str) -> str:
-    """An own message: its line breaks stay, each line is cleaned."""
-    return "\n".join(clean(line, MESSAGE_LIMIT) for line in text[:MESSAGE_LIMIT].split("\n"))
-
-
-def _without_secrets(text: str) -> str:
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-class State(StrEnum):
-    """The states of ``NIMCache.status.state`` that a puller can be in."""
-
-    IN_PROGRESS = "InProgress"
-    READY = "Ready"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True)
-class CachedProfile:
-    """An entry of ``NIMCache.status.profiles``: ``name`` is the profile id, ``config`` its tags."""
-
-    name: str
-    model: str = ""
-    release: str = ""
-    config: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, profile: Profile) -> CachedProfile:
-        return cls(profile.id, profile.model, profile.release, profile.tags)
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """One source as it was resolved. ``uri`` names the immutable revision; ``bytes`` None = not listed."""
-
-    uri: str
-    endpoint: str = ""
-    requested: str = ""
-    revision: str = ""
-    files: int = 0
-    bytes: int | None = None
-
-    @classmethod
-    def of(cls, listing: Listing) -> Repository:
-        sizes = [artifact.size for artifact in listing.artifacts]
-        known = [size for size in sizes if size is not None]
-        return cls(
-            uri=str(listing.uri),
-            endpoint=str(listing.endpoint),
-            requested=listing.requested,
-            revision=listing.uri.revision,
-            files=len(sizes),
-            bytes=sum(known) if len(known) == len(sizes) else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileVerdict:
-    """One profile's verdict: ``reason`` is the rule that matched or the requirement that failed."""
-
-    profile: str
-    name: str
-    matches: bool
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionSummary:
-    """``criteria``: what was asked for, as text; ``chosen``: profile ids; ``verdicts`` in manifest order."""
-
-    criteria: Mapping[str, str] = field(default_factory=dict)
-    chosen: tuple[str, ...] = ()
-    verdicts: tuple[ProfileVerdict, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSummary:
-    """``path``: the store's root; ``bytes``: what this selection occupies; ``free``: None = unknown."""
-
-    path: str
-    layout: str
-    bytes: int = 0
-    free: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """``bytes`` over the network; ``seconds`` of wall time; ``connections``: the most at one time."""
-
-    bytes: int = 0
-    seconds: float = 0.0
-    retries: int = 0
-    connections: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """How far a run is. Bytes; ``rate`` in bytes per second over the last half minute; ``eta`` in seconds.
-
-    None = not known (yet): the plan is not made, or nothing moves.
-    """
-
-    phase: str = ""
-    done: int = 0
-    total: int | None = None
-    rate: float = 0.0
-    eta: float | None = None
-    files: int = 0
-    files_total: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a run failed, ready for a reader: see :mod:`nimpull.errors`."""
-
-    reference: str
-    message: str
-    hint: str
-    retryable: bool
-    exit_code: int
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """Anything that is no NimpullError is a bug: ``internal-error``, exit 70."""
-        if isinstance(error, NimpullError):
-            return cls(error.reference, error.message, error.hint, error.retryable, error.exit_code)
-        return cls(
-            INTERNAL_ERROR_REFERENCE,
-            f"unexpected {type(error).__name__}: {error}",
-            "This is a bug in nimpull; the log above holds the traceback. Please report both.",
-            False,
-            INTERNAL_ERROR_EXIT_CODE,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One run. ``started`` and ``updated``: seconds since the epoch; ``error`` is set if and only if Failed.
-
-    ``profiles`` are published in ``status.profiles`` once Ready, as the operator does.
-    """
-
-    state: State
-    started: float
-    updated: float
-    version: str = ""
-    profiles: tuple[CachedProfile, ...] = ()
-    sources: tuple[Repository, ...] = ()
-    selection: SelectionSummary | None = None
-    hardware: Hardware | None = None
-    store: StoreSummary | None = None
-    transfer: Transfer | None = None
-    progress: Snapshot | None = None
-    artifacts: tuple[Outcome, ...] = ()
-    error: Failure | None = None
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.error is not None) != (self.state is State.FAILED):
-            raise ValueError("a report has an error if and only if it is Failed")
 
 
 def exit_code(report: Report) -> int:
@@ -262,9 +101,9 @@ def _status(report: Report) -> dict[str, Any]:
 
 def _profile(profile: CachedProfile) -> dict[str, Any]:
     return {
-        "name": clean(profile.name),
-        "model": clean(profile.model),
-        "release": clean(profile.release),
+        "name": display(profile.name),
+        "model": display(profile.model),
+        "release": display(profile.release),
         "config": _texts(profile.config),
     }
 
@@ -273,13 +112,13 @@ def _condition(report: Report) -> dict[str, Any]:
     """The condition types and reasons are the operator's; the message is ours, and says more."""
     if report.state is State.IN_PROGRESS:
         kind, status, reason = "NIM_CACHE_JOB_PENDING", "False", "JobRunning"
-        message = _moving(report.progress) if report.progress else "The pull has started"
+        message = moving(report.progress) if report.progress else "The pull has started"
     elif report.error:
         kind, status, reason = "NIM_CACHE_JOB_COMPLETED", "False", "JobFailed"
-        message = f"{report.error.reference}: {_prose(report.error.message)}"
+        message = f"{report.error.reference}: {prose(report.error.message)}"
     else:
         kind, status, reason = "NIM_CACHE_JOB_COMPLETED", "True", "JobCompleted"
-        message = _done(report)
+        message = done(report)
     return {
         "type": kind,
         "status": status,
@@ -294,8 +133,8 @@ def _condition(report: Report) -> dict[str, Any]:
 def _error(error: Failure) -> dict[str, Any]:
     return {
         "reference": clean(error.reference),
-        "message": _prose(error.message),
-        "hint": _prose(error.hint),
+        "message": prose(error.message),
+        "hint": prose(error.hint),
         "retryable": error.retryable,
         "exitCode": error.exit_code,
     }
@@ -332,6 +171,7 @@ def _source(sources: Sequence[Repository]) -> dict[str, Any]:
 
 def _selection(selection: SelectionSummary) -> dict[str, Any]:
     return {
+        "rule": clean(selection.rule),
         "criteria": _texts(selection.criteria),
         "chosen": [clean(profile) for profile in selection.chosen],
         "verdicts": [
@@ -341,6 +181,7 @@ def _selection(selection: SelectionSummary) -> dict[str, Any]:
                 "matches": verdict.matches,
                 "reason": clean(verdict.reason),
                 "detail": clean(verdict.detail),
+                "change": clean(verdict.change),
             }
             for verdict in selection.verdicts
         ],
@@ -360,24 +201,24 @@ def _hardware(hardware: Hardware) -> dict[str, Any]:
 def _gpu(gpu: Gpu) -> dict[str, Any]:
     return {
         "index": gpu.index,
-        "uuid": clean(gpu.uuid),
-        "product": clean(gpu.product),
-        "deviceId": clean(gpu.device_id),
-        "subsystemId": clean(gpu.subsystem_id),
+        "uuid": display(gpu.uuid),
+        "product": display(gpu.product),
+        "deviceId": display(gpu.device_id),
+        "subsystemId": display(gpu.subsystem_id),
         "memoryTotalBytes": gpu.memory_total,
         "memoryUsedBytes": gpu.memory_used,
-        "computeCapability": clean(gpu.compute_capability),
-        "mig": clean(gpu.mig),
+        "computeCapability": display(gpu.compute_capability),
+        "mig": display(gpu.mig),
         "virtual": gpu.virtual,
         "sharedMemory": gpu.shared_memory,
-        "problems": [clean(problem) for problem in gpu.problems],
+        "problems": [display(problem) for problem in gpu.problems],
     }
 
 
 def _store(store: StoreSummary) -> dict[str, Any]:
     return {
-        "path": clean(store.path, 4096),
-        "layout": clean(store.layout),
+        "path": display(store.path, 4096),
+        "layout": display(store.layout),
         "bytes": store.bytes,
         "freeBytes": store.free,
     }
@@ -397,12 +238,12 @@ def _transfer(transfer: Transfer) -> dict[str, Any]:
 def _artifact(outcome: Outcome) -> dict[str, Any]:
     digest = outcome.digest or outcome.artifact.digest
     return {
-        "path": clean(outcome.artifact.path, 1024),
-        "uri": clean(outcome.artifact.uri.repo, 2048),
+        "path": display(outcome.artifact.path, 1024),
+        "uri": display(outcome.artifact.uri.repo, 2048),
         "size": outcome.size,
         "digest": str(digest) if digest else None,
         "action": outcome.action.value,
-        "verifiedBy": clean(outcome.verified),
+        "verifiedBy": display(outcome.verified),
         "bytesFetched": outcome.fetched,
         "attempts": outcome.attempts,
         "seconds": round(outcome.seconds, 3),
@@ -410,7 +251,7 @@ def _artifact(outcome: Outcome) -> dict[str, Any]:
 
 
 def _texts(mapping: Mapping[str, str]) -> dict[str, str]:
-    return {clean(key): clean(value) for key, value in mapping.items()}
+    return {display(key): display(value) for key, value in mapping.items()}
 
 
 # -- the termination message ---------------------------------------------------------------------------
@@ -520,9 +361,9 @@ def closing_line(report: Report) -> str:
             parts.append(_one_line(error.hint))
         line = " — ".join(parts)
     elif report.state is State.READY:
-        line = f"Ready: {_done(report)}"
+        line = f"Ready: {done(report)}"
     else:
-        line = f"InProgress: {_moving(report.progress) if report.progress else 'started'}"
+        line = f"InProgress: {moving(report.progress) if report.progress else 'started'}"
     text = f"nimpull: {line}"
     if len(text.encode()) <= CLOSING_LINE_LIMIT:
         return text
@@ -530,55 +371,4 @@ def closing_line(report: Report) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(part for line in _prose(text).split("\n") for part in line.split())
-
-
-def _done(report: Report) -> str:
-    """``2 profiles, 14 files, 16.1 GiB in /model-store, verified by blake3; fetched …``."""
-    outcomes = report.artifacts
-    size = report.store.bytes if report.store and report.store.bytes else sum(item.size for item in outcomes)
-    parts = []
-    if report.profiles:
-        parts.append(_count(len(report.profiles), "profile"))
-    if outcomes:
-        parts.append(_count(len(outcomes), "file"))
-    parts.append(show_bytes(size) + (f" in {clean(report.store.path)}" if report.store else ""))
-    checked = sorted({clean(outcome.verified, 40) for outcome in outcomes if outcome.verified})
-    if checked:
-        parts.append("verified by " + " and ".join(checked))
-    return ", ".join(parts) + "; " + _fetched(report.transfer, outcomes)
-
-
-def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
-    count = transfer.bytes if transfer else sum(outcome.fetched for outcome in outcomes)
-    if not count:
-        return "nothing to fetch"
-    text = f"fetched {show_bytes(count)}"
-    if transfer and transfer.seconds > 0:
-        text += f" in {show_seconds(transfer.seconds)} ({show_rate(transfer.bytes / transfer.seconds)})"
-    if transfer and transfer.retries:
-        text += f", {transfer.retries} {'retry' if transfer.retries == 1 else 'retries'}"
-    repaired = sum(outcome.action is Action.REPAIRED for outcome in outcomes)
-    return text + (f", {_count(repaired, 'file')} repaired" if repaired else "")
-
-
-def _moving(progress: Snapshot) -> str:
-    return (f"{clean(progress.phase, 40)}: " if progress.phase else "") + progress_text(progress)
-
-
-def progress_text(progress: Snapshot) -> str:
-    """``4.2 GiB of 16.1 GiB (26%), 61.3 MiB/s, eta 3m19s, 5/14 files``; what is not known is left out."""
-    if progress.total is None:
-        return f"{show_bytes(progress.done)}, {show_rate(progress.rate)}"
-    percent = 100 if progress.total == 0 else min(100, int(100 * progress.done / progress.total))
-    parts = [f"{show_bytes(progress.done)} of {show_bytes(progress.total)} ({percent}%)"]
-    parts.append(show_rate(progress.rate))
-    if progress.eta is not None:
-        parts.append(f"eta {show_seconds(progress.eta)}")
-    if progress.files_total is not None:
-        parts.append(f"{progress.files}/{progress.files_total} files")
-    return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return " ".join(part for line in prose(text).split("\n") for part in line.split())

@@ -1,0 +1,211 @@
+"""A run's report as values; :mod:`nimpull.core.report` writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from nimpull.core.artifacts import Listing, Outcome
+from nimpull.core.hardware import Hardware
+from nimpull.core.manifest import Profile
+from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
+
+if TYPE_CHECKING:
+    from nimpull.core.criteria import Criteria
+    from nimpull.core.selection import Selection, Verdict
+
+
+class State(StrEnum):
+    """The states of ``NIMCache.status.state`` that a puller can be in."""
+
+    IN_PROGRESS = "InProgress"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedProfile:
+    """An entry of ``NIMCache.status.profiles``: ``name`` is the profile id, ``config`` its tags."""
+
+    name: str
+    model: str = ""
+    release: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, profile: Profile) -> CachedProfile:
+        return cls(profile.id, profile.model, profile.release, profile.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One source as it was resolved. ``uri`` names the immutable revision; ``bytes`` None = not listed."""
+
+    uri: str
+    endpoint: str = ""
+    requested: str = ""
+    revision: str = ""
+    files: int = 0
+    bytes: int | None = None
+
+    @classmethod
+    def of(cls, listing: Listing) -> Repository:
+        sizes = [artifact.size for artifact in listing.artifacts]
+        known = [size for size in sizes if size is not None]
+        return cls(
+            uri=str(listing.uri),
+            endpoint=str(listing.endpoint),
+            requested=listing.requested,
+            revision=listing.uri.revision,
+            files=len(sizes),
+            bytes=sum(known) if len(known) == len(sizes) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileVerdict:
+    """``reason``: the rule that matched or what failed; ``change``: what would have to differ."""
+
+    profile: str
+    name: str
+    matches: bool
+    reason: str
+    detail: str = ""
+    change: str = ""
+
+    @classmethod
+    def of(cls, profile: Profile, verdict: Verdict) -> ProfileVerdict:
+        from nimpull.core.selection import Match, profile_name  # its pattern engines are slow to import
+
+        name = profile_name(profile)
+        if isinstance(verdict, Match):
+            detail = "; ".join(part for part in (verdict.detail, verdict.note) if part)
+            return cls(profile.id, name, True, verdict.how.value, detail)
+        reason = verdict.reason.name.lower().replace("_", "-")
+        return cls(profile.id, name, False, reason, verdict.detail, verdict.change)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSummary:
+    """``rule``: how ``chosen`` (profile ids) came about; ``criteria``: what was asked for, as text."""
+
+    rule: str
+    criteria: Mapping[str, str] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
+    verdicts: tuple[ProfileVerdict, ...] = ()
+
+    @classmethod
+    def of(cls, selection: Selection, criteria: Criteria) -> SelectionSummary:
+        """The verdicts in manifest order."""
+        return cls(
+            selection.rule,
+            _criteria(criteria),
+            tuple(profile.id for profile in selection.chosen),
+            tuple(ProfileVerdict.of(profile, verdict) for profile, verdict in selection.verdicts),
+        )
+
+
+def _criteria(criteria: Criteria) -> dict[str, str]:
+    """What was given, under the names of the NIMCache's ModelSpec."""
+    gpus = ", ".join(" ".join((gpu.product, *gpu.ids)).strip() for gpu in criteria.gpus)
+    given = {
+        "profiles": ", ".join(criteria.profiles),
+        "engine": criteria.engine,
+        "precision": criteria.precision,
+        "tensorParallelism": criteria.tensor_parallelism,
+        "qosProfile": criteria.qos,
+        "lora": "" if criteria.lora is None else str(criteria.lora).lower(),
+        "buildable": "" if criteria.buildable is None else str(criteria.buildable).lower(),
+        "gpus": gpus,
+        "tags": ",".join(f"{key}={value}" for key, value in criteria.tags),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSummary:
+    """``path``: the store's root; ``bytes``: what this selection occupies; ``free``: None = unknown."""
+
+    path: str
+    layout: str
+    bytes: int = 0
+    free: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """``bytes`` over the network; ``seconds`` of wall time; ``connections``: the most at one time."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How far a run is. Bytes; ``rate`` in bytes per second over the last half minute; ``eta`` in seconds.
+
+    None = not known (yet): the plan is not made, or nothing moves.
+    """
+
+    phase: str = ""
+    done: int = 0
+    total: int | None = None
+    rate: float = 0.0
+    eta: float | None = None
+    files: int = 0
+    files_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run failed, ready for a reader: see :mod:`nimpull.errors`."""
+
+    reference: str
+    message: str
+    hint: str
+    retryable: bool
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Anything that is no NimpullError is a bug: ``internal-error``, exit 70."""
+        if isinstance(error, NimpullError):
+            return cls(error.reference, error.message, error.hint, error.retryable, error.exit_code)
+        return cls(
+            INTERNAL_ERROR_REFERENCE,
+            f"unexpected {type(error).__name__}: {error}",
+            "This is a bug in nimpull; the log above holds the traceback. Please report both.",
+            False,
+            INTERNAL_ERROR_EXIT_CODE,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run. ``started`` and ``updated``: seconds since the epoch; ``error`` is set if and only if Failed.
+
+    ``profiles`` are published in ``status.profiles`` once Ready, as the operator does.
+    """
+
+    state: State
+    started: float
+    updated: float
+    version: str = ""
+    profiles: tuple[CachedProfile, ...] = ()
+    sources: tuple[Repository, ...] = ()
+    selection: SelectionSummary | None = None
+    hardware: Hardware | None = None
+    store: StoreSummary | None = None
+    transfer: Transfer | None = None
+    progress: Snapshot | None = None
+    artifacts: tuple[Outcome, ...] = ()
+    error: Failure | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.error is not None) != (self.state is State.FAILED):
+            raise ValueError("a report has an error if and only if it is Failed")

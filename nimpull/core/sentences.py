@@ -1,0 +1,61 @@
+"""What a run did, or is doing, in one sentence: for conditions, the closing line and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nimpull.core.artifacts import Action, Outcome
+from nimpull.core.names import display
+from nimpull.core.reported import Report, Snapshot, Transfer
+from nimpull.core.units import show_bytes, show_rate, show_seconds
+
+
+def done(report: Report) -> str:
+    """``2 profiles, 14 files, 16.1 GiB in /model-store, verified by blake3; fetched …``."""
+    outcomes = report.artifacts
+    size = report.store.bytes if report.store and report.store.bytes else sum(item.size for item in outcomes)
+    parts = []
+    if report.profiles:
+        parts.append(_count(len(report.profiles), "profile"))
+    if outcomes:
+        parts.append(_count(len(outcomes), "file"))
+    parts.append(show_bytes(size) + (f" in {display(report.store.path)}" if report.store else ""))
+    checked = sorted({display(outcome.verified, 40) for outcome in outcomes if outcome.verified})
+    if checked:
+        parts.append("verified by " + " and ".join(checked))
+    return ", ".join(parts) + "; " + _fetched(report.transfer, outcomes)
+
+
+def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
+    count = transfer.bytes if transfer else sum(outcome.fetched for outcome in outcomes)
+    if not count:
+        return "nothing to fetch"
+    text = f"fetched {show_bytes(count)}"
+    if transfer and transfer.seconds > 0:
+        text += f" in {show_seconds(transfer.seconds)} ({show_rate(transfer.bytes / transfer.seconds)})"
+    if transfer and transfer.retries:
+        text += f", {transfer.retries} {'retry' if transfer.retries == 1 else 'retries'}"
+    repaired = sum(outcome.action is Action.REPAIRED for outcome in outcomes)
+    return text + (f", {_count(repaired, 'file')} repaired" if repaired else "")
+
+
+def moving(progress: Snapshot) -> str:
+    return (f"{display(progress.phase, 40)}: " if progress.phase else "") + progress_text(progress)
+
+
+def progress_text(progress: Snapshot) -> str:
+    """``4.2 GiB of 16.1 GiB (26%), 61.3 MiB/s, eta 3m19s, 5/14 files``; what is not known is left out."""
+    if progress.total is None:
+        return f"{show_bytes(progress.done)}, {show_rate(progress.rate)}"
+    percent = 100 if progress.total == 0 else min(100, int(100 * progress.done / progress.total))
+    parts = [f"{show_bytes(progress.done)} of {show_bytes(progress.total)} ({percent}%)"]
+    parts.append(show_rate(progress.rate))
+    if progress.eta is not None:
+        parts.append(f"eta {show_seconds(progress.eta)}")
+    if progress.files_total is not None:
+        parts.append(f"{progress.files}/{progress.files_total} files")
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
