@@ -15,7 +15,7 @@ from nimpull.core.artifacts import Location
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
 from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
-from nimpull.errors import Cancelled, IntegrityError, NetworkError, ProxyError, TransferError
+from nimpull.errors import Cancelled, IntegrityError, NetworkError, NimpullError, ProxyError, TransferError
 from nimpull.transport.body import Meter, OpenBody
 from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
 from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause, backoff
@@ -38,7 +38,12 @@ class _Unsettled(Exception):
         super().__init__(reason)
         self.reason = reason
         self.reply = reply
-        self.error = error
+        self._error = error
+
+    def error_after(self, attempts: int) -> TransferError:
+        kind = type(self._error) if self._error else NetworkError
+        hint = self._error.hint if self._error else ""
+        return kind(f"{self.reason} (after {attempts} attempts)", hint=hint)
 
 
 class OversizeError(NetworkError):
@@ -56,8 +61,8 @@ class Transport:
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self._wire = Wire(policy)
         self._pauses = Pauses(clock, cancel)
+        self._wire = Wire(policy, self._gate)
 
     def close(self) -> None:
         self._wire.close()
@@ -87,10 +92,12 @@ class Transport:
             return self._wire.exchange(method, url, headers or {}, body, follow=follow)
 
         def attempt() -> Reply:
-            return self._attempt(url, send, max_bytes)
+            return self._attempt(send, max_bytes)
 
         def pause(state: tenacity.RetryCallState) -> float:
-            return max(self._pauses.left(url.host), backoff(state.attempt_number, self._clock.jitter()))
+            failure = state.outcome.exception() if state.outcome else None
+            host = failure.reply.url.host if isinstance(failure, _Unsettled) and failure.reply else url.host
+            return max(self._pauses.left(host), backoff(state.attempt_number, self._clock.jitter()))
 
         def spent(state: tenacity.RetryCallState) -> bool:
             return self._clock.monotonic() + state.upcoming_sleep > deadline
@@ -116,11 +123,10 @@ class Transport:
         except _Unsettled as last:
             if last.reply is not None:
                 return last.reply
-            raise last.error or NetworkError(last.reason) from last
+            attempts = retrying.statistics["attempt_number"]
+            raise last.error_after(attempts) from last.__cause__
 
-    def _attempt(self, url: Url, send: Callable[[], Answer], max_bytes: int) -> Reply:
-        self._pauses.keep(url.host)
-        self._stop_if_cancelled()
+    def _attempt(self, send: Callable[[], Answer], max_bytes: int) -> Reply:
         try:
             reply = self._read_whole(send(), max_bytes)
         except (OversizeError, ProxyRefusedError):
@@ -128,7 +134,7 @@ class Transport:
         except (NetworkError, ProxyError) as error:
             raise _Unsettled(error.message, error=error) from error
         if reply.status in _RETRIED_STATUSES:
-            self._note_pause(url.host, reply.status, reply.headers)
+            self._note_pause(reply.url.host, reply.status, reply.headers)
             raise _Unsettled(f"{reply.url.host} answers HTTP {reply.status}", reply=reply)
         return reply
 
@@ -149,7 +155,7 @@ class Transport:
         except WIRE_ERRORS as error:
             answer.drop()
             raise explain(error, answer.url, answer.proxy) from error
-        except TransferError:
+        except NimpullError:
             answer.drop()
             raise
         answer.raw.release_conn()
@@ -168,8 +174,6 @@ class Transport:
         headers = dict(location.headers)
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        self._pauses.keep(location.url.host)
-        self._stop_if_cancelled()
         answer = self._wire.exchange("GET", location.url, headers, fresh_connection=fresh_connection)
         if answer.status in (429, 503):
             self._note_pause(answer.url.host, answer.status, answer.headers)
@@ -198,6 +202,7 @@ class Transport:
             # the rest is spread, or all workers would come back in the same instant
             self._pauses.begin(host, seconds * (1 + self._clock.jitter() / 10))
 
-    def _stop_if_cancelled(self) -> None:
+    def _gate(self, host: str) -> None:
+        self._pauses.keep(host)
         if self._cancel.is_set():
             raise Cancelled("stopped before the next request", hint=_STOPPED_HINT)

@@ -16,7 +16,7 @@ from nimpull.transport.failures import WIRE_ERRORS, explain
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.wire import Answer
 
-_TICK: Final = 1.0  # seconds a receive may block before stall, speed and cancellation are looked at
+_TICK: Final = 0.25  # seconds a receive may block before stall, speed and cancellation are looked at
 _STREAM_BLOCK: Final = 1 << 20
 _HINT: Final = "It is tried again; if it stays, something between here and the registry cuts connections."
 
@@ -29,13 +29,17 @@ class Meter:
         self._policy = policy
         self._clock = clock
         self._cancel = cancel
-        self._began = self._last = clock.monotonic()
+        self._began = self._last = self._rested = clock.monotonic()
         self._received = 0
 
-    def restart(self) -> None:
-        """Time that the caller spent elsewhere is not the network's."""
-        self._began = self._last = self._clock.monotonic()
-        self._received = 0
+    def resume(self) -> None:
+        """The caller waits again; the time it spent elsewhere since ``rest`` is not the network's."""
+        away = self._clock.monotonic() - self._rested
+        self._began += away
+        self._last += away
+
+    def rest(self) -> None:
+        self._rested = self._clock.monotonic()
 
     def count(self, received: int) -> None:
         """``received`` bytes came, perhaps none. Raises NetworkError, Cancelled."""
@@ -82,7 +86,7 @@ class OpenBody:
         if self._remaining is not None:
             wanted = min(wanted, self._remaining)
         filled = 0
-        self._meter.restart()
+        self._meter.resume()
         while filled < wanted and not self._ended:
             received = self._receive(buffer[filled:wanted])
             if received is None:
@@ -93,6 +97,7 @@ class OpenBody:
                 break
             filled += received
             self._meter.count(received)
+        self._meter.rest()
         if self._remaining is not None:
             self._remaining -= filled
             self._ended = self._ended or self._remaining == 0
@@ -138,10 +143,12 @@ class OpenBody:
 
     def _at_end(self) -> bool:
         """Whether nothing of this response is left on the connection."""
-        if self._line is not None or self._remaining is not None:
+        if self._line is not None:
             return self._remaining == 0  # a body framed by the close leaves no connection to reuse
+        if self._remaining:
+            return False
         try:
-            return self._ended or not self._raw.read1(1, decode_content=False)
+            return not self._raw.read1(1, decode_content=False)
         except WIRE_ERRORS:
             return False
 
@@ -184,10 +191,8 @@ class _Line:
     def receive(self, view: memoryview) -> int | None:
         """What http.client read ahead comes first; 0 = the peer closed, None = none within a tick."""
         if self._buffered is None:
-            self._buffered = len(self._reader.peek(1))
-            if self._buffered == 0:
-                return 0
             self._tick()
+            self._buffered = self._read_ahead()
         if self._buffered:
             count = self._reader.readinto(view[: min(len(view), self._buffered)])
             self._buffered -= count
@@ -197,8 +202,15 @@ class _Line:
         except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
             return None
 
+    def _read_ahead(self) -> int:
+        """Bytes in http.client's buffer; fills it if it is empty, for at most a tick."""
+        try:
+            return len(self._reader.peek(1))
+        except (TimeoutError, BlockingIOError):
+            return 0  # the reader is of no use any more, the socket is
+
     def _tick(self) -> None:
-        """Let receives return every second; on plain sockets let one receive fill the whole buffer.
+        """Let receives return every tick; on plain sockets let one receive fill the whole buffer.
 
         MSG_WAITALL works on blocking sockets only, and a Python timeout makes them non-blocking: the
         kernel's own timeout does not.
@@ -207,13 +219,17 @@ class _Line:
             self._socket.settimeout(_TICK)
             return
         self._socket.settimeout(None)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(_TICK), 0))
+        self._set_kernel_timeout(_TICK)
         self._flags = socket.MSG_WAITALL
+
+    def _set_kernel_timeout(self, seconds: float) -> None:
+        interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
 
     def restore(self) -> None:
         """Tell http.client and the socket that the body was read, so that the connection can be reused."""
         if self._flags:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+            self._set_kernel_timeout(0)
         self._socket.settimeout(self._timeout)
         close = getattr(self._response, "close", None)
         if close is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import ssl
@@ -122,19 +123,25 @@ def _network_failure(chain: tuple[BaseException, ...], url: Url, proxy: Url | No
     return NetworkError(f"{url.host}{via}: {_reason(chain)}", hint=_NETWORK_HINT)
 
 
-def _reason(chain: tuple[BaseException, ...]) -> str:
-    def found(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(part, kinds) for part in chain)
+#: The first kind that is found anywhere in the chain names the failure.
+_REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
+    ((socket.gaierror, urllib3.exceptions.NameResolutionError), "the name cannot be resolved (DNS)"),
+    ((ConnectionRefusedError,), "the connection was refused"),
+    ((urllib3.exceptions.ConnectTimeoutError,), "no connection within the connect timeout"),
+    (
+        (TimeoutError, urllib3.exceptions.ReadTimeoutError),
+        "it stalled: nothing came within the read timeout",
+    ),
+    ((ConnectionResetError, BrokenPipeError), "the connection was reset"),
+    ((http.client.IncompleteRead,), "the connection closed early, or broke its framing"),
+)
 
-    if found(socket.gaierror, urllib3.exceptions.NameResolutionError):
-        return "the name cannot be resolved (DNS)"
-    if found(ConnectionRefusedError):
-        return "the connection was refused"
-    if found(urllib3.exceptions.ConnectTimeoutError):
-        return "no connection within the connect timeout"
-    if found(TimeoutError, urllib3.exceptions.ReadTimeoutError):
-        return "it stalled: nothing came within the read timeout"
-    if found(ConnectionResetError, BrokenPipeError):
-        return "the connection was reset"
-    text = chain[-1].strerror if isinstance(chain[-1], OSError) else None
-    return display(text or f"the exchange broke off ({type(chain[-1]).__name__})", 120)
+
+def _reason(chain: tuple[BaseException, ...]) -> str:
+    for kinds, text in _REASONS:
+        if any(isinstance(part, kinds) for part in chain):
+            return text
+    for part in chain:
+        if isinstance(part, OSError) and part.strerror:
+            return display(part.strerror, 120)
+    return f"the exchange broke off ({type(chain[-1]).__name__})"

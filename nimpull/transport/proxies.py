@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from nimpull.core.names import Url
+from nimpull.errors import ProxyError
 from nimpull.transport.policy import TransportPolicy
 
 _Address = IPv4Address | IPv6Address
@@ -37,6 +39,7 @@ class Proxies:
     """
 
     def __init__(self, policy: TransportPolicy) -> None:
+        """Raises ProxyError for an address that cannot be one."""
         self._by_scheme = {
             "http": _with_scheme(policy.http_proxy),
             "https": _with_scheme(policy.https_proxy),
@@ -56,11 +59,26 @@ class Proxies:
         return proxy
 
 
-def _with_scheme(proxy: str) -> Url | None:
-    text = proxy.strip()
+def is_http(url: Url) -> bool:
+    """Whether ``url`` can be read as an http or https address with a host and a valid port."""
+    try:
+        parts = urlsplit(url.reveal())
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _with_scheme(address: str) -> Url | None:
+    text = address.strip()
     if not text:
         return None
-    return Url(text if "://" in text else f"http://{text}")
+    proxy = Url(text if "://" in text else f"http://{text}")
+    if not is_http(proxy):
+        raise ProxyError(
+            f"{proxy} cannot be used as a proxy",
+            hint="HTTPS_PROXY and HTTP_PROXY (proxy in the NIMCache) take http://host:port or https://host:port.",
+        )
+    return proxy
 
 
 def _address(host: str) -> _Address | None:

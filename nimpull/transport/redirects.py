@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -71,18 +72,22 @@ def refuse_internal(source: Url, target: Url, *, resolve: bool) -> None:
 
     ``resolve``: look the name up too; a name that cannot be resolved is left to the connection to report.
     """
-    try:
+    literal = target.host
+    with suppress(OSError):
         # inet_aton also reads the spellings that hide an address: 0xa9fea9fe, 2852039166, 169.254.43518
         literal = socket.inet_ntoa(socket.inet_aton(target.host))
-    except OSError:
-        literal = target.host
-    addresses = [literal]
+    addresses: tuple[str, ...] = (literal,)
     if resolve:
         with suppress(OSError, UnicodeError):
-            addresses += [str(entry[4][0]) for entry in socket.getaddrinfo(target.host, None)]
-    for address in addresses:
-        if _is_internal(address):
-            raise _refused(source, target, "it is a link-local or metadata address")
+            addresses += _look_up(target.host)
+    if any(_is_internal(address) for address in addresses):
+        raise _refused(source, target, "it is a link-local or metadata address")
+
+
+@lru_cache(maxsize=256)
+def _look_up(host: str) -> tuple[str, ...]:
+    """Kept, because every file of a model is redirected to the same few hosts. Failures are not."""
+    return tuple(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
 
 
 def _is_internal(text: str) -> bool:

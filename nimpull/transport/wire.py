@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import requests
 import urllib3
@@ -15,11 +16,12 @@ from nimpull.core.names import Url
 from nimpull.errors import NetworkError
 from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
 from nimpull.transport.policy import TransportPolicy
-from nimpull.transport.proxies import Proxies
+from nimpull.transport.proxies import Proxies, is_http
 from nimpull.transport.redirects import Hop, is_redirect, next_hop, refuse_internal
 from nimpull.transport.trust import client_context
 
-_HOSTS = 64  # hosts whose pools are kept
+_HOSTS: Final = 64  # hosts whose pools are kept
+_UNREADABLE: Final = (ValueError, urllib3.exceptions.LocationValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,12 @@ class Wire:
     The environment and .netrc are never read: trust and proxies come from the policy alone.
     """
 
-    def __init__(self, policy: TransportPolicy) -> None:
+    def __init__(self, policy: TransportPolicy, gate: Callable[[str], None]) -> None:
+        """``gate(host)`` is called before each request to ``host``, and may wait or raise."""
+        # their lines carry whole URLs, presigned queries too
+        for name in ("urllib3.connection", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._gate = gate
         self._policy = policy
         self._proxies = Proxies(policy)
         self._context = client_context(policy.ca_files)
@@ -72,6 +79,7 @@ class Wire:
         hop = Hop(method, url, {**own, **headers}, body)
         pools = _Pools(self._context, 1) if fresh_connection else self._adapter
         while True:
+            self._gate(hop.url.host)
             answer = self._send(hop, pools)
             if not follow or not is_redirect(answer.status, answer.headers):
                 return answer
@@ -87,11 +95,17 @@ class Wire:
         return following
 
     def _send(self, hop: Hop, pools: _Pools) -> Answer:
+        if not is_http(hop.url):
+            raise _unreadable(None, hop.url)
         proxy = self._proxies.choose(hop.url)
         try:
             raw = pools.open(hop, proxy, self._timeout)
-        except (*WIRE_ERRORS, ValueError) as error:
-            raise _named(error, hop.url, proxy) from error
+        except _UNREADABLE as error:
+            if isinstance(error, ssl.SSLError):  # a ValueError too, where the certificate is refused
+                raise explain(error, hop.url, proxy) from error
+            raise _unreadable(error, hop.url) from None  # the cause quotes the URL or the header
+        except WIRE_ERRORS as error:
+            raise explain(error, hop.url, proxy) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
         answer = Answer(raw, raw.status, headers, hop.url, proxy)
         if raw.status == 407 and proxy is not None:
@@ -100,11 +114,13 @@ class Wire:
         return answer
 
 
-def _named(error: Exception, url: Url, proxy: Url | None) -> Exception:
-    unreadable = (ValueError, urllib3.exceptions.LocationValueError)
-    if isinstance(error, unreadable) and not isinstance(error, ssl.SSLError):
-        return NetworkError(f"cannot make a request of the address {url}", hint="Check how it is spelled.")
-    return explain(error, url, proxy)
+def _unreadable(error: Exception | None, url: Url) -> NetworkError:
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return NetworkError(
+            f"a header for {url.host} holds a line break or begins with a blank",
+            hint="Check the secret that the API key is read from: it is copied with something around it.",
+        )
+    return NetworkError(f"cannot make a request of the address {url}", hint="Check how it is spelled.")
 
 
 class _Pools(HTTPAdapter):
