@@ -10,7 +10,7 @@ DRIVER = "580.105.08"
 def add_device(
     root: Path, slot: str, ids: str, kind: str, *, subsystem: str = "0000:0000", physfn: str = ""
 ) -> None:
-    """``ids`` and ``subsystem`` are device:vendor, ``kind`` the class; ``physfn``: of which it is a function."""
+    """``ids`` and ``subsystem`` are device:vendor, ``kind`` the class; ``physfn``: whose function it is."""
     real = root / "sys/devices" / f"pci{slot[:7]}" / slot
     real.mkdir(parents=True)
     device, vendor = ids.split(":")
