@@ -15,6 +15,7 @@ from enum import StrEnum
 from threading import Condition, Lock, RLock, Thread
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 
+from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced, Event, Finished, Note, Phase, Planned, Waiting
 from nimpull.core.names import display
 from nimpull.core.ports import Clock
@@ -30,6 +31,7 @@ SAMPLE_SPACING: Final = 0.5  # seconds between two samples of the window
 STALL_SHOWN_AFTER: Final = 15.0  # seconds without a byte before a line says so
 BACKLOG: Final = 2000  # lines kept for a slow reader; older ones are dropped and counted
 BEAT: Final = 0.25  # seconds between two looks at the clock; a bar moves at this pace
+_PRESENT: Final = (Action.SKIPPED, Action.LINKED)  # counted by the plan already
 CLOSE_PATIENCE: Final = 2.0  # seconds that closing waits for a reader that does not read
 
 
@@ -131,8 +133,9 @@ class Tally:
                 if now - self._samples[-1][0] >= SAMPLE_SPACING:
                     self._samples.append((now, self.done))
                     self._forget(now)
-            case Finished():
-                self.files += 1
+            case Finished(outcome):
+                if outcome.action not in _PRESENT:
+                    self.files += 1
             case Planned(files, total, present, files_present):
                 self.files_total, self.files = files, files_present
                 self.total, self.done = total, present

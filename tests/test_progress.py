@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_a_dropped_chunk_is_taken_back() -> None:
     progress(Advanced(60))
     progress(Advanced(-60))
     assert progress.snapshot().done == 0
+
+
+def test_files_that_were_present_are_counted_once() -> None:
+    progress, _, _ = a_progress(Mode.QUIET)
+    progress(Planned(3, 30 * MIB, 10 * MIB, 1))
+    progress(Finished(replace(OUTCOME, action=Action.SKIPPED)))
+    progress(Finished(OUTCOME))
+    assert progress.snapshot().files == 2
 
 
 def test_json_lines() -> None:

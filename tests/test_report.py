@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -316,3 +318,34 @@ def test_units_read_well() -> None:
         "2h05m",
         "3d04h",
     ]
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_documented_example_conforms() -> None:
+    text = (DOCS / "report.md").read_text()
+    check(json.loads(text.partition("```json\n")[2].partition("```")[0]))
+
+
+def test_every_field_is_documented() -> None:
+    text = (DOCS / "report.md").read_text()
+
+    def names(schema: dict[str, Any]) -> set[str]:
+        properties = schema.get("properties", {})
+        inner = [*properties.values(), *schema.get("oneOf", ())] + [
+            schema[key] for key in ("items",) if key in schema
+        ]
+        return set(properties).union(*map(names, inner))
+
+    schema = json.loads((files("nimpull") / "report.schema.json").read_text())
+    assert not {name for name in names(schema) if not re.search(rf"`[^`]*\b{name}\b", text)}
+
+
+def test_errors_are_documented_with_their_codes() -> None:
+    text = (DOCS / "errors.md").read_text()
+    for kind in ALL_ERRORS:
+        again = "yes" if kind.retryable else "no"
+        assert f"| `{kind.reference}` | {kind.exit_code} | {again} |" in text
+    fatal = sorted({kind.exit_code for kind in ALL_ERRORS if not kind.retryable} | {70})
+    assert f"values: {fatal}" in text
