@@ -179,6 +179,11 @@ class DeviceTable:
                 return row
         return rows[0] if rows else None
 
+    def telling_subsystem(self, device: Device) -> str:
+        """The subsystem id by which :meth:`find` tells this product from its twin; "" where it has none."""
+        alone = len(self._by_id[device.device_id]) == 1
+        return "" if alone or not device.subsystem_ids else device.subsystem_ids[0]
+
     def device_of(self, gpu: Gpu) -> Device | None:
         return self.find(gpu.device_id, gpu.subsystem_id)
 
@@ -221,8 +226,9 @@ def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
         if not item:
             continue
         name, count = _split_count(item)
-        device_id = normal_device_id(name)
-        device = table.find(device_id) if device_id else table.named(name)
+        # a name first: b200 and a100 are hexadecimal numbers too
+        device = table.named(name) or table.find(name)
+        device_id = normal_device_id(name) if ":" in name else ""
         if device is None and not device_id:
             raise UsageError(
                 f"unknown GPU “{display(name, 80)}”",
@@ -238,6 +244,7 @@ def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
                     index=len(gpus),
                     product=device.product if device else "",
                     device_id=device.device_id if device else device_id,
+                    subsystem_id=table.telling_subsystem(device) if device else "",
                     memory_total=device.memory_total if device else None,
                     compute_capability=device.compute_capability if device else "",
                 )
