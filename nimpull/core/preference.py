@@ -75,3 +75,33 @@ def profile_name(profile: Profile) -> str:
     return "-".join(part for part in parts if part) or (
         tags.get("name") or tags.get("model_type") or tags.get("type") or "profile"
     )
+
+
+#: Tags that :func:`profile_name` already shows.
+_NAMED_TAGS: Final = frozenset(
+    {
+        "llm_engine",
+        "backend",
+        "gpu",
+        "key",
+        "precision",
+        "tp",
+        "pp",
+        "profile",
+        "feat_lora",
+        "trtllm_buildable",
+    }
+)
+
+
+def description(profile: Profile) -> str:
+    """The long form that newer NIMs print: pp always, and the values of all other tags in key order."""
+    tags = profile.tags
+    name = profile_name(profile)
+    tp, pp = tags.get("tp", ""), tags.get("pp", "")
+    if pp == "1" and f"-tp{tp}" in name:
+        name = name.replace(f"-tp{tp}", f"-tp{tp}-pp1", 1)
+    if has_lora(profile) and tags.get("min_vram_per_device_gb"):
+        name = name.removesuffix("lora") + "feat_lora"
+    others = [value for key, value in sorted(tags.items()) if key not in _NAMED_TAGS and value]
+    return "-".join([name, *others])

@@ -16,7 +16,7 @@ from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
-from nimpull.core.preference import engine, has_lora, profile_name
+from nimpull.core.preference import description, engine, has_lora, profile_name
 from nimpull.errors import NoProfileError, UsageError
 
 __all__ = [
@@ -165,12 +165,11 @@ def _resolve(manifest: Manifest, text: str) -> Profile:
 
 
 def spellings(profile: Profile) -> tuple[str, ...]:
-    """The NIM name, also with ``pp1`` written out as newer NIMs do."""
+    """The NIM name, also with ``pp1`` written out, and the long description of newer NIMs."""
     name = profile_name(profile)
-    tp = f"tp{profile.tags.get('tp', '')}"
-    if profile.tags.get("pp") == "1" and f"-{tp}" in name:
-        return (name, name.replace(f"-{tp}", f"-{tp}-pp1", 1))
-    return (name,)
+    tp = f"-tp{profile.tags.get('tp', '')}"
+    spelled = name.replace(tp, f"{tp}-pp1", 1) if profile.tags.get("pp") == "1" else name
+    return (name, spelled, description(profile))
 
 
 def _did_you_mean(profiles: Sequence[Profile], name: str) -> str:

@@ -1,0 +1,214 @@
+"""``nimpull list-profiles``: the profiles of a manifest for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from nimpull.core.fit import BadTagError, Match, Verdict, need
+from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.manifest import Manifest, Profile
+from nimpull.core.names import display
+from nimpull.core.nim_listing import Group, group_of, in_group
+from nimpull.core.preference import engine, has_lora, profile_name
+from nimpull.core.units import show_bytes
+
+FORMATS: Final = ("table", "wide", "json", "yaml", "ids")
+SHORT_ID: Final = 12
+_EXPLANATIONS: Final = {
+    Group.RUNNABLE: "Runnable here, best first",
+    Group.LOW_MEMORY: "The right GPU, too little memory (or too little of it free now)",
+    Group.NEEDS_BUILDING: "Runs here after its engine was compiled on the node",
+    Group.OTHER_HARDWARE: "For other hardware",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileList:
+    """What is shown. ``judged``: the profiles that the filters left, in manifest order; ``best``: an id
+    or "".
+    """
+
+    manifest: Manifest
+    hardware: Hardware
+    judged: tuple[tuple[Profile, Verdict], ...]
+    best: str = ""
+
+
+def render(listing: ProfileList, form: str = "table", *, explain: bool = False) -> str:
+    """``form`` is one of FORMATS. ``ids`` is one id a line, runnable first; ends in a line feed if not
+    empty.
+    """
+    if form == "ids":
+        ordered = [pair for group in Group for pair in in_group(listing.judged, group)]
+        return "".join(f"{display(profile.id, 128)}\n" for profile, _ in ordered)
+    if form == "json":
+        return json.dumps(as_document(listing), indent=2, ensure_ascii=False) + "\n"
+    if form == "yaml":
+        return str(yaml.safe_dump(as_document(listing), sort_keys=False, allow_unicode=True, width=110))
+    lines = [_headline(listing.hardware), *(f"Note: {display(note)}" for note in listing.hardware.notes)]
+    lines += [f"Note: {display(note)}" for note in listing.manifest.notes]
+    for group in Group:
+        members = in_group(listing.judged, group)
+        if members:
+            lines += ["", f"{_EXPLANATIONS[group]}:"]
+            lines += _explained(members, listing.best) if explain else _rows(members, listing, form == "wide")
+    return "\n".join([*lines, "", _closing(listing)]) + "\n"
+
+
+# -- text ----------------------------------------------------------------------------------------------
+
+
+def _headline(hardware: Hardware) -> str:
+    if not hardware.gpus:
+        return "Hardware: no GPU found"
+    counts: dict[str, tuple[int, Gpu]] = {}
+    for gpu in hardware.gpus:
+        kind = display(gpu.product or gpu.device_id or "unknown GPU", 80) + (
+            f" MIG {gpu.mig}" if gpu.mig else ""
+        )
+        counts[kind] = (counts.get(kind, (0, gpu))[0] + 1, gpu)
+    parts = []
+    for kind, (count, gpu) in counts.items():
+        memory = f", {show_bytes(gpu.memory_total)} each" if gpu.memory_total else ""
+        parts.append(f"{count}x {kind} ({gpu.device_id or 'no PCI id'}{memory})")
+    return f"Hardware: {'; '.join(parts)} [{hardware.origin.value}]"
+
+
+def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide: bool) -> list[str]:
+    header = ["", "NAME", "ID", "GPUS", "GB/GPU", "FILES"] + (["WHY"] if wide else [])
+    rows = [header]
+    for profile, verdict in members:
+        gpus, memory = _needs(profile)
+        row = [
+            "*" if profile.id == listing.best else "",
+            display(profile_name(profile), 200 if wide else 60),
+            display(profile.id, 128) if wide else display(profile.id[:SHORT_ID], SHORT_ID),
+            gpus,
+            memory,
+            str(len(profile.files)) if not profile.problem else "?",
+        ]
+        rows.append(row + ([verdict.detail] if wide else []))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    widths[0] = 1
+    return [
+        " " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _needs(profile: Profile) -> tuple[str, str]:
+    try:
+        wanted = need(profile)
+    except BadTagError:
+        return "?", "?"
+    return str(wanted.gpus), "-" if wanted.memory_gb is None else f"{wanted.memory_gb:g}"
+
+
+def _explained(members: Sequence[tuple[Profile, Verdict]], best: str) -> list[str]:
+    lines = []
+    for profile, verdict in members:
+        mark = "*" if profile.id == best else "-"
+        lines.append(
+            f" {mark} {display(profile_name(profile), 200)}  {display(profile.id[:SHORT_ID], SHORT_ID)}"
+        )
+        if isinstance(verdict, Match):
+            lines.append(
+                f"     {'fits, but the memory is in use now' if verdict.busy else 'fits'}: {verdict.detail}"
+            )
+            if verdict.note:
+                lines.append(f"     note: {verdict.note}")
+        else:
+            lines += [f"     no: {verdict.detail}", f"     would change it: {verdict.change}"]
+        if profile.problem:
+            lines.append(f"     cannot be fetched: {profile.problem}")
+    return lines
+
+
+def _closing(listing: ProfileList) -> str:
+    profiles = [profile for profile, _ in listing.judged]
+    references = [file.uri for profile in profiles for file in profile.files]
+    files = f"{len(references)} files, {len(set(references))} distinct" if references else "no files"
+    choice = "* is what nimpull downloads when nothing else is asked for." if listing.best else ""
+    return f"{len(profiles)} of {len(listing.manifest.profiles)} profiles ({files}). {choice}".rstrip()
+
+
+# -- documents -----------------------------------------------------------------------------------------
+
+
+def as_document(listing: ProfileList) -> dict[str, Any]:
+    """Everything, camelCase like the report. Memory in bytes, but ``memoryGb`` in the manifest's decimal
+    GB.
+    """
+    return {
+        "schemaVersion": "nimpull/v1",
+        "manifest": {
+            "schema": listing.manifest.schema,
+            "selectionCriteria": display(listing.manifest.selection_criteria, 100),
+            "notes": [display(note) for note in listing.manifest.notes],
+        },
+        "hardware": {
+            "origin": listing.hardware.origin.value,
+            "gpus": [_gpu_document(gpu) for gpu in listing.hardware.gpus],
+            "notes": [display(note) for note in listing.hardware.notes],
+        },
+        "best": listing.best,
+        "profiles": [
+            _profile_document(profile, verdict, listing.best) for profile, verdict in listing.judged
+        ],
+    }
+
+
+def _gpu_document(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "product": display(gpu.product, 100),
+        "deviceId": gpu.device_id,
+        "memoryTotal": gpu.memory_total,
+        "memoryUsed": gpu.memory_used,
+        "mig": gpu.mig,
+    }
+
+
+def _profile_document(profile: Profile, verdict: Verdict, best: str) -> dict[str, Any]:
+    try:
+        wanted = need(profile)
+        requires: dict[str, Any] = {"gpus": wanted.gpus, "memoryGb": wanted.memory_gb}
+    except BadTagError as cause:
+        requires = {"problem": str(cause)}
+    return {
+        "id": display(profile.id, 128),
+        "name": display(profile_name(profile), 300),
+        "model": display(profile.model, 200),
+        "release": display(profile.release, 60),
+        "engine": display(engine(profile), 60),
+        "lora": has_lora(profile),
+        "group": group_of(profile, verdict).value,
+        "best": profile.id == best,
+        "verdict": _verdict_document(verdict),
+        "requires": requires,
+        "tags": {display(key, 200): display(value) for key, value in profile.tags.items()},
+        "files": len(profile.files),
+        "problem": profile.problem,
+    }
+
+
+def _verdict_document(verdict: Verdict) -> dict[str, Any]:
+    if isinstance(verdict, Match):
+        return {
+            "fits": True,
+            "how": verdict.how.value,
+            "detail": verdict.detail,
+            "busy": verdict.busy,
+            "note": verdict.note,
+        }
+    return {
+        "fits": False,
+        "reason": verdict.reason.name.lower().replace("_", "-"),
+        "detail": verdict.detail,
+        "change": verdict.change,
+    }
