@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RATE_WINDOW: Final = 30.0  # seconds; as long as a low-speed limit looks back, so that a stall shows as 0
 SAMPLE_SPACING: Final = 0.5  # seconds between two samples of the window
 STALL_SHOWN_AFTER: Final = 15.0  # seconds without a byte before a line says so
-BACKLOG: Final = 2000  # lines kept for a slow reader; older ones are dropped and counted
+BACKLOG: Final = 4 << 20  # characters kept for a slow reader; the oldest lines are dropped and counted
 BEAT: Final = 0.25  # seconds between two looks at the clock; a bar moves at this pace
 _PRESENT: Final = (Action.SKIPPED, Action.LINKED)  # counted by the plan already
 CLOSE_PATIENCE: Final = 2.0  # seconds that closing waits for a reader that does not read
@@ -244,7 +244,7 @@ class _Sink(Protocol):
 
 def _sink(mode: Mode, outlet: _Outlet, clock: Clock, interval: float) -> _Sink:
     if mode is Mode.BAR:
-        return _Bar(outlet)
+        return _Bar(outlet, clock.monotonic(), interval)
     if mode is Mode.LINES:
         return _Lines(outlet, clock.monotonic(), interval)
     if mode is Mode.JSON:
@@ -257,19 +257,22 @@ class _Backlog:
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque()
-        self.dropped = 0
+        self._size = 0
+        self._dropped = 0
 
     def add(self, line: str) -> None:
-        if len(self._lines) >= BACKLOG:
-            self._lines.popleft()
-            self.dropped += 1
         self._lines.append(line)
+        self._size += len(line)
+        while self._size > BACKLOG:
+            self._size -= len(self._lines.popleft())
+            self._dropped += 1
 
     def take(self) -> tuple[list[str], int]:
-        lines, dropped = list(self._lines), self.dropped
+        """The lines, and how many were dropped before them."""
+        taken = list(self._lines), self._dropped
         self._lines.clear()
-        self.dropped = 0
-        return lines, dropped
+        self._size = self._dropped = 0
+        return taken
 
 
 class _Pace:
@@ -430,14 +433,15 @@ def _record(event: Event) -> dict[str, Any]:
 class _Bar:
     """tqdm's bar, moved by the writing thread alone."""
 
-    def __init__(self, outlet: _Outlet) -> None:
+    def __init__(self, outlet: _Outlet, now: float, interval: float) -> None:
         self._outlet = outlet
         self._backlog = _Backlog()
+        self._pace = _Pace(now, interval)
         self._bar: tqdm[Any] | None = None
 
     def tell(self, event: Event, now: float) -> None:
-        del now
-        if isinstance(event, (Phase, Note)):
+        paused = isinstance(event, Waiting) and self._pace.first(event.reason, now)
+        if paused or isinstance(event, (Phase, Note)):
             self._backlog.add(_sentence(event))
 
     def due(self, tally: Tally, now: float, *, last: bool) -> list[str]:
