@@ -176,8 +176,8 @@ class Tally:
 class _Outlet:
     """Text to a stream that may be closed, broken or slow: it never raises, and goes quiet once it failed.
 
-    A stream with a descriptor is written beside Python's buffer: a thread that blocks while it holds the
-    buffer's lock would make the interpreter abort at exit.
+    A stream with a descriptor is written beside Python's buffer: a thread that blocks would hold the buffer's
+    lock, which the interpreter wants at exit and may abort over ("could not acquire lock … at shutdown").
     """
 
     def __init__(self, stream: TextIO) -> None:
