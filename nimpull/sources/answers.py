@@ -1,0 +1,113 @@
+"""What answers of registries have in common: JSON, or a page from something between, and URLs that end."""
+
+from __future__ import annotations
+
+import json
+from calendar import timegm
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from nimpull.core.names import Url, display
+from nimpull.core.ports import Reply
+from nimpull.errors import AuthError, ForbiddenError, ListingError, NetworkError, NimpullError, NotFoundError
+
+#: Seconds before its end from which a presigned URL is not handed out any more.
+EXPIRY_MARGIN: Final = 60.0
+_SAID: Final = 240  # characters of a server's own words in a message
+
+
+def is_page(reply: Reply) -> bool:
+    """HTML instead of an API's answer: a captive portal, a proxy's login or a wrong address."""
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("text/html", "application/xhtml+xml") or reply.body[:64].lstrip().lower().startswith(
+        (b"<!doctype html", b"<html")
+    )
+
+
+def page_error(reply: Reply) -> NimpullError:
+    kind = display(reply.headers.get("content-type", "no content type"), 60)
+    message = f"{reply.url.host} answers HTTP {reply.status} with a web page ({kind}), not as a registry does"
+    hint = (
+        "Something on the way answers instead: a captive portal, a proxy that wants a login, or the endpoint "
+        "is not a registry. Check the endpoint, HTTPS_PROXY and NO_PROXY."
+    )
+    return AuthError(message, hint=hint) if reply.status == 401 else NetworkError(message, hint=hint)
+
+
+def read_json(reply: Reply) -> Any:
+    """The document of a 2xx answer. Raises NetworkError for a page, ListingError for anything else."""
+    if is_page(reply):
+        raise page_error(reply)
+    try:
+        return json.loads(reply.body)
+    except (ValueError, RecursionError) as error:
+        kind = display(reply.headers.get("content-type", "no content type"), 60)
+        raise ListingError(
+            f"{reply.url} answers HTTP {reply.status} with {len(reply.body)} bytes of {kind} "
+            "that are not JSON",
+            hint="Check the endpoint; a proxy may have changed or cut the answer.",
+        ) from error
+
+
+def said(text: object, *secrets: str) -> str:
+    """The server's words for a message, ``: …`` or nothing; a secret that it echoes is taken out."""
+    words = text if isinstance(text, str) else ""
+    for secret in secrets:
+        if secret:
+            words = words.replace(secret, "(secret)")
+    return f": {display(words.strip(), _SAID)}" if words.strip() else ""
+
+
+def common_refusal(reply: Reply, what: str, words: str) -> NimpullError:
+    """For the statuses that mean the same everywhere; ``words`` as :func:`said` makes them."""
+    host = reply.url.host
+    if is_page(reply) and reply.status not in (404, 451):
+        return page_error(reply)
+    if reply.status == 451:
+        return ForbiddenError(
+            f"{host} may not give {what} here for legal reasons (HTTP 451){words}",
+            hint="The model is not available in this region.",
+        )
+    if reply.status == 429:
+        return NetworkError(
+            f"{host} limits the rate of requests (HTTP 429) while reading {what}{words}",
+            hint="Run again later; requests with a credential have a higher limit.",
+        )
+    if reply.status >= 500:
+        return NetworkError(
+            f"{host} fails with HTTP {reply.status} while reading {what}{words}",
+            hint="Run again later; the service is in trouble.",
+        )
+    if reply.status == 404:
+        return NotFoundError(
+            f"{host} has no {what}{words}", hint="Check the name, the version and the endpoint."
+        )
+    return ListingError(
+        f"{host} refuses to list {what} (HTTP {reply.status}){words}",
+        hint="Check the model URI and the endpoint.",
+    )
+
+
+def expiry(url: Url) -> float | None:
+    """When a presigned URL ends, seconds since the epoch; None where it does not say.
+
+    CloudFront writes ``Expires`` (epoch), S3 version 4 ``X-Amz-Date`` and ``X-Amz-Expires`` (seconds).
+    """
+    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url.reveal()).query).items()}
+    try:
+        if "expires" in query:
+            return float(int(query["expires"]))
+        begun = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ")  # UTC, as timegm reads it
+        return float(timegm(begun.timetuple()) + int(query["x-amz-expires"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def length(reply: Reply) -> int | None:
+    """Bytes of the file that a HEAD answered for; the Hub tells an LFS file's size in ``X-Linked-Size``."""
+    for name in ("x-linked-size", "content-length"):
+        value = reply.headers.get(name, "")
+        if value.isascii() and value.isdigit() and (name != "content-length" or reply.status == 200):
+            return int(value)
+    return None

@@ -1,0 +1,313 @@
+"""The Hugging Face Hub and what speaks its protocol: mirrors and the NeMo DataStore (``…/v1/hf``).
+
+The protocol is spoken here over the one transport, not through huggingface_hub: so there is one TLS trust,
+one proxy rule and one retry budget for all requests, none that the user did not ask for (version checks,
+telemetry), and failures of the first request are failures, which they are not everywhere in that client.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import quote, urljoin, urlsplit
+
+from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.names import ModelUri, Url, display
+from nimpull.core.ports import Api, Clock, Reply, Wanted
+from nimpull.errors import (
+    AuthError,
+    ForbiddenError,
+    GatedError,
+    ListingError,
+    NimpullError,
+    NotFoundError,
+)
+from nimpull.sources.answers import EXPIRY_MARGIN, common_refusal, expiry, is_page, length, read_json, said
+from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, with_sizes
+
+#: A branch or tag becomes this: a git commit on the Hub and DataStore, another hash on some servers.
+_COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
+_NEXT: Final = re.compile(r'<([^<>]+)>\s*;[^,<]*\brel="?next\b', re.IGNORECASE)
+#: From this size on the file's place on the CDN is found once, not once per chunk: the Hub counts requests.
+_LOCATED_FROM: Final = 16 << 20
+#: NeMo platform's files service makes up its object ids: they are no digests of the content.
+_INVENTED_IDS: Final = "/v2/hf"
+
+
+class HubSource:
+    """Implements :class:`nimpull.core.ports.Source`. Thread-safe."""
+
+    def __init__(self, api: Api, *, endpoint: Url, token: str, clock: Clock) -> None:
+        """``endpoint`` may have a path prefix and a slash at its end. ``token`` "" = anonymous."""
+        self._api = api
+        self._endpoint = endpoint
+        self._base = endpoint.reveal().rstrip("/")
+        self._token = token
+        self._clock = clock
+        self._ids_are_digests = not self._base.endswith(_INVENTED_IDS)
+        self._places: dict[str, Location] = {}
+        self._lock = threading.Lock()
+
+    # -- Source ----------------------------------------------------------------------------------------
+
+    def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
+        """See :meth:`nimpull.core.ports.Source.list`."""
+        if uri.path:
+            wanted = replace(wanted, paths=wanted.paths | {uri.path})
+        asked = uri.repo if uri.revision else uri.repo.with_revision("main")
+        about = self._document(f"{self._api_url(asked)}/revision/{quote(asked.revision, safe='')}", asked)
+        repo = asked.with_revision(self._commit(about, asked))
+        entries = Entries(display(repo))
+        if not self._read_tree(repo, entries):
+            self._read_siblings(about, repo, entries)
+        artifacts = entries.artifacts(repo, wanted)
+        if artifacts and about.get("gated"):
+            self._head(artifacts[0])  # the list of a gated repository is public, its files are not
+        return Listing(repo, asked.revision, with_sizes(artifacts, self._measure), self._endpoint)
+
+    def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:
+        """See :meth:`nimpull.core.ports.Source.locate`.
+
+        A large file's place on the CDN is kept until shortly before it ends; it never carries the token.
+        """
+        with self._lock:
+            if fresh:
+                self._places.pop(artifact.identity, None)
+            known = self._places.get(artifact.identity)
+        if known and known.expires_at and known.expires_at - EXPIRY_MARGIN > self._clock.time():
+            return known
+        own = Location(self._resolve_url(artifact), self._headers())
+        if artifact.size is None or artifact.size < _LOCATED_FROM:
+            return own
+        found = self._elsewhere(self._head(artifact))
+        if found is None:
+            return own
+        with self._lock:
+            self._places[artifact.identity] = found
+        return found
+
+    # -- listing ---------------------------------------------------------------------------------------
+
+    def _commit(self, about: Mapping[str, Any], repo: ModelUri) -> str:
+        commit = about.get("sha")
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            raise ListingError(
+                f"{self._endpoint.host} tells no commit for {display(repo)}: {display(commit, 80)}",
+                hint="Check HF_ENDPOINT: this is not how a hub answers.",
+            )
+        return commit
+
+    def _read_tree(self, repo: ModelUri, entries: Entries) -> bool:
+        """False where the server does not have this call."""
+        url = f"{self._api_url(repo)}/tree/{repo.revision}?recursive=true&expand=false"
+        seen: set[str] = set()
+        while url:
+            reply = self._api.request("GET", Url(url), headers=self._headers())
+            absent = reply.status in (404, 405, 501) and not reply.headers.get("x-error-code")
+            if absent and not seen:
+                return False
+            seen.add(url)
+            for row in self._tree_rows(reply, repo):
+                self._add(row, entries)
+            url = self._next(reply, repo)
+            if url in seen or len(seen) > MAX_PAGES:
+                raise ListingError(
+                    f"{self._endpoint.host} lists {display(repo)} in pages that do not end",
+                    hint="The listing comes from the hub; nothing was written. Report it to its owner.",
+                )
+        return True
+
+    def _tree_rows(self, reply: Reply, repo: ModelUri) -> Iterator[Mapping[str, Any]]:
+        rows = self._read(reply, repo)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ListingError(
+                f"{self._endpoint.host} lists {display(repo)} as something else than files",
+                hint="Check HF_ENDPOINT.",
+            )
+        return (row for row in rows if row.get("type", "file") == "file")
+
+    def _add(self, row: Mapping[str, Any], entries: Entries) -> None:
+        lfs = row.get("lfs")
+        if isinstance(lfs, dict):
+            digests = as_digest("sha256", lfs.get("oid") or lfs.get("sha256"))
+            entries.add(row.get("path"), lfs.get("size", row.get("size")), digests, _hex_of(digests))
+            return
+        digests = as_digest("git", row.get("oid")) if self._ids_are_digests else ()
+        entries.add(row.get("path"), row.get("size"), digests, _hex_of(digests))
+
+    def _next(self, reply: Reply, repo: ModelUri) -> str:
+        """The next page, "" at the end. Behind an ingress a server may not know its own scheme or port: the
+        page is asked for where the first one was, and the token goes nowhere else."""
+        found = _NEXT.search(reply.headers.get("link", ""))
+        if not found:
+            return ""
+        target = urljoin(reply.url.reveal(), found[1])
+        if Url(target).host != self._endpoint.host:
+            raise ListingError(
+                f"{self._endpoint.host} continues its list on another host, {display(Url(target).host, 120)}",
+                hint=f"The list of {display(repo)} must come from one server. Check HF_ENDPOINT.",
+            )
+        own, parts = urlsplit(self._base), urlsplit(target)
+        return f"{own.scheme}://{own.netloc}{parts.path}?{parts.query}"
+
+    def _read_siblings(self, about: Mapping[str, Any], repo: ModelUri, entries: Entries) -> None:
+        """Names only, for servers without the tree call; a HEAD of each tells size and LFS digest."""
+        siblings = about.get("siblings")
+        if not isinstance(siblings, list):
+            raise ListingError(
+                f"{self._endpoint.host} does not list the files of {display(repo)}",
+                hint="Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
+            )
+        names = Entries(display(repo))
+        for row in siblings:
+            names.add(row.get("rfilename") if isinstance(row, dict) else None)
+        for artifact in names.artifacts(repo, Wanted()):
+            reply = self._head(artifact)
+            digests = as_digest("sha256", _unquoted(reply.headers.get("x-linked-etag", "")))
+            etag = _unquoted(reply.headers.get("x-linked-etag") or reply.headers.get("etag", ""))
+            entries.add(artifact.path, length(reply), digests, etag)
+
+    def _measure(self, artifact: Artifact) -> int | None:
+        return length(self._head(artifact))
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _api_url(self, repo: ModelUri) -> str:
+        kind = "datasets" if repo.repo_type == "dataset" else "models"
+        return f"{self._base}/api/{kind}/{quote(repo.repo_id)}"
+
+    def _resolve_url(self, artifact: Artifact) -> Url:
+        repo = artifact.uri
+        kind = "datasets/" if repo.repo_type == "dataset" else ""
+        place = f"{kind}{quote(repo.repo_id)}/resolve/{quote(repo.revision, safe='')}/{quote(artifact.path)}"
+        return Url(f"{self._base}/{place}")
+
+    def _head(self, artifact: Artifact) -> Reply:
+        """HEAD of the file up to the first redirect off this origin. Raises as the file's GET would."""
+        url = self._resolve_url(artifact)
+        headers = self._headers() | {"Accept-Encoding": "identity"}
+        for _ in range(5):
+            reply = self._api.request("HEAD", url, headers=headers, follow=False)
+            onward = Url(urljoin(url.reveal(), reply.headers.get("location", "")))
+            if not 300 <= reply.status < 400:
+                break
+            if onward.origin != url.origin or "x-linked-size" in reply.headers:
+                return replace(reply, url=url)
+            url = onward
+        if reply.status >= 400:
+            raise self._refusal(reply, artifact.uri.repo, artifact.path)
+        return reply
+
+    def _elsewhere(self, reply: Reply) -> Location | None:
+        """The redirect's target if it is on another origin and says until when it is good."""
+        target = Url(urljoin(reply.url.reveal(), reply.headers.get("location", "")))
+        ends = expiry(target)
+        if not 300 <= reply.status < 400 or ends is None or target.origin == reply.url.origin:
+            return None
+        if reply.url.scheme == "https" != target.scheme:
+            return None  # the transport refuses the downgrade, with its reason
+        return Location(target, expires_at=ends)
+
+    def _document(self, url: str, repo: ModelUri) -> Mapping[str, Any]:
+        answer = self._read(self._api.request("GET", Url(url), headers=self._headers()), repo)
+        if not isinstance(answer, dict):
+            raise ListingError(
+                f"{self._endpoint.host} describes {display(repo)} as something else than a repository",
+                hint="Check HF_ENDPOINT.",
+            )
+        return answer
+
+    def _read(self, reply: Reply, repo: ModelUri) -> Any:
+        if 200 <= reply.status < 300:
+            return read_json(reply)
+        raise self._refusal(reply, repo, "")
+
+    def _refusal(self, reply: Reply, repo: ModelUri, path: str) -> NimpullError:
+        """``X-Error-Code`` tells what a status alone does not (RepoNotFound, GatedRepo, …)."""
+        code = reply.headers.get("x-error-code", "")
+        words = said(_message(reply), self._token)
+        what = f"file “{display(path, 120)}” in {display(repo)}" if path else display(repo)
+        if code == "GatedRepo":
+            return self._gated(repo, words)
+        if is_page(reply) and reply.status != 404:
+            return common_refusal(reply, what, words)
+        if reply.status == 401:
+            return self._unauthorized(reply, repo, code, words)
+        if reply.status == 403:
+            return ForbiddenError(
+                f"{reply.url.host} does not give {what} to this token (HTTP 403){words}",
+                hint=f"Use a token of an account that may read {self._page(repo)}.",
+            )
+        return self._not_found(reply, repo, code, words, what)
+
+    def _gated(self, repo: ModelUri, words: str) -> GatedError:
+        token = "" if self._token else f" {self._token_hint()}"
+        return GatedError(
+            f"{display(repo)} is gated and this account has no access{words}",
+            hint=f"Ask for access at {self._page(repo)}.{token}",
+        )
+
+    def _unauthorized(self, reply: Reply, repo: ModelUri, code: str, words: str) -> AuthError:
+        if self._token and code != "RepoNotFound":
+            return AuthError(
+                f"{reply.url.host} refuses the token for {display(repo)} (HTTP 401){words}",
+                hint=self._token_hint(),
+            )
+        token = "this token may not see it" if self._token else "no token is set"
+        reason = f"it does not exist, or it is private and {token} (HTTP 401)"
+        return AuthError(
+            f"{reply.url.host} shows no {display(repo)}: {reason}{words}",
+            hint=f"Check the name. {self._token_hint()}",
+        )
+
+    def _not_found(self, reply: Reply, repo: ModelUri, code: str, words: str, what: str) -> NimpullError:
+        if reply.status != 404 or code == "EntryNotFound" or is_page(reply):
+            return common_refusal(reply, what, words)
+        if code == "RevisionNotFound":
+            return NotFoundError(
+                f"{display(repo.repo_id)} on {reply.url.host} has no revision "
+                f"“{display(repo.revision, 120)}”{words}",
+                hint="Check the revision: a branch, a tag or a commit.",
+            )
+        kind = repo.repo_type
+        return NotFoundError(
+            f"{reply.url.host} has no {kind} {display(repo.repo_id)} with revision "
+            f"“{display(repo.revision, 120)}”{words}",
+            hint=f"Check the name and HF_ENDPOINT. If it is private: {self._token_hint()}",
+        )
+
+    def _token_hint(self) -> str:
+        return (
+            "Set HF_TOKEN to a token that may read it (NIMCache: spec.source.hf.authSecret or "
+            "spec.source.dataStore.authSecret, secret key HF_TOKEN)."
+        )
+
+    def _page(self, repo: ModelUri) -> str:
+        kind = "datasets/" if repo.repo_type == "dataset" else ""
+        return f"{self._endpoint}".rstrip("/") + f"/{kind}{quote(repo.repo_id)}"
+
+
+def _hex_of(digests: tuple[Any, ...]) -> str:
+    return digests[0].hex if digests else ""
+
+
+def _unquoted(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _message(reply: Reply) -> str:
+    told = reply.headers.get("x-error-message", "")
+    if told:
+        return told
+    try:
+        answer = read_json(reply)
+    except NimpullError:
+        return ""
+    words = answer.get("error") if isinstance(answer, dict) else None
+    return words if isinstance(words, str) else ""

@@ -1,0 +1,134 @@
+"""A directory as a source: a volume that already has the model, or an unpacked archive."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+
+from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.names import ModelUri, Url, display
+from nimpull.core.ports import Head, Wanted
+from nimpull.errors import NetworkError, NotFoundError, UsageError
+from nimpull.sources.listing import Entries
+
+
+class LocalSource:
+    """Implements :class:`nimpull.core.ports.Source`, and ``Get`` for what it locates.
+
+    The revision is a hash over names, sizes and times: it changes when the directory does.
+    """
+
+    def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
+        """Raises NotFoundError, ListingError; UsageError for ``file://host/…``. Follows links to files."""
+        if uri.path:
+            wanted = replace(wanted, paths=wanted.paths | {uri.path})
+        root = _root(uri)
+        entries = Entries(display(uri.repo))
+        seal = hashlib.sha256()
+        for path, status in _files(root):
+            entries.add(path, status.st_size)
+            seal.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+        repo = uri.repo.with_revision(seal.hexdigest()[:40])
+        return Listing(repo, uri.revision, entries.artifacts(repo, wanted), Url(root.as_uri()))
+
+    def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - as the port has it
+        root = _root(artifact.uri)
+        return Location(Url(f"{root.as_uri().rstrip('/')}/{quote(artifact.path)}"))
+
+    def __call__(
+        self,
+        location: Location,
+        start: int,
+        end: int | None,
+        *,
+        fresh_connection: bool = False,  # noqa: ARG002 - as the port has it
+    ) -> LocalBody:
+        """The bytes [start, end) as an HTTP server would answer for them. Raises NetworkError."""
+        return LocalBody(location.url, start, end)
+
+
+class LocalBody:
+    """Implements :class:`nimpull.core.ports.Body` over a file."""
+
+    def __init__(self, url: Url, start: int, end: int | None) -> None:
+        try:
+            self._file = Path(unquote(urlsplit(url.reveal()).path)).open("rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise NetworkError(f"cannot read {url}: {error.strerror}", hint="Check the directory.") from error
+        size = os.fstat(self._file.fileno()).st_size
+        stop = size if end is None else min(end, size)
+        self._left = max(0, stop - start)
+        self._url = url
+        self._file.seek(start)
+        headers = {"content-length": str(self._left), "accept-ranges": "bytes"}
+        partial = start > 0 or end is not None
+        if partial and start >= size:
+            headers["content-range"] = f"bytes */{size}"
+        elif partial:
+            headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
+        self.head = Head((416 if start >= size else 206) if partial else 200, headers, url)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the buffer up to the end of the range; short means the end. Raises NetworkError."""
+        wanted = min(len(buffer), self._left)
+        filled = 0
+        try:
+            while filled < wanted and (count := self._file.readinto(buffer[filled:wanted])):
+                filled += count
+        except OSError as error:
+            raise NetworkError(
+                f"cannot read {self._url}: {error.strerror}", hint="Check the disk."
+            ) from error
+        if filled < wanted:
+            raise NetworkError(f"{self._url} became shorter while it was read", hint="Run again.")
+        self._left -= filled
+        return filled
+
+    def close(self, *, reuse: bool = False) -> None:  # noqa: ARG002 - as the port has it
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _root(uri: ModelUri) -> Path:
+    if uri.name not in ("", "localhost"):
+        raise UsageError(
+            f"a file URI names no host: “{display(uri, 200)}”",
+            hint="Write three slashes: file:///directory.",
+        )
+    return Path("/" + unquote(uri.location).lstrip("/"))
+
+
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below ``root`` in name order, links to them included."""
+
+    def give_up(error: OSError) -> None:
+        raise NotFoundError(
+            f"cannot read the directory “{display(error.filename, 200)}”: {error.strerror}",
+            hint="Check the path and its permissions.",
+        ) from error
+
+    for directory, folders, names in os.walk(root, onerror=give_up):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(directory) / name
+            try:
+                status = path.stat()
+            except OSError as error:
+                give_up(error)
+                raise
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(root).as_posix(), status
