@@ -7,7 +7,7 @@ import pytest
 from nimpull.core.criteria import equal_fold, re2_matches
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.selection import Criteria, GpuCriterion, named, parse_tags_selector, profile_name, select
-from nimpull.errors import NoProfileError, UsageError
+from nimpull.errors import ManifestError, NoProfileError, UsageError
 from tests.gpus import TABLE, example, node
 
 V1, V2 = example("v1"), example("v2")
@@ -216,6 +216,20 @@ def test_f59_criteria_that_only_the_gpus_fail() -> None:
 def test_empty_manifest() -> None:
     with pytest.raises(NoProfileError, match="holds no profile"):
         select(Manifest("v1", ()), Criteria(), node("H100"), TABLE)
+
+
+def test_a_profile_with_untold_files_is_not_chosen() -> None:
+    broken = Manifest("v1", (Profile("a" * 64, {"tp": "1"}, problem="it names no files"),))
+    for asked in (
+        Criteria(),
+        Criteria(all=True),
+        Criteria(profiles=("tp1",)),
+        Criteria(precision="", qos=""),
+    ):
+        with pytest.raises(
+            ManifestError, match=r"profile tp1 \(aaaaaaaaaaaa…?\) cannot be fetched: it names no"
+        ):
+            select(broken, asked, node("H100"), TABLE)
 
 
 @pytest.mark.parametrize(

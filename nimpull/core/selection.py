@@ -17,7 +17,7 @@ from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
 from nimpull.core.preference import description, engine, has_lora, profile_name
-from nimpull.errors import NoProfileError, UsageError
+from nimpull.errors import ManifestError, NoProfileError, UsageError
 
 __all__ = [
     "Criteria",
@@ -77,18 +77,30 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
     if not manifest.profiles:
         raise NoProfileError("the manifest holds no profile", hint="Check that this is the model's manifest.")
     if criteria.all or "all" in criteria.profiles:
-        return Selection(verdicts, _by_tags(manifest.profiles, criteria), "all")
+        return Selection(verdicts, _whole(_by_tags(manifest.profiles, criteria)), "all")
     if criteria.profiles:
-        return Selection(verdicts, named(manifest, criteria.profiles), "named")
+        return Selection(verdicts, _whole(named(manifest, criteria.profiles)), "named")
     if criteria.restricts:
         labels = [label for gpu in hardware.gpus for label in table.labels(gpu)[:1]]
         taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
         if not taken:
             raise _nothing_asked_for(manifest, criteria)
-        return Selection(verdicts, taken, "criteria")
+        return Selection(verdicts, _whole(taken), "criteria")
     candidates = {id(profile) for profile in _by_tags(manifest.profiles, criteria)}
     chosen = best([pair for pair in verdicts if id(pair[0]) in candidates])
-    return Selection(verdicts, (chosen,), "best fit")
+    return Selection(verdicts, _whole((chosen,)), "best fit")
+
+
+def _whole(chosen: tuple[Profile, ...]) -> tuple[Profile, ...]:
+    """Half a profile must never look like a whole one."""
+    for profile in chosen:
+        if profile.problem:
+            raise ManifestError(
+                f"profile {display(profile_name(profile), 80)} ({display(profile.id, 12)}) "
+                f"cannot be fetched: {profile.problem}",
+                hint="Choose another profile, or correct its workspace in the manifest.",
+            )
+    return chosen
 
 
 def best(verdicts: Sequence[tuple[Profile, Verdict]]) -> Profile:
@@ -219,14 +231,9 @@ def _by_tags(profiles: Sequence[Profile], criteria: Criteria) -> tuple[Profile, 
 
 def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError:
     """Nearest: the profiles that differ from what was asked in the fewest points."""
-    near = sorted(
-        (
-            (len(points), place, points)
-            for place, points in enumerate(_differences(manifest, criteria))
-            if points
-        )
-    )
-    lines = [_line(manifest.profiles[place], "; ".join(points)) for _, place, points in near[:NEAREST]]
+    points = [(differences(profile, criteria), profile) for profile in manifest.profiles]
+    near = sorted((each for each in points if each[0]), key=lambda each: len(each[0]))
+    lines = [_line(profile, "; ".join(texts)) for texts, profile in near[:NEAREST]]
     return NoProfileError(
         "no profile of the manifest is what was asked for; nearest:\n" + "\n".join(lines)
         if lines
@@ -235,28 +242,24 @@ def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError
     )
 
 
-def _differences(manifest: Manifest, asked: Criteria) -> list[list[str]]:
+def differences(profile: Profile, asked: Criteria) -> list[str]:
+    """Each point in which a profile is not what was asked for, in words; case does not count."""
     flags = {True: "true", False: "false", None: ""}
-    wanted = (
-        ("precision", asked.precision),
-        ("tp", asked.tensor_parallelism),
-        ("profile", asked.qos),
-        ("feat_lora", flags[asked.lora]),
-        ("trtllm_buildable", flags[asked.buildable]),
-    )
-    found = []
-    for profile in manifest.profiles:
-        points = [
-            f"{tag} is {display(profile.tags.get(tag) or 'not set', 40)}, asked for {display(value, 40)}"
-            for tag, value in wanted
-            if value and not equal_fold(profile.tags.get(tag, ""), value)
-        ]
-        if asked.engine and asked.engine.lower().removesuffix("_llm") not in engine(profile):
-            points.append(f"engine is {display(engine(profile), 40)}, asked for {display(asked.engine, 40)}")
-        if asked.gpus:
-            points += _gpu_differences(profile, asked)
-        found.append(points)
-    return found
+    tags = profile.tags
+    points = [
+        f"{tag} is {display(tags.get(tag) or 'not set', 40)}, asked for {display(value, 40)}"
+        for tag, value in (
+            ("precision", asked.precision),
+            ("tp", asked.tensor_parallelism),
+            ("profile", asked.qos),
+            ("feat_lora", flags[asked.lora]),
+            ("trtllm_buildable", flags[asked.buildable]),
+        )
+        if value and not equal_fold(tags.get(tag, ""), value)
+    ]
+    if asked.engine and asked.engine.lower().removesuffix("_llm") not in engine(profile):
+        points.append(f"engine is {display(engine(profile), 40)}, asked for {display(asked.engine, 40)}")
+    return points + (_gpu_differences(profile, asked) if asked.gpus else [])
 
 
 def _gpu_differences(profile: Profile, asked: Criteria) -> list[str]:
