@@ -81,9 +81,9 @@ class Record:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The newest entry of each path."""
+        """The latest entry of each path, by the time of its file: runs do not order their records."""
         with self._lock:
-            return tuple(entries[-1] for entries in self._by_path.values())
+            return tuple(max(entries, key=lambda entry: entry.mtime_ns) for entries in self._by_path.values())
 
     def add(self, entry: Entry) -> None:
         """Raises StoreError. Survives the process at once, a power cut once ``sync`` returned."""
@@ -99,8 +99,7 @@ class Record:
             ensure_ascii=True,
         )
         with self._lock:
-            known = self._by_path.get(entry.path)
-            if known and known[-1] == entry:
+            if entry in self._by_path.get(entry.path, ()):
                 return
             try:
                 os.write(self._descriptor(), line.encode() + b"\n")

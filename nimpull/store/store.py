@@ -12,12 +12,14 @@
         …  # ingests commit through layout.place()
         layout.finish(listing, complete=True)              # refs, tags, tree file
         store.mark_ready(Ready(…, files=store.files_of(layout, artifacts)))
+    store.verify().sound                                   # re-hash all; .mismatches, .missing
+    store.status()                                         # selections, bytes, half done ingests
     store.close()
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +38,9 @@ from nimpull.store.layouts import (
 )
 from nimpull.store.ready import Ready, ReadyFile, read_ready, write_ready
 from nimpull.store.record import Record
+from nimpull.store.status import Status, status_of
 from nimpull.store.tree import Tree
+from nimpull.store.verify import Verification, verify_store
 
 
 class Store:
@@ -129,6 +133,17 @@ class Store:
         """Last of all: the record becomes durable, then the marker. Returns the marker's path."""
         self.record.sync()
         return write_ready(self.tree, marker)
+
+    # -- looking back ----------------------------------------------------------------------------------
+
+    def verify(
+        self, *, on_bytes: Callable[[int], None] | None = None, cancel: Cancel | None = None
+    ) -> Verification:
+        """Read everything again; see ``verify.verify_store``."""
+        return verify_store(self.tree, self.record, on_bytes=on_bytes, cancel=cancel)
+
+    def status(self) -> Status:
+        return status_of(self.tree, self.record)
 
     def close(self) -> None:
         self.record.close()

@@ -1,0 +1,228 @@
+"""One writer at a time, without flock, without trust in a process that slept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nimpull.core.ports import Cancel
+from nimpull.errors import Cancelled, LeaseHeldError
+from nimpull.store.lease import LEASES, TIME_TO_LIVE, Lease
+from nimpull.store.store import Store
+
+MODEL = "ngc://nim/meta/llama:1"
+
+
+class HandClock:
+    """Time that a test moves; ``wait`` moves it by what was asked, and runs ``meanwhile`` first."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+        self.waits: list[float] = []
+        self.meanwhile: Callable[[], None] | None = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float, until: Cancel) -> bool:
+        if self.meanwhile:
+            self.meanwhile()
+        self.waits.append(seconds)
+        self.now += seconds
+        return until.is_set()
+
+    def jitter(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+def take(root: str, clock: HandClock, owner: str, patience: float = 0.0) -> Lease:
+    return Store.open(root).lease(MODEL, owner=owner, clock=clock, patience=patience)
+
+
+def test_f46_the_second_is_told_who_writes(root: str, clock: HandClock) -> None:
+    take(root, clock, "pod-a")
+    clock.now += 20
+    with pytest.raises(LeaseHeldError, match=r"pod-a is writing .* \(renewed 20 s ago\)") as caught:
+        take(root, clock, "pod-b")
+    assert f"{TIME_TO_LIVE - 20:.0f} s" in caught.value.hint
+
+
+def test_f46_models_do_not_wait_for_each_other(root: str, clock: HandClock) -> None:
+    take(root, clock, "pod-a")
+    with Store.open(root) as store:
+        store.lease("another model", owner="pod-b", clock=clock)
+
+
+def test_f46_the_second_waits_and_goes_on_when_the_first_is_done(root: str, clock: HandClock) -> None:
+    first = take(root, clock, "pod-a")
+    clock.meanwhile = first.release
+    second = take(root, clock, "pod-b", patience=60)
+    assert len(clock.waits) == 1
+    assert second.still_mine() and not first.still_mine()
+
+
+def test_f46_patience_ends(root: str, clock: HandClock) -> None:
+    take(root, clock, "pod-a")
+    with pytest.raises(LeaseHeldError):
+        take(root, clock, "pod-b", patience=10)
+    assert sum(clock.waits) == 10
+
+
+def test_waiting_can_be_cancelled(root: str, clock: HandClock) -> None:
+    take(root, clock, "pod-a")
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        Store.open(root).lease(MODEL, owner="pod-b", clock=clock, cancel=cancel, patience=60)
+
+
+def test_f46_of_many_at_once_one_leads(root: str, clock: HandClock) -> None:
+    Store.open(root).close()
+    barrier = threading.Barrier(8)
+
+    def attempt(number: int) -> int:
+        barrier.wait()
+        try:
+            return take(root, clock, f"pod-{number}").generation
+        except LeaseHeldError:
+            return 0
+
+    for generation in (1, 2):  # a free store, then a stale lease
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(attempt, range(8))) == [0] * 7 + [generation]
+        clock.now += TIME_TO_LIVE
+
+
+def test_f46_a_killed_process_holds_its_lease_until_it_runs_out(root: str) -> None:
+    program = (
+        "import sys\nfrom nimpull.clock import SystemClock\nfrom nimpull.store.store import Store\n"
+        "clock = SystemClock()\n"
+        f"lease = Store.open({root!r}).lease({MODEL!r}, owner='pod-a', clock=clock)\n"
+        "print(clock.time(), flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        clock = HandClock(float(other.stdout.readline()))
+        with pytest.raises(LeaseHeldError, match="pod-a"):
+            take(root, clock, "pod-b")
+        other.kill()
+    with pytest.raises(LeaseHeldError, match="pod-a"):
+        take(root, clock, "pod-b")
+    assert take(root, clock, "pod-b", patience=TIME_TO_LIVE + 2).generation == 2
+
+
+def test_f47_no_flock_is_asked(root: str, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", None)
+    monkeypatch.setattr(fcntl, "lockf", None)
+    lease = take(root, clock, "pod-a")
+    lease.renew()
+    with pytest.raises(LeaseHeldError):
+        take(root, clock, "pod-b")
+    lease.release()
+    take(root, clock, "pod-b")
+
+
+def test_f48_a_sleeper_finds_that_it_was_replaced(root: str, clock: HandClock) -> None:
+    sleeper = take(root, clock, "pod-a")
+    sleeper.check()
+    clock.now += TIME_TO_LIVE
+    taker = take(root, clock, "pod-b")
+    assert taker.generation == sleeper.generation + 1
+    assert not sleeper.still_mine()
+    with pytest.raises(LeaseHeldError, match="taken over by pod-b"):
+        sleeper.check()
+    with pytest.raises(LeaseHeldError):
+        sleeper.renew()
+    sleeper.release()
+    taker.check()
+
+
+def test_f48_also_when_the_taker_is_long_done(root: str, clock: HandClock) -> None:
+    sleeper = take(root, clock, "pod-a")
+    clock.now += TIME_TO_LIVE
+    taker = take(root, clock, "pod-b")
+    taker.release()
+    assert not sleeper.still_mine()
+
+
+def test_a_renewed_lease_does_not_run_out(root: str, clock: HandClock) -> None:
+    lease = take(root, clock, "pod-a")
+    clock.now += TIME_TO_LIVE - 1
+    lease.renew()
+    clock.now += TIME_TO_LIVE - 1
+    with pytest.raises(LeaseHeldError):
+        take(root, clock, "pod-b")
+
+
+class Ticks(HandClock):
+    """Each ``wait`` of the renewing thread lasts until the test lets it end, or the wait is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tick = threading.Semaphore(0)
+        self.waiting = threading.Semaphore(0)
+
+    def wait(self, seconds: float, until: Cancel) -> bool:
+        self.waiting.release()
+        self.tick.acquire()
+        self.now += seconds
+        return until.is_set()
+
+
+def test_a_kept_lease_is_renewed_and_then_released(root: str) -> None:
+    clock, lost = Ticks(), threading.Event()
+    lease = take(root, clock, "pod-a")
+    with lease.kept(lost):
+        for _ in range(4):
+            clock.waiting.acquire()
+            clock.tick.release()
+        clock.waiting.acquire()
+        assert lease.holder.renewed >= 1_000_000 + TIME_TO_LIVE
+        with pytest.raises(LeaseHeldError):
+            take(root, clock, "pod-b")
+        clock.tick.release()
+    assert not lost.is_set()
+    take(root, clock, "pod-b")
+
+
+def test_f48_a_kept_lease_that_is_lost_stops_the_run(root: str) -> None:
+    clock, lost = Ticks(), threading.Event()
+    lease = take(root, clock, "pod-a")
+    with lease.kept(lost):
+        clock.waiting.acquire()
+        clock.now += TIME_TO_LIVE
+        taker = take(root, clock, "pod-b")
+        clock.tick.release()
+        assert lost.wait(10)
+    assert taker.still_mine()
+
+
+def test_an_unreadable_lease_is_taken_over(root: str, clock: HandClock) -> None:
+    take(root, clock, "pod-a")
+    (name,) = os.listdir(Path(root, LEASES))
+    Path(root, LEASES, name).write_bytes(b"{")
+    assert take(root, clock, "pod-b").generation == 2
+    assert len(os.listdir(Path(root, LEASES))) == 1

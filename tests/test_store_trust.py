@@ -1,0 +1,328 @@
+"""What a later run believes: the record, ready markers, verification; and what it must not follow."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nimpull.core.artifacts import Artifact
+from nimpull.errors import Cancelled, NotWritableError, StoreIOError
+from nimpull.store.layouts import StoreLayout
+from nimpull.store.ready import Ready, ReadyFile, marker_of
+from nimpull.store.store import Store
+from nimpull.store.tree import Tree
+from tests.committing import HUB, NGC, artifact, commit, digest_of, listing, tree_of
+
+WEIGHTS = b"\0\1\2\3" * 1000
+CONFIG = b"{}"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(str(tmp_path / "store")) as opened:
+        yield opened
+
+
+def fill(store: Store, layout: StoreLayout) -> tuple[Artifact, Artifact]:
+    config, weights = artifact("config.json", CONFIG), artifact("dir/weights.bin", WEIGHTS)
+    commit(store, layout, config, CONFIG, etag="c0ffee")
+    commit(store, layout, weights, WEIGHTS, etag="beef-2")
+    layout.finish(listing(config, weights))
+    return config, weights
+
+
+def mark(store: Store, layout: StoreLayout, *artifacts: Artifact) -> Ready:
+    files = store.files_of(layout, artifacts)
+    ready = Ready("profile-1", layout.name, 1.5, files, (str(NGC),), ("profile-1",))
+    store.mark_ready(ready)
+    return ready
+
+
+def blob(store: Store, layout: StoreLayout, one: Artifact) -> Path:
+    return Path(os.path.realpath(Path(store.root, layout.path_of(one))))
+
+
+def flip(path: Path, *, keep_time: bool) -> None:
+    status = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + (0 if keep_time else 1)))
+
+
+# -- the record ----------------------------------------------------------------------------------------
+
+
+def test_a_second_run_trusts_by_stat_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, store.nim_cache())
+    with Store.open(store.root) as again:
+        monkeypatch.setattr(Tree, "open", None)  # whoever reads content fails
+        layout = again.nim_cache()
+        for content, path in ((CONFIG, "config.json"), (WEIGHTS, "dir/weights.bin")):
+            trusted = layout.trusted(artifact(path, content))
+            assert trusted is not None
+            assert (trusted.size, trusted.digest) == (len(content), digest_of(content))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "extended", "flipped", "zeros", "replaced", "gone"])
+def test_f34_a_file_that_changed_is_not_trusted(store: Store, damage: str) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    path = blob(store, layout, weights)
+    path.chmod(0o644)
+    if damage == "truncated":
+        os.truncate(path, 10)
+    elif damage == "extended":
+        os.truncate(path, len(WEIGHTS) + 1)
+    elif damage == "flipped":
+        flip(path, keep_time=False)
+    elif damage == "zeros":
+        path.unlink()
+        path.write_bytes(bytes(len(WEIGHTS)))
+    elif damage == "replaced":
+        path.unlink()
+        path.write_bytes(WEIGHTS[::-1])
+    else:
+        path.unlink()
+    with Store.open(store.root) as again:
+        layout = again.nim_cache()
+        assert layout.trusted(weights) is None
+        assert layout.verify(weights) is None
+        assert layout.adopt(weights) is None
+        assert layout.trusted(config) is not None
+
+
+def test_a_touched_file_is_read_and_then_trusted(store: Store) -> None:
+    layout = store.nim_cache()
+    _, weights = fill(store, layout)
+    os.utime(blob(store, layout, weights))
+    assert layout.trusted(weights) is None
+    assert layout.verify(weights) is not None
+    assert layout.trusted(weights) is not None
+
+
+def test_the_same_name_with_another_digest_is_not_trusted(store: Store) -> None:
+    layout = store.nim_cache()
+    fill(store, layout)
+    assert layout.trusted(artifact("dir/weights.bin", WEIGHTS[::-1])) is None
+
+
+def test_without_a_digest_only_the_own_record_counts(store: Store) -> None:
+    layout = store.workspace()
+    bare = Artifact(artifact("x", b"x").path, 1, (), NGC.with_path("x"))
+    Path(store.root, "x").write_bytes(b"x")
+    assert layout.trusted(bare) is None
+    assert layout.verify(bare) is None
+    commit(store, layout, bare, b"x")
+    assert layout.trusted(bare) is not None
+
+
+def test_torn_and_foreign_record_lines_are_skipped(store: Store) -> None:
+    config, _ = fill(store, store.nim_cache())
+    record = Path(store.root, ".nimpull/record")
+    (file,) = record.iterdir()
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(lines[0] + b'\n[]\n{"path": 1}\nnull\n\xff\n' + lines[1][:30])
+    with Store.open(store.root) as again:
+        assert again.nim_cache().trusted(config) is not None
+        assert len(again.record.entries) == 1
+
+
+# -- ready markers -------------------------------------------------------------------------------------
+
+
+def test_f26_a_marker_is_believed_offline(store: Store) -> None:
+    layout = store.nim_cache()
+    ready = mark(store, layout, *fill(store, layout))
+    with Store.open(store.root, read_only=True) as again:
+        assert again.ready("profile-1") == ready
+        assert again.ready("profile-2") is None
+    assert ready.size == len(CONFIG) + len(WEIGHTS)
+
+
+@pytest.mark.parametrize("damage", ["blob", "link", "touched", "version", "torn", "escape", "other"])
+def test_f26_a_marker_that_no_longer_holds_is_none(store: Store, damage: str) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    mark(store, layout, config, weights)
+    marker = Path(store.root, marker_of("profile-1"))
+    document = json.loads(marker.read_bytes())
+    if damage == "blob":
+        blob(store, layout, weights).unlink()
+    elif damage == "link":
+        Path(store.root, layout.path_of(weights)).unlink()
+    elif damage == "touched":
+        os.utime(blob(store, layout, weights))
+    elif damage == "version":
+        marker.write_text(json.dumps({**document, "version": 2}))
+    elif damage == "torn":
+        marker.write_text(json.dumps(document)[:-20])
+    elif damage == "escape":
+        document["files"][0][0] = "../outside"
+        marker.write_text(json.dumps(document))
+    else:
+        marker.write_text(json.dumps({**document, "selection": "another"}))
+    assert store.ready("profile-1") is None
+
+
+def test_a_selection_with_any_text_has_a_marker(store: Store) -> None:
+    ready = Ready("hf://a/b:main ../../x\n", "nim-cache", 0.0, ())
+    path = store.mark_ready(ready)
+    assert path.startswith(".nimpull/ready/") and path.count("/") == 2
+    assert store.ready(ready.selection) == ready
+
+
+def test_f26_ten_thousand_files_are_checked_in_under_a_second(store: Store) -> None:
+    digest = digest_of(b"")
+    files = []
+    for number in range(10_000):
+        descriptor = os.open(f"{store.root}/{number}", os.O_CREAT | os.O_WRONLY, 0o444)
+        files.append(ReadyFile(str(number), 0, os.fstat(descriptor).st_mtime_ns, digest))
+        os.close(descriptor)
+    store.mark_ready(Ready("many", "workspace", 0.0, tuple(files)))
+    start = time.process_time()
+    assert store.ready("many") is not None
+    assert time.process_time() - start < 1.0
+
+
+def test_nothing_is_marked_ready_that_is_not_committed(store: Store) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    blob(store, layout, weights).unlink()
+    with pytest.raises(StoreIOError, match=r"weights\.bin"):
+        mark(store, layout, config, weights)
+
+
+# -- verification --------------------------------------------------------------------------------------
+
+
+def test_f36_bit_rot_is_found_and_only_that_file_comes_again(store: Store) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    mark(store, layout, config, weights)
+    assert store.verify().sound
+    flip(blob(store, layout, weights), keep_time=True)
+    assert store.ready("profile-1") is not None, "a stat cannot see this one"
+    found = store.verify()
+    (mismatch,) = found.mismatches
+    assert (mismatch.path, mismatch.expected) == (
+        "ngc/hub/models--nim--meta--llama-3_1-8b-instruct/blobs/beef-2",
+        digest_of(WEIGHTS),
+    )
+    assert mismatch.found != mismatch.expected
+    assert (found.files, found.bytes) == (2, len(CONFIG) + len(WEIGHTS))
+    with Store.open(store.root) as again:
+        layout = again.nim_cache()
+        assert again.ready("profile-1") is None
+        assert layout.trusted(config) is not None
+        for question in (layout.trusted, layout.verify, layout.adopt):
+            assert question(weights) is None
+        commit(again, layout, weights, WEIGHTS, etag="beef-2")
+        assert again.verify().sound
+        assert blob(again, layout, weights).read_bytes() == WEIGHTS
+
+
+def test_verify_names_what_is_missing(store: Store) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    mark(store, layout, config, weights)
+    Path(store.root, layout.path_of(config)).unlink()
+    path = blob(store, layout, weights)
+    path.unlink()
+    found = store.verify()
+    assert set(found.missing) == {
+        layout.path_of(config),
+        layout.path_of(weights),
+        str(path.relative_to(os.path.realpath(store.root))),
+    }
+    assert not found.sound
+
+
+def test_verify_can_be_cancelled(store: Store) -> None:
+    fill(store, store.nim_cache())
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        store.verify(cancel=cancel)
+
+
+def test_status_counts_a_shared_file_once(store: Store) -> None:
+    layout = store.nim_cache()
+    config, weights = fill(store, layout)
+    mark(store, layout, config, weights)
+    assert layout.adopt(artifact("weights.bin", WEIGHTS, HUB)) is not None
+    ingest = Path(store.root, ".nimpull/ingest/0123")
+    ingest.mkdir(parents=True)
+    (ingest / "data").write_bytes(bytes(8192))
+    status = store.status()
+    assert (status.files, status.bytes) == (2, len(CONFIG) + len(WEIGHTS))
+    assert [(one.ready.selection, one.changed) for one in status.selections] == [("profile-1", ())]
+    assert [(one.name, one.bytes >= 8192) for one in status.partial] == [("0123", True)]
+    blob(store, layout, config).unlink()
+    assert store.status().selections[0].changed == (layout.path_of(config),)
+
+
+# -- planted links -------------------------------------------------------------------------------------
+
+MODEL = "ngc/hub/models--nim--meta--llama-3_1-8b-instruct"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ngc",
+        "ngc/hub",
+        MODEL,
+        f"{MODEL}/blobs",
+        f"{MODEL}/snapshots",
+        f"{MODEL}/snapshots/{NGC.revision}",
+        f"{MODEL}/snapshots/{NGC.revision}/dir",
+    ],
+)
+def test_f51_a_planted_link_is_not_followed(store: Store, tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    planted = Path(store.root, place)
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to(outside)
+    layout = store.nim_cache()
+    weights = artifact("dir/weights.bin", WEIGHTS)
+    with pytest.raises(NotWritableError, match="is a link or a file, not a directory"):
+        commit(store, layout, weights, WEIGHTS, etag="beef")
+    assert tree_of(outside) == {}
+    assert planted.is_symlink()
+
+
+@pytest.mark.parametrize("name", [f"{MODEL}/blobs/beef", f"{MODEL}/snapshots/{NGC.revision}/dir/weights.bin"])
+def test_f51_a_planted_file_link_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"untouched")
+    planted = Path(store.root, name)
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to(outside)
+    layout = store.nim_cache()
+    weights = artifact("dir/weights.bin", WEIGHTS)
+    assert layout.trusted(weights) is None
+    with pytest.raises(NotWritableError, match="it is a link to"):
+        commit(store, layout, weights, WEIGHTS, etag="beef")
+    assert outside.read_bytes() == b"untouched"
+    assert outside.stat().st_mode & 0o200, "not even its mode"
+
+
+@pytest.mark.parametrize("place", [".nimpull", ".nimpull/new"])
+def test_f51_a_planted_state_directory_is_refused_at_the_start(tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    planted = tmp_path / "store" / place
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(outside)
+    with pytest.raises(NotWritableError):
+        Store.open(str(tmp_path / "store"))
+    assert tree_of(outside) == {}
