@@ -80,7 +80,7 @@ def to_json(report: Report) -> dict[str, Any]:
     if report.selection:
         document["selection"] = _selection(report.selection)
     if report.hardware:
-        document["hardware"] = _hardware(report.hardware)
+        document["hardware"] = hardware_json(report.hardware)
     if report.store:
         document["store"] = _store(report.store)
     if report.transfer:
@@ -188,7 +188,7 @@ def _selection(selection: SelectionSummary) -> dict[str, Any]:
     }
 
 
-def _hardware(hardware: Hardware) -> dict[str, Any]:
+def hardware_json(hardware: Hardware) -> dict[str, Any]:
     return {
         "origin": hardware.origin.value,
         "driver": clean(hardware.driver),
