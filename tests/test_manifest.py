@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nimpull.core.digest import Digest
 from nimpull.core.manifest import parse_manifest
 from nimpull.core.yamltext import MAX_BYTES, MAX_NODES, load_yaml
 from nimpull.errors import ManifestError, UsageError
-from tests.gpus import example
+from tests.gpus import PROFILES, example
 
 ID = "a" * 64
 B3 = "7" * 64
@@ -154,3 +157,20 @@ def test_merge_lists_and_aliases() -> None:
 def test_load_yaml_raises_what_the_caller_asks_for() -> None:
     with pytest.raises(UsageError, match="NIMCache file, line 2: "):
         load_yaml(b"a: 1\na: 2", what="NIMCache file", error=UsageError)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.sampled_from(["v1", "legacy", "nonllm"]),
+    edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=6), st.integers(0, 8)), max_size=4),
+)
+def test_f53_damaged_manifests_parse_or_are_refused(seed: str, edits: list[tuple[int, bytes, int]]) -> None:
+    content = (PROFILES / f"example-{seed}.yaml").read_bytes()
+    for at, inserted, removed in edits:
+        content = content[:at] + inserted + content[at + removed :]
+    try:
+        manifest = parse_manifest(content)
+    except ManifestError as error:
+        assert re.match(r"manifest, line \d+: ", error.message)
+    else:
+        assert all(isinstance(value, str) for each in manifest.profiles for value in each.tags.values())
