@@ -86,6 +86,17 @@ def test_criteria_take_all_that_the_operator_takes() -> None:
     assert chosen(V1, "A100", Criteria(engine="tensorrt_llm")) == ["tensorrt_llm-a100-fp16-tp2-latency"]
 
 
+def test_best_only_takes_one_of_what_the_criteria_take() -> None:
+    lora = Criteria(lora=True, best_only=True)
+    assert chosen(V2, "H100", lora) == ["tensorrt_llm-h100-bf16-tp1-throughput-lora"]
+    assert chosen(V2, "L4:2", lora) == ["vllm-bf16-tp1-lora"]
+    assert chosen(V2, "H100:2", Criteria(precision="bf16", best_only=True)) == [
+        "tensorrt_llm-h100-bf16-tp1-throughput"
+    ]
+    with pytest.raises(NoProfileError, match="runs on this hardware"):
+        select(V2, lora, node("T4"), TABLE)
+
+
 def test_tags_selector_filters_before_the_best_fit() -> None:
     asked = Criteria(tags=parse_tags_selector("precision=bf16, tp=1 ,"))
     assert chosen(V2, "H100:2", asked) == ["tensorrt_llm-h100-bf16-tp1-throughput"]

@@ -29,8 +29,9 @@ class GpuCriterion:
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """The NIMCache ``ModelSpec``, plus ``tags`` (NIM_TAGS_SELECTOR) and ``all``. Empty fields do not
-    restrict.
+    """The NIMCache ``ModelSpec``, plus ``tags`` (NIM_TAGS_SELECTOR), ``all`` and ``best_only``.
+
+    Empty fields do not restrict. ``best_only``: of all that the criteria take, the one best fit.
     """
 
     profiles: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Criteria:
     buildable: bool | None = None
     gpus: tuple[GpuCriterion, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
+    best_only: bool = False
 
     @classmethod
     def from_model_spec(cls, model_spec: Mapping[str, Any]) -> Criteria:

@@ -85,9 +85,12 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
         taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
         if not taken:
             raise _nothing_asked_for(manifest, criteria)
-        return Selection(verdicts, _whole(taken), "criteria")
-    candidates = {id(profile) for profile in _by_tags(manifest.profiles, criteria)}
-    chosen = best([pair for pair in verdicts if id(pair[0]) in candidates])
+        if not criteria.best_only:
+            return Selection(verdicts, _whole(taken), "criteria")
+    else:
+        taken = _by_tags(manifest.profiles, criteria)
+    candidates = {id(profile) for profile in taken}
+    chosen = best([pair for pair in verdicts if id(pair[0]) in candidates], lora=bool(criteria.lora))
     return Selection(verdicts, _whole((chosen,)), "best fit")
 
 
@@ -103,12 +106,15 @@ def _whole(chosen: tuple[Profile, ...]) -> tuple[Profile, ...]:
     return chosen
 
 
-def best(verdicts: Sequence[tuple[Profile, Verdict]]) -> Profile:
-    """The best of those that run, without LoRA as NIM does. Raises NoProfileError with the nearest misses."""
+def best(verdicts: Sequence[tuple[Profile, Verdict]], *, lora: bool = False) -> Profile:
+    """The best of those that run; as NIM does, one for LoRA only if that was asked for.
+
+    Raises NoProfileError with the nearest misses.
+    """
     running = [
         (verdict.rank, place, profile)
         for place, (profile, verdict) in enumerate(verdicts)
-        if isinstance(verdict, Match) and not has_lora(profile)
+        if isinstance(verdict, Match) and has_lora(profile) is lora
     ]
     if running:
         return min(running, key=lambda each: each[:2])[2]
@@ -125,7 +131,7 @@ def nearest_misses(verdicts: Sequence[tuple[Profile, Verdict]]) -> list[str]:
         if isinstance(verdict, Mismatch):
             text = f"{verdict.detail} (change: {verdict.change})"
             misses.append((verdict.reason, verdict.distance, place, _line(profile, text)))
-        elif has_lora(profile):
+        elif has_lora(profile):  # and it was not asked for, or it would have been taken
             misses.append((0, 0, place, _line(profile, "runs, but is for LoRA; ask for it with --lora")))
     return [line for *_, line in sorted(misses)[:NEAREST]]
 
