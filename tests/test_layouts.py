@@ -145,6 +145,15 @@ def test_huggingface_hub_takes_a_local_dir_as_downloaded(store: Store, tmp_path:
     assert Path(store.root, "onnx/model.bin").stat().st_mode & 0o777 == 0o444
 
 
+def test_metadata_that_a_killed_run_did_not_write_is_written_by_the_next(store: Store) -> None:
+    config, weights = fill_hub(store, store.local_dir())
+    metadata = Path(store.root, ".cache/huggingface/download/config.json.metadata")
+    before = metadata.read_bytes()
+    metadata.unlink()
+    store.local_dir().finish(listing(config, weights))
+    assert metadata.read_bytes() == before
+
+
 def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:
     """The shape of two versions of one model that share a file, as ``download-to-cache`` leaves it."""
     layout = store.nim_cache()

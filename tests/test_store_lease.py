@@ -16,7 +16,9 @@ import pytest
 from nimpull.core.ports import Cancel
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store.lease import LEASES, TIME_TO_LIVE, Lease
+from nimpull.store.ready import Ready
 from nimpull.store.store import Store
+from tests.committing import artifact, commit
 
 MODEL = "ngc://nim/meta/llama:1"
 
@@ -158,6 +160,38 @@ def test_f48_a_sleeper_finds_that_it_was_replaced(root: str, clock: HandClock) -
         sleeper.renew()
     sleeper.release()
     taker.check()
+
+
+def test_f48_a_sleeper_commits_nothing(root: str, clock: HandClock) -> None:
+    one, other = artifact("a.bin", b"a"), artifact("b.bin", b"b")
+    with Store.open(root) as store, Store.open(root) as second:
+        layout = store.nim_cache()
+        store.lease(MODEL, owner="pod-a", clock=clock)
+        commit(store, layout, one, b"a")
+        clock.now += TIME_TO_LIVE
+        commit(store, layout, one, b"a")  # run out, but nobody took it
+        second.lease(MODEL, owner="pod-b", clock=clock)
+        with pytest.raises(LeaseHeldError, match="pod-b"):
+            commit(store, layout, other, b"b")
+        with pytest.raises(LeaseHeldError, match="pod-b"):
+            store.mark_ready(Ready("s", layout.name, 0.0, ()))
+        assert not Path(root, layout.path_of(other)).exists()
+        commit(second, second.nim_cache(), other, b"b")
+
+
+def test_f46_who_waited_takes_what_the_other_committed(root: str, clock: HandClock) -> None:
+    one = artifact("a.bin", b"a")
+    with Store.open(root) as first, Store.open(root) as second:
+        lease = first.lease(MODEL, owner="pod-a", clock=clock)
+        layout = second.nim_cache()
+
+        def work() -> None:
+            commit(first, first.nim_cache(), one, b"a")
+            lease.release()
+
+        clock.meanwhile = work
+        second.lease(MODEL, owner="pod-b", clock=clock, patience=60)
+        assert layout.trusted(one) is not None
 
 
 def test_f48_also_when_the_taker_is_long_done(root: str, clock: HandClock) -> None:

@@ -22,7 +22,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -90,12 +90,21 @@ def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_re
     return Digest(algorithm, hasher.hexdigest()), status
 
 
+#: Raises LeaseHeldError when another process took over; asked before each change that a reader sees.
+Fence = Callable[[], None]
+
+
+def unfenced() -> None:
+    """For a single writer."""
+
+
 class _Layout:
     """What the layouts have in common; each says where things stand."""
 
-    def __init__(self, tree: Tree, record: Record) -> None:
+    def __init__(self, tree: Tree, record: Record, fence: Fence = unfenced) -> None:
         self._tree = tree
         self._record = record
+        self._fence = fence
 
     # -- each layout's own -----------------------------------------------------------------------------
 
@@ -159,13 +168,17 @@ class _Layout:
     def adopt(self, artifact: Artifact) -> TrustedFile | None:
         """Link content that another profile, revision or tool brought into this store. None: fetch it."""
         recorded = (entry.path for entry in self._record.of(artifact))
-        for path in (*self._known_blobs(artifact), *recorded):
+        standing = self._file_of(artifact)  # ``verify`` has read that one
+        for path in dict.fromkeys((*self._known_blobs(artifact), *recorded)):
+            if path == standing:
+                continue
             try:
                 source = self._believed(path, artifact) or self._checked(path, artifact)
             except StoreError:
                 continue  # moved or replaced by something else: not a source, and no reason to stop
             if source is None:
                 continue
+            self._fence()
             try:
                 for directory in self._publish(artifact, path, artifact.etag):
                     self._tree.sync(self._tree.relative(directory))
@@ -186,6 +199,7 @@ class _Layout:
 
     def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
         """Rename a finished file to ``path``, read-only, and record it."""
+        self._fence()
         self._check_replaceable(path)
         staged = self._tree.absolute(staged)
         try:
@@ -223,8 +237,8 @@ class _Layout:
 class _HubLayout(_Layout):
     """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
 
-    def __init__(self, tree: Tree, record: Record, hub: str) -> None:
-        super().__init__(tree, record)
+    def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
+        super().__init__(tree, record, fence)
         self._hub = SafePath(hub)
 
     def repository(self, uri: ModelUri) -> str:
@@ -319,8 +333,8 @@ class NgcHubLayout(_HubLayout):
 
     name = "ngc-hub"
 
-    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub") -> None:
-        super().__init__(tree, record, hub)
+    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub", fence: Fence = unfenced) -> None:
+        super().__init__(tree, record, hub, fence)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
         """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
@@ -337,8 +351,10 @@ class HuggingFaceHubLayout(_HubLayout):
 
     name = "huggingface-hub"
 
-    def __init__(self, tree: Tree, record: Record, hub: str = "huggingface/hub") -> None:
-        super().__init__(tree, record, hub)
+    def __init__(
+        self, tree: Tree, record: Record, hub: str = "huggingface/hub", fence: Fence = unfenced
+    ) -> None:
+        super().__init__(tree, record, hub, fence)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.
@@ -383,9 +399,12 @@ class LocalDirLayout(_Layout):
             self._describe(artifact, artifact.etag or file.digest.hex)
         return file
 
+    def _metadata_of(self, artifact: Artifact) -> str:
+        return f"{self._BESIDE}/download/{artifact.path}.metadata"
+
     def _describe(self, artifact: Artifact, etag: str) -> tuple[str, ...]:
         """``PATH.metadata``: commit, etag and time; huggingface_hub believes it if the file is not newer."""
-        path = f"{self._BESIDE}/download/{artifact.path}.metadata"
+        path = self._metadata_of(artifact)
         if len(os.path.basename(path).encode()) > 255:
             return ()  # such a name huggingface_hub cannot describe either; the file itself is fine
         status = self._tree.lstat(self.path_of(artifact))
@@ -395,6 +414,10 @@ class LocalDirLayout(_Layout):
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
+        for artifact in listing.artifacts:
+            file = self.trusted(artifact)
+            if file and self._tree.lstat(self._metadata_of(artifact)) is None:  # killed between the two
+                self._describe(artifact, artifact.etag or file.digest.hex)
         _write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         _write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
         tree_file = _hub_tree(listing) if complete else None
@@ -409,9 +432,13 @@ class WorkspaceLayout(_Layout):
     name = "workspace"
 
     def __init__(
-        self, tree: Tree, record: Record, destinations: Mapping[str, SafePath] | None = None
+        self,
+        tree: Tree,
+        record: Record,
+        destinations: Mapping[str, SafePath] | None = None,
+        fence: Fence = unfenced,
     ) -> None:
-        super().__init__(tree, record)
+        super().__init__(tree, record, fence)
         self._destinations = destinations or {}
 
     def path_of(self, artifact: Artifact) -> str:

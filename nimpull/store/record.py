@@ -58,11 +58,20 @@ class Record:
         self._by_path: dict[str, list[Entry]] = {}
         self._by_digest: dict[Digest, list[Entry]] = {}
         self._file: int | None = None
-        for name in tree.names(RECORD):
-            for line in (tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines():
-                entry = _parse(line)
-                if entry:
-                    self._index(entry)
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what other processes committed since."""
+        lines = [
+            line
+            for name in self._tree.names(RECORD)
+            for line in (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines()
+        ]
+        with self._lock:
+            self._by_path.clear()
+            self._by_digest.clear()
+            for entry in filter(None, map(_parse, lines)):
+                self._index(entry)
 
     def _index(self, entry: Entry) -> None:
         self._by_path.setdefault(entry.path, []).append(entry)

@@ -49,6 +49,7 @@ class Store:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.record = Record(tree)
+        self._lease: lease.Lease | None = None
 
     @classmethod
     def open(cls, root: str, *, read_only: bool = False) -> Store:
@@ -64,21 +65,21 @@ class Store:
     # -- layouts ---------------------------------------------------------------------------------------
 
     def ngc_hub(self) -> NgcHubLayout:
-        return NgcHubLayout(self.tree, self.record)
+        return NgcHubLayout(self.tree, self.record, fence=self.fence)
 
     def hugging_face(self, hub: str = "huggingface/hub") -> HuggingFaceHubLayout:
         """``hub``: the hub cache directory below the root."""
-        return HuggingFaceHubLayout(self.tree, self.record, hub)
+        return HuggingFaceHubLayout(self.tree, self.record, hub, self.fence)
 
     def nim_cache(self, hub: str = "huggingface/hub") -> NimCacheLayout:
         return NimCacheLayout(self.ngc_hub(), self.hugging_face(hub))
 
     def local_dir(self) -> LocalDirLayout:
-        return LocalDirLayout(self.tree, self.record)
+        return LocalDirLayout(self.tree, self.record, self.fence)
 
     def workspace(self, destinations: Mapping[str, SafePath] | None = None) -> WorkspaceLayout:
         """``destinations``: artifact identity -> path below the root."""
-        return WorkspaceLayout(self.tree, self.record, destinations)
+        return WorkspaceLayout(self.tree, self.record, destinations, self.fence)
 
     # -- room ------------------------------------------------------------------------------------------
 
@@ -101,8 +102,11 @@ class Store:
         patience: float = 0.0,
         time_to_live: float = lease.TIME_TO_LIVE,
     ) -> lease.Lease:
-        """See ``lease.acquire``."""
-        return lease.acquire(
+        """See ``lease.acquire``. From then on the layouts commit only while it is held.
+
+        What another process committed while this one waited is taken into account.
+        """
+        self._lease = lease.acquire(
             self.tree,
             name,
             owner=owner,
@@ -111,6 +115,13 @@ class Store:
             patience=patience,
             time_to_live=time_to_live,
         )
+        self.record.reload()
+        return self._lease
+
+    def fence(self) -> None:
+        """LeaseHeldError if this store's lease was taken over; nothing where it has none."""
+        if self._lease:
+            self._lease.fence()
 
     def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
         """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
@@ -131,6 +142,7 @@ class Store:
 
     def mark_ready(self, marker: Ready) -> str:
         """Last of all: the record becomes durable, then the marker. Returns the marker's path."""
+        self.fence()
         self.record.sync()
         return write_ready(self.tree, marker)
 
