@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import configparser
-import csv
+import json
 import shutil
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from nimpull.cli.gpus import gpus
 from nimpull.core.hardware import Gpu, Hardware, Origin
-from nimpull.detect import detect
+from nimpull.detect import detect, shipped_table
 from tests.fakenvml import mkpcitree
 
 FAKE = Path(__file__).with_name("fakenvml")
@@ -24,30 +25,7 @@ MIB, GIB = 1 << 20, 1 << 30
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the stand-in library")
 
 
-@dataclass(frozen=True)
-class Row:
-    product: str
-    memory_total: int | None
-    compute_capability: str
-
-
-def _rows() -> dict[str, list[tuple[str, Row]]]:
-    rows: dict[str, list[tuple[str, Row]]] = {}
-    with (FAKE.parent.parent / "profiles/gpus.csv").open(encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            mib = line["nvml_total_mib"]
-            row = Row(line["nvml_name"], int(mib) * MIB if mib else None, line["compute_capability"])
-            rows.setdefault(line["gpu_device"], []).append((line["subsystem_ids"], row))
-    return rows
-
-
-ROWS = _rows()
-
-
-def lookup(device_id: str, subsystem_id: str) -> Row | None:
-    rows = ROWS.get(device_id, [])
-    exact = [row for subsystems, row in rows if subsystem_id in subsystems]
-    return next(iter(exact or [row for _, row in rows]), None)
+lookup = shipped_table().find
 
 
 @pytest.fixture(scope="session")
@@ -374,3 +352,52 @@ def test_an_unknown_card_and_broken_files_do_not_stop_the_rest(stand: Stand) -> 
 def test_names_from_the_driver_s_files_cannot_steer_a_terminal(stand: Stand) -> None:
     mkpcitree.add_driver(stand.root, {"0000:1a:00.0": "NVIDIA \x1b[31mH100"})
     assert stand.without_library().gpus[0].product == "NVIDIA \\x1b[31mH100"
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def _run(*arguments: str) -> str:
+    done = CliRunner().invoke(gpus, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_command_tells_products_memory_problems_and_origin(
+    monkeypatch: pytest.MonkeyPatch, library: Path
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    monkeypatch.setenv("FAKENVML_CONFIG", str(FAKE / "scenarios/one_lost.ini"))
+    monkeypatch.delenv("NIMPULL_GPUS", raising=False)
+    lines = _run().splitlines()
+    assert lines[0] == "3 GPUs, from NVML (driver 580.105.08, CUDA 13.0)"
+    assert lines[1].split("  ")[1:3] == ["0", "NVIDIA H100 80GB HBM3"]
+    assert "79.6 GiB, 0 B used" in lines[1] and "2330:10de" in lines[1] and "compute 9.0" in lines[1]
+    assert lines[2:4] == ["  1  unknown", "       GPU: the GPU is lost (it has fallen off the bus)"]
+
+
+def test_the_command_s_json_is_the_report_s(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    monkeypatch.setenv("FAKENVML_CONFIG", str(FAKE / "scenarios/mig_h100.ini"))
+    monkeypatch.delenv("NIMPULL_GPUS", raising=False)
+    told = json.loads(_run("-o", "json"))
+    assert told["origin"] == "nvml"
+    assert [gpu["mig"] for gpu in told["gpus"]] == ["1g.10gb", "3g.40gb"]
+
+
+def test_gpus_that_are_named_need_no_machine_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIMPULL_GPUS", "L40S:2")
+    assert _run().splitlines()[0] == "2 GPUs, as named"
+    assert "NVIDIA L40S" in _run()
+    told = json.loads(_run("-o", "json", "--gpu", "H100:8"))
+    assert (told["origin"], len(told["gpus"]), told["gpus"][7]["product"]) == (
+        "override",
+        8,
+        "NVIDIA H100 80GB HBM3",
+    )
+
+
+def test_a_gpu_that_is_not_one_is_a_usage_error() -> None:
+    done = CliRunner().invoke(gpus, ["--gpu", "H1000:2"])
+    assert done.exit_code == 2
+    assert "unknown GPU" in done.stderr and "H100:8" in done.stderr

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.hardware import Gpu, Hardware, Origin
+from nimpull.core.hardware import Gpu, Hardware
 from nimpull.core.ports import Cancel
 from nimpull.detect.files import read_text
 from nimpull.detect.nvml import read_nvml
 from nimpull.detect.pci import read_pci
-from nimpull.detect.table import Lookup
+from nimpull.detect.table import Lookup, shipped_table
 
 #: Without persistence mode the driver initialises each GPU when it is first asked, 1 to 3 seconds a piece.
 NVML_SECONDS: Final = 30.0
@@ -33,7 +33,8 @@ def detect(
 ) -> Hardware:
     """One snapshot of the GPUs; see :class:`Hardware` for units.
 
-    ``lookup``: the device table. ``root``: where ``sys`` and ``proc`` are. ``timeout``: seconds for NVML.
+    ``lookup``: the device table's ``find``. ``root``: where ``sys`` and ``proc`` are. ``timeout``: seconds
+    for NVML.
     If NVML knows no GPU by name or id, the PCI bus is read instead and NVML's reasons stay among the notes.
     """
     asked = read_nvml(timeout=timeout, cancel=cancel)
@@ -79,4 +80,4 @@ def _shared_note(gpus: Iterable[Gpu]) -> tuple[str, ...]:
     return ("GPU and host share one memory; the figures are the node's (/proc/meminfo).",)
 
 
-__all__ = ["NVML_SECONDS", "Lookup", "Origin", "detect"]
+__all__ = ["NVML_SECONDS", "Lookup", "detect", "shipped_table"]

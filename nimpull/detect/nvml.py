@@ -115,15 +115,25 @@ def _ask_child(timeout: float, cancel: Cancel | None) -> tuple[list[dict[str, An
         )
     except OSError as error:
         return [], f"NVML: cannot start the process that asks the driver: {error.strerror}."
+    try:
+        output = _wait(child, timeout, cancel)
+    except BaseException:  # a second Ctrl-C, say: the child must not outlive this
+        child.kill()
+        raise
+    if output is None:
+        return list(_parse(_give_up(child))), f"NVML: the driver did not answer within {timeout:g} seconds."
+    return list(_parse(output)), _exit_note(child.returncode)
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float, cancel: Cancel | None) -> bytes | None:
+    """All it wrote, or None once the time is over or the run was cancelled."""
     for _ in range(max(1, math.ceil(timeout / _SLICE))):
         try:
-            output, _ = child.communicate(timeout=_SLICE)
+            return child.communicate(timeout=_SLICE)[0]
         except subprocess.TimeoutExpired:
             if cancel is not None and cancel.is_set():
                 break
-            continue
-        return list(_parse(output)), _exit_note(child.returncode)
-    return list(_parse(_give_up(child))), f"NVML: the driver did not answer within {timeout:g} seconds."
+    return None
 
 
 def _give_up(child: subprocess.Popen[bytes]) -> bytes:

@@ -1,21 +1,22 @@
-"""What detection asks of the device table: one row by its PCI ids."""
+"""The device table that detection completes its facts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from importlib import resources
+from pathlib import Path
 
-
-class Row(Protocol):
-    """A product; memory in bytes, None where it has none of its own."""
-
-    @property
-    def product(self) -> str: ...
-    @property
-    def memory_total(self) -> int | None: ...
-    @property
-    def compute_capability(self) -> str: ...
-
+from nimpull.core.hardware import Device, DeviceTable
 
 #: (device id ``2330:10de``, subsystem id or "") -> its row, or None for an unknown card.
-Lookup = Callable[[str, str], Row | None]
+Lookup = Callable[[str, str], Device | None]
+
+
+def shipped_table() -> DeviceTable:
+    """The table of this installation, ``profiles/gpus.csv``."""
+    shipped = resources.files("nimpull").joinpath("profiles/gpus.csv")
+    if shipped.is_file():
+        return DeviceTable.parse(shipped.read_text("utf-8"))
+    # an editable install has it beside the package, as the repository does
+    beside = Path(__file__).parents[2] / "profiles/gpus.csv"
+    return DeviceTable.parse(beside.read_text("utf-8"))
