@@ -33,6 +33,7 @@ from nimpull.transport import Transport, TransportPolicy
 from nimpull.transport.pacing import MAX_PAUSE, asked_pause, backoff
 from nimpull.transport.proxies import Proxies
 from nimpull.transport.redirects import refuse_internal
+from nimpull.transport.trust import client_context
 from tests.clocks import StepClock
 from tests.servers import Peer, Proxy, ProxyRules, ScriptedServer, Seen, in_turn
 
@@ -649,6 +650,29 @@ def test_f27_plain_http_on_a_tls_port(rig: Callable[..., Rig]) -> None:
         url = Url(server.url().reveal().replace("http:", "https:"))
         with pytest.raises(TlsError, match="no TLS connection"):
             rig().transport(Location(url), 0, None)
+
+
+def test_f27_the_system_store_is_honoured_and_bundles_add_to_it(ca: trustme.CA, tmp_path: Path) -> None:
+    store, extra = tmp_path / "store.crt", tmp_path / "extra.pem"
+    ca.cert_pem.write_to_path(store)
+    trustme.CA(organization_name="another").cert_pem.write_to_path(extra)
+    assert len(client_context((), str(store)).get_ca_certs()) == 1
+    assert len(client_context((str(extra),), str(store)).get_ca_certs()) == 2
+
+
+def test_f27_without_a_system_store_the_bundled_list_is_the_last_resort(
+    ca: trustme.CA, bundle: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "none")
+    assert len(client_context((), missing).get_ca_certs()) > 50
+    assert len(client_context((bundle,), missing).get_ca_certs()) == 1
+
+
+def test_f27_verification_is_never_off_but_not_pedantic(bundle: str) -> None:
+    context = client_context((bundle,))
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_f27_a_bundle_that_cannot_be_read(rig: Callable[..., Rig], tmp_path: Path) -> None:

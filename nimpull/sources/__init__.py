@@ -1,7 +1,8 @@
-"""Model URIs to listings, artifacts to places: NGC, the Hugging Face Hub and DataStore, a directory."""
+"""Model URIs to listings, artifacts to places: NGC, the Hub and DataStore, a mirror, a directory."""
 
 from nimpull.sources.huggingface import HubSource
 from nimpull.sources.local import LocalSource
+from nimpull.sources.mirror import MirrorSource
 from nimpull.sources.ngc import NgcSource
 
-__all__ = ["HubSource", "LocalSource", "NgcSource"]
+__all__ = ["HubSource", "LocalSource", "MirrorSource", "NgcSource"]

@@ -217,7 +217,7 @@ class NgcSource:
         if content is None:
             raise refusal
         entries.add(CHECKSUMS, len(content))
-        for path, digest in _checksum_lines(content):
+        for path, digest in checksum_lines(content):
             entries.add(path, None, (digest,))
 
     def _read_checksums(self, repo: ModelUri, entries: Entries) -> Iterator[str]:
@@ -234,7 +234,7 @@ class NgcSource:
                 yield f"{CHECKSUMS} of {repo} is not what is listed; other digests are used"
                 return
         known = entries.paths()
-        for path, digest in _checksum_lines(content):
+        for path, digest in checksum_lines(content):
             if path in known and path != CHECKSUMS:
                 entries.add(path, None, (digest,))
 
@@ -383,7 +383,7 @@ def _extent(answer: Mapping[str, Any]) -> tuple[int, int]:
     return max(1, pages), results
 
 
-def _checksum_lines(content: bytes) -> Iterator[tuple[str, Digest]]:
+def checksum_lines(content: bytes) -> Iterator[tuple[str, Digest]]:
     """``<hex>  <path>`` per line, as b3sum writes; other lines are not checksums."""
     for line in content.decode("utf-8", "replace").splitlines():
         value, separator, path = line.partition("  ")

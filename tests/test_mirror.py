@@ -1,0 +1,171 @@
+"""A mirror named by NIM_REPOSITORY_OVERRIDE: keys as NIM documents them, from S3 and from a web server."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterator
+from threading import Event
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pytest
+from blake3 import blake3
+
+from nimpull.core.names import ModelUri
+from nimpull.core.ports import Wanted
+from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
+from nimpull.sources.mirror import MirrorSource, boto_signer, object_key
+from nimpull.transport import Transport, TransportPolicy
+from tests.clocks import StepClock
+from tests.servers import Peer, ScriptedServer, Seen
+
+MODEL = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
+CONFIG, WEIGHTS = b'{"a": 1}', b"weights" * 1000
+SUMS = (
+    f"{blake3(CONFIG).hexdigest()}  config.json\n{blake3(WEIGHTS).hexdigest()}  trt/rank 0.engine\n".encode()
+)
+FILES = {"config.json": CONFIG, "trt/rank 0.engine": WEIGHTS, "checksums.blake3": SUMS}
+SECRET = "canary-4d1c"
+
+
+class Bucket:
+    """Objects by key below ``root``; with ``page`` > 0 it lists like S3, so many at a time."""
+
+    def __init__(self, root: str, page: int = 0) -> None:
+        self.objects = {object_key(MODEL.with_path(path)): content for path, content in FILES.items()}
+        self.root = root
+        self.page = page
+
+    def __call__(self, seen: Seen, peer: Peer) -> None:
+        parts = urlsplit(seen.target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if "list-type" in query:
+            self._list(query, peer)
+            return
+        content = self.objects.get(unquote(parts.path.removeprefix(self.root)))
+        if content is None:
+            peer.reply(404)
+        elif seen.method == "HEAD":
+            digest = b64encode(hashlib.sha256(content).digest()).decode()
+            signed = {"x-amz-checksum-sha256": digest} if "x-amz-checksum-mode" in seen.headers else {}
+            peer.head(200, {"Content-Length": str(len(content)), **signed})
+        else:
+            peer.file(seen, content)
+
+    def _list(self, query: dict[str, str], peer: Peer) -> None:
+        keys = sorted(key for key in self.objects if key.startswith(query["prefix"]))
+        start = int(query.get("continuation-token", 0))
+        items = "".join(
+            f"<Contents><Key>{escape(quote(key))}</Key><Size>{len(self.objects[key])}</Size></Contents>"
+            for key in keys[start : start + self.page]
+        )
+        after = start + self.page
+        token = f"<NextContinuationToken>{after}</NextContinuationToken>" if after < len(keys) else ""
+        xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        body = f"<ListBucketResult {xmlns}><EncodingType>url</EncodingType>{items}{token}</ListBucketResult>"
+        peer.reply(200, body.encode())
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    with Transport(TransportPolicy(), clock=StepClock(), cancel=Event(), emit=lambda event: None) as made:
+        yield made
+
+
+@pytest.fixture
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with ScriptedServer(Bucket("/nim_bucket/", page=2)) as server:
+        yield server
+
+
+def s3_source(transport: Transport, server: ScriptedServer) -> MirrorSource:
+    sign = boto_signer(server.url().reveal().rstrip("/"), "us-east-1")
+    return MirrorSource(transport, override="s3://nim_bucket", sign=sign)
+
+
+def fetched(source: MirrorSource, transport: Transport, listed: Wanted) -> dict[str, bytes]:
+    contents = {}
+    for artifact in source.list(MODEL, listed).artifacts:
+        assert artifact.size is not None
+        buffer = memoryview(bytearray(artifact.size))
+        with transport(source.locate(artifact), 0, None) as body:
+            assert (body.head.status, body.readinto(buffer)) == (200, artifact.size)
+        contents[str(artifact.path)] = bytes(buffer)
+    return contents
+
+
+def test_the_key_is_the_documented_one() -> None:
+    uri = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf?file=config.json")
+    assert object_key(uri) == "nim%2Fmeta%2Fllama3-8b-instruct%3Ahf%3Ffile%3Dconfig.json"
+
+
+def test_named_files_come_from_a_bucket(transport: Transport, s3_server: ScriptedServer) -> None:
+    source = s3_source(transport, s3_server)
+    wanted = Wanted(paths=frozenset({"config.json", "trt/rank 0.engine"}))
+    listing = source.list(MODEL, wanted)
+    for artifact in listing.artifacts:
+        algorithms = {digest.algorithm: digest.hex for digest in artifact.digests}
+        assert algorithms == {
+            "blake3": blake3(FILES[artifact.path]).hexdigest(),
+            "sha256": hashlib.sha256(FILES[artifact.path]).hexdigest(),
+        }
+    assert (listing.notes, listing.requested) == ((), "hf")
+    assert fetched(source, transport, wanted) == {
+        "config.json": CONFIG,
+        "trt/rank 0.engine": WEIGHTS,
+    }
+    assert s3_server.seen[0].target.startswith("/nim_bucket/nim%252Fmeta%252Fllama3-8b-instruct%253Ahf%253F")
+    expires_at = source.locate(listing.artifacts[0]).expires_at
+    assert expires_at is not None
+    assert SECRET not in "".join(f"{seen.target}{seen.headers}" for seen in s3_server.seen)
+
+
+def test_a_bucket_is_listed_page_by_page(transport: Transport, s3_server: ScriptedServer) -> None:
+    assert fetched(s3_source(transport, s3_server), transport, Wanted()) == FILES
+
+
+def test_a_file_missing_from_the_mirror_is_named(transport: Transport, s3_server: ScriptedServer) -> None:
+    with pytest.raises(NotFoundError, match=r"s3://nim_bucket/ has no file “tokenizer\.json”"):
+        s3_source(transport, s3_server).list(MODEL, Wanted(paths=frozenset({"tokenizer.json"})))
+
+
+def test_no_permission_says_what_it_may_mean(transport: Transport, s3_server: ScriptedServer) -> None:
+    s3_server.answer = lambda seen, peer: peer.reply(403)
+    with pytest.raises(ForbiddenError, match="HTTP 403") as caught:
+        s3_source(transport, s3_server).list(MODEL, Wanted())
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>'])
+def test_something_else_than_a_listing(transport: Transport, s3_server: ScriptedServer, body: bytes) -> None:
+    s3_server.answer = lambda seen, peer: peer.reply(200, body)
+    with pytest.raises(ListingError, match="not S3's listing"):
+        s3_source(transport, s3_server).list(MODEL, Wanted())
+
+
+def test_a_web_server_gives_named_files(transport: Transport) -> None:
+    with ScriptedServer(Bucket("/mirror/")) as server:
+        source = MirrorSource(transport, override=server.url("/mirror/").reveal())
+        assert fetched(source, transport, Wanted(paths=frozenset({"config.json"}))) == {"config.json": CONFIG}
+        with pytest.raises(ListingError, match="web server"):
+            source.list(MODEL, Wanted())
+
+
+def test_a_mirror_without_checksums_says_so(transport: Transport) -> None:
+    bucket = Bucket("/")
+    del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
+    with ScriptedServer(bucket) as server:
+        source = MirrorSource(transport, override=server.url().reveal())
+        listing = source.list(MODEL, Wanted(paths=frozenset({"config.json"})))
+    assert "checksums.blake3" in listing.notes[0]
+    assert listing.artifacts[0].digests == ()
+
+
+@pytest.mark.parametrize("override", ["ngc://nim/meta/x:1", "file:///x", "bucket", "s3:///x"])
+def test_what_is_no_mirror_is_refused(transport: Transport, override: str) -> None:
+    with pytest.raises(UsageError):
+        MirrorSource(transport, override=override)
