@@ -1,0 +1,105 @@
+"""The errors of a fetch, in words, and the patience before one of them ends it."""
+
+from __future__ import annotations
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import Digest
+from nimpull.core.events import Waiting
+from nimpull.core.names import display
+from nimpull.core.ports import Cancel, Clock, Emit
+from nimpull.core.ranges import Cause, backoff
+from nimpull.errors import (
+    AuthError,
+    ForbiddenError,
+    IntegrityError,
+    NetworkError,
+    NimpullError,
+    NotFoundError,
+    SourceChangedError,
+)
+
+
+class Stopped(Exception):
+    """This worker is to end: the run was cancelled, or another worker failed."""
+
+
+class Abandoned(Exception):
+    """What this worker does for a file has lost its purpose: the file starts over."""
+
+
+class RestartNeeded(Exception):
+    """The file must start over from its first byte; ``reason`` is safe to print."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def failure(cause: Cause, reason: str, artifact: Artifact, host: str) -> NimpullError:
+    """The error that ends a file, for what its host answered."""
+    where = f"{display(artifact.path, 200)} from {host}: {reason}"
+    if cause is Cause.MISSING:
+        return NotFoundError(
+            where, hint="The listing names the file, but it is not there. Check the revision, or try later."
+        )
+    if cause is Cause.UNAUTHORIZED:
+        return AuthError(
+            f"{where}, also with a fresh location",
+            hint="Check the key (NGC_API_KEY or HF_TOKEN, spec.source.*.authSecret in the NIMCache).",
+        )
+    if cause in (Cause.EXPIRED, Cause.REFUSED):
+        return ForbiddenError(where, hint="Check that the key is entitled to this model.")
+    if cause is Cause.CHANGED:
+        return SourceChangedError(where, hint="The file was replaced while it was fetched. Run again.")
+    if cause is Cause.MARKUP:
+        return IntegrityError(
+            where,
+            hint="A captive portal, proxy or sign-in page answers for the registry. Nothing of it was saved.",
+        )
+    return IntegrityError(
+        where, hint="Something between here and the registry rewrites downloads. Run again."
+    )
+
+
+def mismatch(artifact: Artifact, expected: Digest, found: Digest, host: str) -> IntegrityError:
+    return IntegrityError(
+        f"{display(artifact.path, 200)} from {host}: its content is {found}, the listing says {expected}",
+        hint="It was fetched twice. The registry's copy, or a cache on the way, is damaged.",
+    )
+
+
+class Patience:
+    """How long one piece of work goes on without progress: seconds count, attempts do not."""
+
+    def __init__(self, clock: Clock, stop: Cancel, emit: Emit, budget: float) -> None:
+        self._clock = clock
+        self._stop = stop
+        self._emit = emit
+        self._budget = budget
+        self._since = clock.monotonic()
+        self._failures = 0
+
+    @property
+    def failing(self) -> bool:
+        return self._failures > 0
+
+    def progressed(self) -> None:
+        self._since = self._clock.monotonic()
+        self._failures = 0
+
+    def wait_or_raise(self, error: NimpullError, at_least: float = 0.0) -> None:
+        """Back off before the next attempt; ``error`` is raised once the budget is spent, or Stopped."""
+        self._failures += 1
+        pause = max(at_least, backoff(self._failures, self._clock.jitter()))
+        idle = self._clock.monotonic() - self._since
+        if idle + pause > self._budget:
+            raise _given_up(error, idle)
+        self._emit(Waiting(error.message, pause))
+        if self._clock.wait(pause, self._stop):
+            raise Stopped
+
+
+def _given_up(error: NimpullError, idle: float) -> NimpullError:
+    if not isinstance(error, NetworkError):
+        return error
+    return NetworkError(f"{error.message} (no progress for {idle:.0f} s)", hint=error.hint)

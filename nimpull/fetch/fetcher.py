@@ -1,0 +1,327 @@
+"""One run: workers, their supervision, and the outcomes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+
+from nimpull.core.artifacts import Action, Artifact, Outcome
+from nimpull.core.events import Advanced, Event, Finished, Note
+from nimpull.core.names import display
+from nimpull.core.ports import Cancel, Clock, Emit, Get, Ingests, Verified
+from nimpull.errors import Cancelled, NotFoundError, StoreIOError
+from nimpull.fetch.board import Board
+from nimpull.fetch.buffers import BufferPool, new_buffer
+from nimpull.fetch.commits import GroupCommit, Staged
+from nimpull.fetch.exchange import Exchange, Locate, Service
+from nimpull.fetch.failures import Patience, Stopped, mismatch
+from nimpull.fetch.lane import Lane, fetch_whole
+from nimpull.fetch.limits import FetchLimits, Hosts
+from nimpull.fetch.pace import Pace
+from nimpull.fetch.transfer import Transfer
+
+_TICK = 0.1  # seconds between two looks at cancellation and pace
+
+
+class Fetcher:
+    """Fetches artifacts into ``ingests`` and commits them.
+
+    ``locate``: where an artifact is now (True = discard a cached answer); ``get``: one attempt at a range.
+    """
+
+    def __init__(
+        self,
+        locate: Locate,
+        get: Get,
+        ingests: Ingests,
+        *,
+        clock: Clock,
+        cancel: Cancel,
+        emit: Emit,
+        limits: FetchLimits | None = None,
+    ) -> None:
+        self._locate = locate
+        self._get = get
+        self._ingests = ingests
+        self._clock = clock
+        self._cancel = cancel
+        self._emit = emit
+        self._limits = limits or FetchLimits()
+
+    def run(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
+        """All of them committed, in order.
+
+        A missing file (NotFoundError) is raised after all others are here; any other failure ends the run.
+        Raises NimpullError, and whatever a worker met that is a bug. What is journaled stays.
+        """
+        run = _Run(
+            artifacts,
+            self._ingests,
+            locate=self._locate,
+            get=self._get,
+            clock=self._clock,
+            emit=self._emit,
+            limits=self._limits,
+        )
+        return run.supervise(self._cancel)
+
+
+class _Run:
+    def __init__(
+        self,
+        artifacts: Sequence[Artifact],
+        ingests: Ingests,
+        *,
+        locate: Locate,
+        get: Get,
+        clock: Clock,
+        emit: Emit,
+        limits: FetchLimits,
+    ) -> None:
+        self._ingests = ingests
+        self._clock = clock
+        self._tell = emit
+        self._limits = limits
+        self._artifacts = artifacts
+        self._stop = threading.Event()
+        self._emitting = threading.Lock()
+        self._lock = threading.Condition()
+        self._received = 0
+        self._outcomes: dict[int, Outcome] = {}
+        self._missing: list[NotFoundError] = []
+        self._store_failures: Counter[int] = Counter()
+        self._service = Service(locate, get, Hosts(clock), clock, self._stop)
+        self._pool = BufferPool(limits.pool)
+        large = tuple(n for n, each in enumerate(artifacts) if not self._is_small(each))
+        self._transfers = tuple(self._transfer(number) for number in large)
+        small = (n for n, each in enumerate(artifacts) if self._is_small(each))
+        start = min(limits.start, limits.connections)
+        self._board = Board(self._lock, self._transfers, small, start)
+        self._pace = Pace(start, limits.connections, clock.monotonic())
+        self._commits = GroupCommit(ingests, limits, self._committed, self._lost)
+
+    def _is_small(self, artifact: Artifact) -> bool:
+        return artifact.size is not None and artifact.size <= self._limits.small
+
+    def _transfer(self, number: int) -> Transfer:
+        artifact = self._artifacts[number]
+        return Transfer(
+            number,
+            artifact,
+            Exchange(artifact, self._service),
+            patience=self._patience(),
+            lock=self._lock,
+            pool=self._pool,
+            limits=self._limits,
+            emit=self._emit,
+            stopped=self._stop.is_set,
+        )
+
+    def _patience(self) -> Patience:
+        return Patience(self._clock, self._stop, self._emit, self._limits.retry_budget)
+
+    def _emit(self, event: Event) -> None:
+        with self._emitting:
+            if isinstance(event, Advanced):
+                self._received += max(0, event.count)
+            self._tell(event)
+
+    # -- supervision -----------------------------------------------------------------------------------
+
+    def supervise(self, cancel: Cancel) -> tuple[Outcome, ...]:
+        failures: list[BaseException] = []
+
+        def ended(future: Future[None]) -> None:
+            error = future.exception()
+            if error is not None:
+                failures.append(error)
+                self._halt()
+
+        workers = max(1, min(self._limits.connections, self._most_useful()))
+        try:
+            with ThreadPoolExecutor(workers, "fetch") as pool:
+                futures = [pool.submit(self._work, number) for number in range(workers)]
+                for future in futures:
+                    future.add_done_callback(ended)
+                self._watch(futures, cancel)
+            if not failures or isinstance(failures[0], Cancelled):
+                self._commits.flush()
+        finally:
+            self._halt()
+            for transfer in self._transfers:
+                transfer.release()
+        return self._conclude(failures, cancel)
+
+    def _most_useful(self) -> int:
+        """Every small file, and every segment of a large one, can keep one worker busy."""
+        least = self._limits.segment(self._limits.connections)
+        return sum(-(-(each.size or 1 << 40) // least) or 1 for each in self._artifacts)
+
+    def _watch(self, futures: Sequence[Future[None]], cancel: Cancel) -> None:
+        pending: set[Future[None]] = set(futures)
+        try:
+            while pending:
+                _, pending = wait(pending, _TICK, FIRST_EXCEPTION)
+                if cancel.is_set():
+                    self._halt()
+                if self._pace.look(self._received, self._clock.monotonic(), self._board.work_for_more):
+                    self._board.allow(self._pace.connections)
+        finally:  # also when a signal interrupts the wait: the pool would wait for its threads for ever
+            if pending:
+                self._halt()
+
+    def _halt(self) -> None:
+        self._stop.set()
+        self._board.stop()
+
+    def _conclude(self, failures: Sequence[BaseException], cancel: Cancel) -> tuple[Outcome, ...]:
+        if failures:
+            raise failures[0]
+        if self._missing:
+            first, *others = self._missing
+            if others:
+                raise NotFoundError(f"{first.message} (and {len(others)} more files)", hint=first.hint)
+            raise first
+        if len(self._outcomes) < len(self._artifacts):
+            if not cancel.is_set():
+                raise RuntimeError("the workers ended before all files were here")
+            raise Cancelled("stopped while fetching", hint="Run again to continue: finished chunks are kept.")
+        return tuple(self._outcomes[number] for number in range(len(self._artifacts)))
+
+    # -- workers ---------------------------------------------------------------------------------------
+
+    def _work(self, worker: int) -> None:
+        buffer = new_buffer()
+        try:
+            while (found := self._board.next(worker)) is not None:
+                if isinstance(found, Transfer):
+                    buffer = self._work_on(found, buffer)
+                else:
+                    self._fetch_small(found, buffer)
+        except (Stopped, Cancelled):
+            return
+
+    def _work_on(self, transfer: Transfer, buffer: memoryview) -> memoryview:
+        transfer.began = transfer.began or self._clock.monotonic()
+        lane = Lane(transfer, buffer, self._ingests, self._stop, self._emit)
+        try:
+            lane.run()
+        except NotFoundError as error:
+            transfer.gone = error
+            transfer.ask_restart(error.message)
+        last = self._board.leave(transfer)
+        if last and not self._stop.is_set():
+            self._settle(transfer)
+        return lane.buffer
+
+    def _settle(self, transfer: Transfer) -> None:
+        """Nobody else works on it: it is gone, starts over, or is complete."""
+        if transfer.gone is not None:
+            with self._lock:
+                self._missing.append(transfer.gone)
+            transfer.release()
+            self._board.done(transfer)
+        elif transfer.complete and not transfer.restart:
+            self._finish(transfer)
+        else:
+            self._start_over(transfer)
+
+    def _start_over(self, transfer: Transfer) -> None:
+        name = display(transfer.artifact.path, 200)
+        self._emit(Note(f"{name} starts over: {transfer.restart or 'its bytes were lost'}", "warning"))
+        transfer.reset()
+        self._board.again(transfer)
+
+    def _finish(self, transfer: Transfer) -> None:
+        expected, found = transfer.artifact.digest, transfer.digest()
+        if expected is not None and found != expected:
+            transfer.mismatches += 1
+            error = mismatch(transfer.artifact, expected, found, transfer.exchange.host)
+            if transfer.mismatches > 1:
+                raise error
+            transfer.restart = error.message
+            self._start_over(transfer)
+            return
+        size = transfer.size or 0
+        try:
+            self._ingests.commit([Verified(transfer.ingest, size, found, transfer.exchange.etag)])
+        except StoreIOError as error:
+            transfer.store_failures += 1
+            if transfer.store_failures > 1:
+                raise
+            transfer.restart = error.message
+            # by another descriptor: the old one may be of a file that has its final name already
+            transfer.release()
+            transfer.attach(self._ingests.open(transfer.artifact))
+            self._start_over(transfer)
+            return
+        self._note(
+            transfer.number,
+            Outcome(
+                artifact=transfer.artifact,
+                action=Action.RESUMED if transfer.resumed else Action.FETCHED,
+                fetched=transfer.fetched,
+                attempts=transfer.exchange.attempts,
+                seconds=self._clock.monotonic() - transfer.began,
+                verified=_verified(transfer.artifact),
+                size=size,
+                digest=found,
+            ),
+        )
+        transfer.release()
+        self._board.done(transfer)
+
+    # -- small files -----------------------------------------------------------------------------------
+
+    def _fetch_small(self, number: int, buffer: memoryview) -> None:
+        try:
+            self._stage(number, buffer)
+        except NotFoundError as error:
+            with self._lock:
+                self._missing.append(error)
+        if self._board.small_ended():
+            self._commits.flush()
+            self._board.small_settled()
+
+    def _stage(self, number: int, buffer: memoryview) -> None:
+        artifact = self._artifacts[number]
+        size = artifact.size or 0
+        began = self._clock.monotonic()
+        exchange = Exchange(artifact, self._service)
+        found = fetch_whole(artifact, exchange, self._patience(), self._stop, buffer)
+        self._emit(Advanced(size))
+        ingest = self._ingests.stage(artifact, buffer[:size])
+        outcome = Outcome(
+            artifact=artifact,
+            action=Action.FETCHED,
+            fetched=size,
+            attempts=exchange.attempts,
+            seconds=self._clock.monotonic() - began,
+            verified=_verified(artifact),
+            size=size,
+            digest=found,
+        )
+        self._commits.add(Staged(number, Verified(ingest, size, found, exchange.etag), outcome))
+
+    def _committed(self, staged: Staged) -> None:
+        self._note(staged.number, staged.outcome)
+
+    def _lost(self, numbers: Sequence[int], error: StoreIOError) -> None:
+        """A group's fsync failed: its files are written once more, then the error stands."""
+        self._store_failures.update(numbers)
+        if self._stop.is_set() or any(self._store_failures[number] > 1 for number in numbers):
+            raise error
+        for number in numbers:
+            self._emit(Advanced(-(self._artifacts[number].size or 0)))
+        self._board.small_again(numbers)
+
+    def _note(self, number: int, outcome: Outcome) -> None:
+        with self._lock:
+            self._outcomes[number] = outcome
+        self._emit(Finished(outcome))
+
+
+def _verified(artifact: Artifact) -> str:
+    return artifact.digest.algorithm if artifact.digest else "size"

@@ -1,0 +1,161 @@
+"""What one worker does for one file: segments of a large one, or a small one whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.events import Advanced
+from nimpull.core.ports import Cancel, Claim, Emit, Ingests
+from nimpull.core.ranges import Span
+from nimpull.errors import Cancelled, NetworkError, StoreIOError, TransferError
+from nimpull.fetch.exchange import Exchange
+from nimpull.fetch.failures import Abandoned, Patience, RestartNeeded, Stopped, mismatch
+from nimpull.fetch.limits import BLOCK
+from nimpull.fetch.reader import Reader
+from nimpull.fetch.transfer import UNLISTED_ALGORITHM, Transfer
+
+
+class Lane:
+    """Fetches segments of ``transfer`` until none is to be had. ``buffer``: the worker's own block."""
+
+    def __init__(
+        self, transfer: Transfer, buffer: memoryview, ingests: Ingests, stop: Cancel, emit: Emit
+    ) -> None:
+        self.buffer = buffer
+        self._transfer = transfer
+        self._ingests = ingests
+        self._stop = stop
+        self._emit = emit
+        self._reader = Reader(transfer.exchange, transfer.patience, stop, transfer.progressed)
+
+    def run(self) -> None:
+        """Raises Stopped, and the NimpullError that ends the file."""
+        transfer = self._transfer
+        try:
+            if not transfer.ready:
+                self._lead()
+            at: int | None = None
+            while segment := transfer.take(at):
+                self._fetch(segment)
+                at = segment[1]
+        except RestartNeeded as needed:
+            transfer.ask_restart(needed.reason)
+        except Abandoned:
+            return
+        finally:
+            self._reader.close()
+
+    def _lead(self) -> None:
+        """The first to come: see what is here, ask for what is not, and open the file to others."""
+        transfer = self._transfer
+        if not transfer.attached:
+            transfer.attach(self._ingests.open(transfer.artifact))
+        start = transfer.first_missing()
+        if start is None:
+            transfer.begin(transfer.size or 0, transfer.ingest.validator)
+            return
+        size = transfer.size
+        end = None if size is None else transfer.lead_end(start)
+        accept = self._reader.open(start, None if start == 0 and end == size else end, size).accept
+        if transfer.distrusts(accept.validator):
+            raise RestartNeeded("the validator of an earlier run is not the one that is served now")
+        if accept.size is None:
+            self._stream_to_end(accept.validator)
+            return
+        transfer.begin(accept.size, accept.validator)
+
+    def _stream_to_end(self, validator: str) -> None:
+        """A response without any length: the file is what comes until its end."""
+        transfer = self._transfer
+        transfer.ingest.begin(0, validator)
+        hasher = new_hasher(transfer.algorithm, 0)
+        position = 0
+        while True:
+            try:
+                count = self._reader.read_some(self.buffer)
+            except NetworkError as error:
+                transfer.patience.wait_or_raise(error)
+                raise RestartNeeded(error.message) from error
+            transfer.ingest.write(self.buffer[:count], position)
+            hasher.update(self.buffer[:count])
+            position += count
+            transfer.counted += count
+            transfer.fetched += count
+            self._emit(Advanced(count))
+            if count < len(self.buffer):
+                self._reader.close()
+                transfer.end_stream(position, hasher)
+                return
+
+    def _fetch(self, segment: Span) -> None:
+        transfer = self._transfer
+        start, end = segment
+        position = start
+        check = new_hasher("blake3", end - start)
+        try:
+            while position < end:
+                position = self._block(position, end, check.update)
+        except (Stopped, Cancelled, TransferError):
+            if position > start and not transfer.restart:
+                self._record(start, position, check.hexdigest())
+            raise
+        self._record(start, end, check.hexdigest())
+
+    def _block(self, position: int, end: int, check: Callable[[memoryview], object]) -> int:
+        transfer = self._transfer
+        if transfer.restart:
+            raise Abandoned
+        view = self.buffer[: min(BLOCK - position % BLOCK, end - position)]
+        self._reader.fill(view, position, transfer.run_end(end), transfer.size or 0)
+        check(view)
+        try:
+            transfer.ingest.write(view, position)
+        except StoreIOError:
+            if transfer.store_failures:
+                raise
+            transfer.store_failures += 1
+            transfer.ingest.write(view, position)
+        self._emit(Advanced(len(view)))
+        self.buffer = transfer.submit(position, len(view), self.buffer)
+        return position + len(view)
+
+    def _record(self, start: int, end: int, digest: str) -> None:
+        self._transfer.ingest.record(Claim(start, end, bytes.fromhex(digest)))
+
+
+def fetch_whole(
+    artifact: Artifact, exchange: Exchange, patience: Patience, stop: Cancel, buffer: memoryview
+) -> Digest:
+    """A small file into ``buffer``; returns its verified digest. Raises Stopped and NimpullError."""
+    size = artifact.size or 0
+    view = buffer[:size]
+    tries = reached = 0
+
+    def progressed(position: int) -> None:
+        nonlocal reached
+        if position > reached or not exchange.rangeless():
+            patience.progressed()
+        reached = max(reached, position)
+
+    while True:
+        reader = Reader(exchange, patience, stop, progressed)
+        try:
+            if size:
+                reader.fill(view, 0, size, size)
+        except RestartNeeded:
+            exchange.forget()
+            continue
+        finally:
+            reader.close()
+        expected = artifact.digest
+        hasher = new_hasher(expected.algorithm if expected else UNLISTED_ALGORITHM, size)
+        hasher.update(view)
+        found = Digest(expected.algorithm if expected else UNLISTED_ALGORITHM, hasher.hexdigest())
+        if expected is None or found == expected:
+            return found
+        tries += 1
+        if tries > 1:
+            raise mismatch(artifact, expected, found, exchange.host)
+        exchange.forget()

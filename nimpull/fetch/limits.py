@@ -1,0 +1,66 @@
+"""What a fetch may use, and what it learns about hosts on the way."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from nimpull.core.ports import Cancel, Clock
+
+BLOCK = 1 << 20  # bytes of one buffer: smaller ones cost twice the CPU, larger ones gain nothing
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Bounds of one run. Sizes in bytes, times in seconds.
+
+    ``connections``: at most, over all hosts; ``start``: how many it begins with. ``pool``: memory for bytes
+    that arrived ahead of a file's hash. ``chunk``: what one journal line covers, at most. ``small``: files up
+    to this come whole, in memory (at most one block). ``retry_budget``: without any progress.
+    """
+
+    connections: int = 16
+    start: int = 4
+    pool: int = 64 << 20
+    chunk: int = 16 << 20
+    small: int = BLOCK
+    retry_budget: float = 600.0
+    batch_files: int = 128
+    batch_bytes: int = 64 << 20
+
+    def segment(self, connections: int) -> int:
+        """Bytes of one range request while ``connections`` share a file: all of them fit the pool."""
+        share = max(BLOCK, self.pool // max(1, connections))
+        return min(self.chunk, 1 << (share.bit_length() - 1))
+
+
+class Hosts:
+    """Pauses that hosts asked for, and which hosts ignore ranges. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until: dict[str, float] = {}
+        self._rangeless: set[str] = set()
+
+    def pause(self, host: str, seconds: float) -> None:
+        with self._lock:
+            until = self._clock.monotonic() + seconds
+            self._until[host] = max(until, self._until.get(host, 0.0))
+
+    def keep(self, host: str, stop: Cancel) -> None:
+        """Wait until the host may be asked again, or ``stop``."""
+        while not stop.is_set():
+            with self._lock:
+                left = self._until.get(host, 0.0) - self._clock.monotonic()
+            if left <= 0:
+                return
+            self._clock.wait(left, stop)
+
+    def ignores_ranges(self, host: str) -> bool:
+        with self._lock:
+            return host in self._rangeless
+
+    def note_ignored_range(self, host: str) -> None:
+        with self._lock:
+            self._rangeless.add(host)

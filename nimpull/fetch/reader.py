@@ -1,0 +1,119 @@
+"""Reading a file's bytes in order over as many responses as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nimpull.core.ports import Cancel
+from nimpull.core.ranges import Cause
+from nimpull.errors import NetworkError
+from nimpull.fetch.exchange import Exchange, Opened
+from nimpull.fetch.failures import Patience, Stopped, failure
+from nimpull.fetch.limits import BLOCK
+
+_CAUTIOUS = 64 << 10  # bytes per read after a failure: what a reset can cost
+
+
+class Reader:
+    """One connection's view of a file: ``fill`` continues the open response, or opens another.
+
+    ``progressed``: told the position after every read that brought bytes.
+    """
+
+    def __init__(
+        self, exchange: Exchange, patience: Patience, stop: Cancel, progressed: Callable[[int], None]
+    ) -> None:
+        self._exchange = exchange
+        self._patience = patience
+        self._stop = stop
+        self._progressed = progressed
+        self._opened: Opened | None = None
+        self._position = 0
+        self._end: int | None = None
+        self._piece = BLOCK
+
+    def open(self, start: int, end: int | None, size: int | None) -> Opened:
+        """Ask for bytes [start, end). Raises what :meth:`Exchange.open` raises."""
+        self.close()
+        opened = self._exchange.open(start, end, size, self._patience)
+        self._opened, self._position, self._end = (
+            opened,
+            start,
+            end if end is not None else opened.accept.size,
+        )
+        return opened
+
+    def holds(self, position: int) -> bool:
+        """Whether the open response goes on at ``position``."""
+        return self._opened is not None and self._position == position and self._end != position
+
+    def fill(self, view: memoryview, position: int, end: int, size: int) -> None:
+        """All of ``view`` with the bytes at ``position``; a new response is asked for up to ``end``."""
+        filled = 0
+        while filled < len(view):
+            if self._stop.is_set():
+                raise Stopped
+            if not self.holds(position + filled):
+                whole = position + filled == 0 and end == size
+                self.open(position + filled, None if whole else end, size)
+            wanted = min(len(view) - filled, self._piece)
+            filled += self._read(view[filled : filled + wanted], position + filled)
+        self._piece = min(BLOCK, self._piece * 2)
+        if self._position == self._end:
+            self.finish()
+
+    def read_some(self, view: memoryview) -> int:
+        """Of a response without a known length: what fits; a short count is its end. No retry."""
+        if self._opened is None:
+            raise Stopped
+        if self._stop.is_set():
+            raise Stopped
+        count = self._opened.body.readinto(view)
+        if count:
+            self._position += count
+            self._progressed(self._position)
+        return count
+
+    def _read(self, view: memoryview, position: int) -> int:
+        error: NetworkError | None = None
+        count = 0
+        try:
+            count = self.read_some(view)
+        except NetworkError as caught:
+            error = caught
+        if count == len(view):
+            return count
+        host = self._exchange.host
+        self.close()
+        self._piece = _CAUTIOUS
+        self._patience.wait_or_raise(
+            error
+            or NetworkError(
+                f"{host}: the response ended early, at byte {position + count}",
+                hint="It is tried again; if it stays, something on the way cuts connections.",
+            )
+        )
+        return count
+
+    def finish(self) -> None:
+        """All that was asked for is here: give the connection back. More bytes are IntegrityError."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        if opened.accept.bounded:
+            opened.body.close(reuse=True)
+            return
+        try:
+            more = opened.body.readinto(memoryview(bytearray(1)))
+        except NetworkError:
+            more = 0
+        opened.body.close(reuse=not more)
+        if more:
+            raise failure(
+                Cause.MISLED, "it sends more bytes than the file has", self._exchange.artifact, opened.host
+            )
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.body.close()
+            self._opened = None

@@ -1,0 +1,310 @@
+"""The state of one large file: what is missing, what is hashed, who works on it."""
+
+from __future__ import annotations
+
+import threading
+from bisect import insort
+from collections.abc import Callable
+from typing import Protocol, Self, cast
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import Digest, Hasher, new_hasher
+from nimpull.core.events import Advanced
+from nimpull.core.ports import Claim, Emit, Ingest
+from nimpull.core.ranges import Span, disjoint, first_segment, gaps
+from nimpull.errors import NotFoundError
+from nimpull.fetch.buffers import BufferPool, new_buffer
+from nimpull.fetch.exchange import Exchange
+from nimpull.fetch.failures import Abandoned, Patience
+from nimpull.fetch.limits import BLOCK, FetchLimits
+
+_LEAST_SEGMENT = 4 << 20  # bytes; below, the cost of a request shows
+UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
+
+
+class _Forking(Hasher, Protocol):
+    def copy(self) -> Self: ...
+
+
+class Transfer:
+    """One file that is fetched in segments. Fields change only under ``lock``, the run's one lock.
+
+    ``frontier``: bytes hashed so far, in order. Bytes that arrive ahead of it wait in pool buffers, at most
+    ``limits.pool`` ahead; a claim of an earlier run is read back, checked and hashed when the frontier comes
+    to it. ``ready``: the first response was accepted, others may join.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        artifact: Artifact,
+        exchange: Exchange,
+        *,
+        patience: Patience,
+        lock: threading.Condition,
+        pool: BufferPool,
+        limits: FetchLimits,
+        emit: Emit,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.number = number
+        self.artifact = artifact
+        self.exchange = exchange
+        self.patience = patience
+        self.size = artifact.size
+        self.began = 0.0
+        self.gone: NotFoundError | None = None
+        self.active = 0
+        self.ready = self.closing = self.split = False
+        self.restart = ""
+        self.mismatches = self.store_failures = 0
+        self.fetched = self.resumed = self.counted = 0
+        self.frontier = self._reached = 0
+        self._ingest: Ingest | None = None
+        self._lock = lock
+        self._pool = pool
+        self._limits = limits
+        self._emit = emit
+        self._stopped = stopped
+        self._hasher: Hasher | None = None
+        self._missing: list[Span] = []
+        self._claims: dict[int, Claim] = {}
+        self._deposits: dict[int, tuple[memoryview, int]] = {}
+        self._draining = False
+        self._scratch: memoryview | None = None
+
+    # -- setting up ------------------------------------------------------------------------------------
+
+    @property
+    def ingest(self) -> Ingest:
+        if self._ingest is None:
+            raise Abandoned
+        return self._ingest
+
+    @property
+    def algorithm(self) -> str:
+        return self.artifact.digest.algorithm if self.artifact.digest else UNLISTED_ALGORITHM
+
+    @property
+    def attached(self) -> bool:
+        return self._ingest is not None
+
+    def attach(self, ingest: Ingest) -> None:
+        """Look at what an earlier run left. Without a digest its claims need a validator to be of any use."""
+        self._ingest = ingest
+        if self.artifact.digest is None and not ingest.validator:
+            ingest.reset()
+        self._plan()
+
+    def _plan(self) -> None:
+        claims = {(each.start, each.end): each for each in self.ingest.claims}
+        bound = self.size or 0
+        spans = disjoint(claims, bound)
+        if self.artifact.digest is None and not gaps(bound, spans):
+            spans = spans[:-1]  # the validator is compared with that of a response: one is needed
+        with self._lock:
+            self._claims = {start: claims[start, end] for start, end in spans}
+            self._missing = list(gaps(bound, spans))
+            self.counted = sum(end - start for start, end in spans)
+
+    def first_missing(self) -> int | None:
+        """The first byte to ask for; None = all bytes are claimed."""
+        if self.size is None:
+            return 0
+        return self._missing[0][0] if self._missing else None
+
+    def lead_end(self, start: int) -> int:
+        """Where the first response may end: with its segment, if others wait to share the file."""
+        with self._lock:
+            end = next((end for first, end in self._missing if first == start), self.size or 0)
+            return first_segment((start, end), self._limits.chunk)[1] if self.split else end
+
+    def distrusts(self, validator: str) -> bool:
+        """Whether claims of an earlier run may be of other content than what is served now."""
+        unlisted = self.artifact.digest is None
+        return unlisted and bool(self._claims) and validator != self.ingest.validator
+
+    def begin(self, size: int, validator: str) -> None:
+        """The size is known and the first response is good: others may join."""
+        self.ingest.begin(size, validator)
+        with self._lock:
+            if self.size is None:
+                self.size = size
+                self._missing = [(0, size)] if size else []
+            self._hasher = new_hasher(self.algorithm, size)
+            self._draining = True
+            self.ready = True
+            self._lock.notify_all()
+        self._drain(0)
+
+    def end_stream(self, size: int, hasher: Hasher) -> None:
+        """A response without a length came to its end: ``size`` bytes, all hashed."""
+        with self._lock:
+            self.size = self.frontier = size
+            self._hasher = hasher
+            self.ready = True
+
+    def reset(self) -> None:
+        """Nobody works on it: forget all bytes."""
+        self.ingest.reset()
+        self._emit(Advanced(-self.counted))
+        self.exchange.forget()
+        with self._lock:
+            for buffer, _ in self._deposits.values():
+                self._pool.give(buffer)
+            self._deposits.clear()
+            self.size = self.artifact.size
+            self._claims.clear()
+            self._missing = [(0, self.size)] if self.size else []
+            self.frontier = self.counted = self.resumed = 0
+            self.ready = self.closing = self.split = self._draining = False
+            self.restart = ""
+
+    def release(self) -> None:
+        """Let go of descriptors and buffers; what is recorded stays."""
+        ingest, self._ingest = self._ingest, None
+        self._scratch = None
+        if ingest is not None:
+            ingest.close()
+
+    # -- sharing out -----------------------------------------------------------------------------------
+
+    @property
+    def remaining(self) -> int:
+        return sum(end - start for start, end in self._missing)
+
+    @property
+    def complete(self) -> bool:
+        return self.ready and self.frontier == self.size
+
+    def open_to_others(self) -> bool:
+        """Under the lock: whether one more connection would find work here."""
+        if not self.ready or self.closing or self.restart or not self._missing:
+            return False
+        if self.active and self.exchange.rangeless():
+            return False
+        return self.active == 0 or self._missing[0][0] < self.frontier + self._limits.pool
+
+    def take(self, after: int | None) -> Span | None:
+        """The next segment, ``after`` (where an open response goes on) before others; None = none now."""
+        with self._lock:
+            if self.restart or not self._missing:
+                return None
+            starts = [start for start, _ in self._missing]
+            index = starts.index(after) if after in starts else 0
+            start, end = self._missing[index]
+            if self.active > 1 and start >= self.frontier + self._limits.pool:
+                return None
+            grain = self._limits.segment(self.active)
+            if self.split:
+                share = self.remaining // (2 * self.active) // BLOCK * BLOCK
+                grain = min(grain, max(_LEAST_SEGMENT, share))
+            segment = first_segment((start, end), grain)
+            self._missing[index : index + 1] = [(segment[1], end)] if segment[1] < end else []
+            return segment
+
+    def run_end(self, segment_end: int) -> int:
+        """How far one response may go: the segment, or all that follows it while nobody else is here."""
+        with self._lock:
+            if self.split:
+                return segment_end
+            return next((end for start, end in self._missing if start == segment_end), segment_end)
+
+    def ask_restart(self, reason: str) -> None:
+        with self._lock:
+            self.restart = self.restart or reason
+            self._lock.notify_all()
+
+    def progressed(self, position: int) -> None:
+        """Where ranges are ignored only bytes never reached before are progress."""
+        if not self.exchange.rangeless() or position > self._reached:
+            self.patience.progressed()
+            self.exchange.progressed()
+        self._reached = max(self._reached, position)
+
+    # -- hashing in order ------------------------------------------------------------------------------
+
+    def submit(self, offset: int, length: int, buffer: memoryview) -> memoryview:
+        """Bytes at ``offset`` are written: hash them now, or keep them until the frontier comes.
+
+        Returns the buffer that the caller may use next. Blocks while the pool is empty, unless the frontier
+        is here: whoever holds the bytes that all others wait for never waits for memory.
+        """
+        with self._lock:
+            self.fetched += length
+            self.counted += length
+            while self._draining or self.frontier != offset:
+                if self.restart or self._stopped():
+                    raise Abandoned
+                spare = self._pool.take()
+                if spare is not None:
+                    self._deposits[offset] = (buffer, length)
+                    return spare
+                self._lock.wait(1.0)
+            self._draining = True
+        self._update(buffer[:length])
+        self._drain(offset + length)
+        return buffer
+
+    def _update(self, block: memoryview) -> None:
+        if self._hasher is None:
+            raise Abandoned
+        self._hasher.update(block)
+
+    def _drain(self, frontier: int) -> None:
+        """The caller is the one that hashes: go on as long as the bytes at the frontier are here."""
+        while True:
+            with self._lock:
+                self.frontier = frontier
+                self._lock.notify_all()
+                deposit = self._deposits.pop(frontier, None)
+                claim = self._claims.pop(frontier, None) if deposit is None else None
+                if deposit is None and claim is None:
+                    self._draining = False
+                    return
+            if deposit is not None:
+                buffer, length = deposit
+                self._update(buffer[:length])
+                frontier += length
+                with self._lock:
+                    self._pool.give(buffer)
+            elif claim is not None:
+                frontier = self._fold_or_miss(claim)
+
+    def _fold_or_miss(self, claim: Claim) -> int:
+        """The frontier after ``claim``: its end if the bytes on disk are what was written, else its start."""
+        length = claim.end - claim.start
+        if self._fold(claim):
+            self.resumed += length
+            return claim.end
+        with self._lock:
+            insort(self._missing, (claim.start, claim.end))
+            self.counted -= length
+        self._emit(Advanced(-length))
+        return claim.start
+
+    def _fold(self, claim: Claim) -> bool:
+        """Hash the claim's bytes from disk; the hash stays as it was if they are not those of the claim."""
+        forked = cast(_Forking, self._hasher).copy()
+        check = new_hasher("blake3", claim.end - claim.start)
+        if self._scratch is None:
+            self._scratch = new_buffer()
+        position = claim.start
+        while position < claim.end:
+            if self._stopped():
+                raise Abandoned
+            count = self.ingest.read(self._scratch[: min(BLOCK, claim.end - position)], position)
+            if not count:
+                return False
+            forked.update(self._scratch[:count])
+            check.update(self._scratch[:count])
+            position += count
+        if check.hexdigest() != claim.digest.hex():
+            return False
+        self._hasher = forked
+        return True
+
+    def digest(self) -> Digest:
+        if self._hasher is None:
+            raise Abandoned
+        return Digest(self.algorithm, self._hasher.hexdigest())

@@ -1,0 +1,118 @@
+"""The primitives of a crash-safe store: whole writes, fsync, and errors that say what the volume lacks."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from nimpull.core.names import display
+from nimpull.errors import NoSpaceError, NotWritableError, StoreError, StoreIOError
+
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+@contextmanager
+def storing(action: str, path: str) -> Iterator[None]:
+    """Turns an OSError of the block into the StoreError that says what the volume refused."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, action, path) from error
+
+
+def refused(error: OSError, action: str, path: str) -> StoreError:
+    """The StoreError for ``error``: no space (bytes, inodes or quota), not writable, or an I/O error."""
+    shown = display(path, 300)
+    if error.errno == errno.EDQUOT:
+        return NoSpaceError(
+            f"cannot {action} {shown}: the quota is used up",
+            hint="Raise the quota of the volume, or free room. What was fetched stays for the next run.",
+        )
+    if error.errno == errno.ENOSPC:
+        return _no_space(action, path, shown)
+    if error.errno in _READ_ONLY:
+        return NotWritableError(
+            f"cannot {action} {shown} as uid {os.geteuid()}, gid {os.getegid()}: {os.strerror(error.errno)}",
+            hint="Check fsGroup, the mode of the directory, and that the volume is not mounted read-only.",
+        )
+    reason = os.strerror(error.errno) if error.errno else display(error, 120)
+    return StoreIOError(
+        f"cannot {action} {shown}: {reason}",
+        hint="The file system reports a fault. Check the volume and its storage backend, then run again.",
+    )
+
+
+def _no_space(action: str, path: str, shown: str) -> NoSpaceError:
+    hint = "Enlarge the volume (storage.pvc.size in the NIMCache). What was fetched stays for the next run."
+    room = _free(path)
+    if room is None:
+        return NoSpaceError(f"cannot {action} {shown}: no space left (bytes or inodes)", hint=hint)
+    free, inodes, has_inodes = room
+    if has_inodes and inodes == 0:
+        return NoSpaceError(
+            f"cannot {action} {shown}: no inodes left",
+            hint="The volume holds as many files as it can. Remove files, or make it with more inodes.",
+        )
+    return NoSpaceError(f"cannot {action} {shown}: no space left, {free} bytes free", hint=hint)
+
+
+def _free(path: str) -> tuple[int, int, bool] | None:
+    """Free bytes, free inodes, and whether inodes are counted, at ``path`` or the nearest parent there is."""
+    while path:
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            parent = os.path.dirname(path)
+            if parent == path:
+                return None
+            path = parent
+            continue
+        return found.f_bavail * found.f_frsize, found.f_favail, found.f_files > 0
+    return None
+
+
+def write_all(descriptor: int, block: memoryview | bytes, offset: int) -> None:
+    """Write the whole of ``block``: a short write goes on where it stopped. Raises OSError."""
+    view = memoryview(block)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def sync_directories(paths: Iterable[str]) -> None:
+    """Make names durable: fsync each directory once. Raises OSError."""
+    for path in sorted(set(paths)):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
+    """Write ``path`` so that a reader, or a crash at any instant, finds the old content or the new.
+
+    Content and name are durable when this returns. Raises OSError.
+    """
+    temporary = f"{path}.new"
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+    )
+    try:
+        write_all(descriptor, content, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, path)
+    sync_directories((os.path.dirname(path),))
+
+
+def tolerate_missing(action: Callable[[str], None], path: str) -> None:
+    """Unlink or rmdir what may be gone already."""
+    try:
+        action(path)
+    except FileNotFoundError:
+        return

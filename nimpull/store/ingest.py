@@ -1,0 +1,392 @@
+"""Artifacts being written: sparse, journaled, resumable, and invisible until their commit.
+
+``.nimpull/ingest/<sha256 of the identity>/`` holds ``data`` (the bytes, at their offsets), ``artifact`` (what
+they are of: identity, size, digest, validator) and ``journal`` (one line per finished chunk, with the chunk's
+blake3 digest). Nothing of this is believed because it is there: a chunk counts once its bytes, read back,
+have the digest of its line, and a file once its whole content was verified.
+
+``<sha256>.whole`` is a small file that came in one piece; it has no journal, because it is fetched again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import threading
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.names import STATE_DIRECTORY
+from nimpull.core.ports import Claim, Layout, Verified
+from nimpull.errors import NotWritableError, StoreIOError
+from nimpull.store.durable import replace_file, storing, sync_directories, tolerate_missing, write_all
+
+VERSION: Final = 1
+PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
+WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
+_DATA, _JOURNAL, _ARTIFACT = "data", "journal", "artifact"
+_MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
+_NO_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+_COMMITTED: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the journal of an earlier run says."""
+
+    size: int
+    validator: str
+    claims: tuple[Claim, ...]
+
+
+def journal_line(claim: Claim) -> bytes:
+    text = f"{VERSION} {claim.start} {claim.end} {claim.digest.hex()}"
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
+def parse_journal(content: bytes, size: int) -> tuple[Claim, ...]:
+    """The claims of a journal, without lines that are torn, damaged, out of range or of another version."""
+    claims = (_parse_line(line, size) for line in content.split(b"\n"))
+    return tuple(claim for claim in claims if claim is not None)
+
+
+def _parse_line(line: bytes, size: int) -> Claim | None:
+    text, _, check = line.rpartition(b" ")
+    fields = text.split(b" ")
+    if len(fields) != 4 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
+        return None
+    try:
+        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[3].decode("ascii"))
+    except ValueError:
+        return None
+    return Claim(start, end, digest) if 0 <= start < end <= size and len(digest) == 32 else None
+
+
+class IngestArea:
+    """Implements :class:`nimpull.core.ports.Ingests` below ``root``, an existing directory."""
+
+    def __init__(self, root: str, layout: Layout) -> None:
+        self._root = os.path.abspath(root)
+        self._area = os.path.join(self._root, STATE_DIRECTORY, "ingest")
+        self._layout = layout
+        self._made = False
+        self._lock = threading.Lock()
+
+    def open(self, artifact: Artifact) -> FileIngest:
+        self._make_area()
+        return FileIngest(artifact, os.path.join(self._area, _name(artifact)))
+
+    def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
+        self._make_area()
+        path = os.path.join(self._area, f"{_name(artifact)}.whole")
+        with storing("write", path):
+            try:
+                descriptor = os.open(path, _CREATE | os.O_EXCL, 0o664)
+            except FileExistsError:
+                os.unlink(path)  # left by a run that was killed; perhaps read-only already
+                descriptor = os.open(path, _CREATE | os.O_EXCL, 0o664)
+            try:
+                write_all(descriptor, content, 0)
+            finally:
+                os.close(descriptor)
+        return WholeIngest(artifact, path)
+
+    def present(self, artifact: Artifact) -> int:
+        """Bytes that the journal of an earlier run claims; nothing is read back. Raises StoreError."""
+        written = _load(os.path.join(self._area, _name(artifact)), artifact)
+        return sum(end - start for start, end in {(claim.start, claim.end) for claim in written.claims})
+
+    def commit(self, batch: Sequence[Verified]) -> None:
+        for verified in batch:
+            _settle(_staged(verified), verified.size)
+        changed: set[str] = set()
+        for verified in batch:
+            artifact, path = verified.ingest.artifact, _staged(verified)
+            changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
+        with storing("make durable", self._root):
+            sync_directories(changed)
+        for verified in batch:
+            verified.ingest.close()
+            if isinstance(verified.ingest, FileIngest):
+                verified.ingest.remove()
+
+    def _make_area(self) -> None:
+        with self._lock:
+            if self._made:
+                return
+            for path in (os.path.dirname(self._area), self._area):
+                _make_directory(path)
+            with storing("make durable", self._root):
+                sync_directories((self._root, os.path.dirname(self._area)))
+            self._made = True
+
+
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _name(artifact: Artifact) -> str:
+    return sha256(artifact.identity.encode()).hexdigest()
+
+
+def _make_directory(path: str) -> None:
+    """A directory of nimpull's own; a symbolic link planted in its place is refused."""
+    with storing("create", path):
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o775)
+        kind = os.lstat(path).st_mode
+    if not stat.S_ISDIR(kind):
+        raise NotWritableError(
+            f"{path} is not a directory", hint="It is nimpull's own name. Remove what stands there."
+        )
+
+
+def _staged(verified: Verified) -> str:
+    ingest = verified.ingest
+    if not isinstance(ingest, FileIngest | WholeIngest):
+        raise TypeError(f"an ingest of another store: {type(ingest).__name__}")
+    return ingest.path
+
+
+def _settle(path: str, size: int) -> None:
+    """The content is durable, whole and read-only before it gets its name."""
+    with storing("flush", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor).st_size
+            if found != size:
+                raise StoreIOError(
+                    f"{path} holds {found} bytes where {size} were written",
+                    hint="The file system lost a write. Check the volume, then run again.",
+                )
+            os.fchmod(descriptor, _COMMITTED)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _make_writable(path: str) -> None:
+    """An ingest that was verified, but not placed before its process ended, is read-only already."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not os.fstat(descriptor).st_mode & stat.S_IWUSR:
+            os.fchmod(descriptor, 0o664)
+    finally:
+        os.close(descriptor)
+
+
+def _load(directory: str, artifact: Artifact) -> Written:
+    """Nothing unless the ingest is of this very artifact and of this version."""
+    nothing = Written(-1, "", ())
+    header = _read(os.path.join(directory, _ARTIFACT), 1 << 16)
+    try:
+        facts = json.loads(header) if header else None
+    except (ValueError, RecursionError):
+        return nothing
+    if not isinstance(facts, dict) or facts.get("version") != VERSION:
+        return nothing
+    size, validator = facts.get("size"), facts.get("validator")
+    if facts.get("identity") != artifact.identity or facts.get("digest") != _digest_text(artifact):
+        return nothing
+    if type(size) is not int or size < 0 or not isinstance(validator, str):
+        return nothing
+    if artifact.size is not None and size != artifact.size:
+        return nothing
+    journal = _read(os.path.join(directory, _JOURNAL), _MAX_JOURNAL)
+    return Written(size, validator, parse_journal(journal, size))
+
+
+def _digest_text(artifact: Artifact) -> str:
+    return str(artifact.digest) if artifact.digest else ""
+
+
+def _read(path: str, limit: int) -> bytes:
+    with storing("read", path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeIngest:
+    """A small file that was staged in one call; only its commit is left."""
+
+    artifact: Artifact
+    path: str
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        return ()
+
+    @property
+    def validator(self) -> str:
+        return ""
+
+    def begin(self, size: int, validator: str) -> None:
+        raise StoreIOError(f"{self.path} is whole already; it cannot begin with {size} bytes {validator}")
+
+    def write(self, block: memoryview, offset: int) -> None:
+        raise StoreIOError(f"{self.path} is whole already; {len(block)} bytes at {offset} have no place")
+
+    def read(self, buffer: memoryview, offset: int) -> int:
+        with storing("read", self.path), open(self.path, "rb") as file:
+            file.seek(offset)
+            return file.readinto(buffer)
+
+    def record(self, claim: Claim) -> None:
+        raise StoreIOError(f"{self.path} is whole already; it keeps no journal for {claim.start}")
+
+    def reset(self) -> None:
+        with storing("remove", self.path):
+            tolerate_missing(os.unlink, self.path)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class FileIngest:
+    """Implements :class:`nimpull.core.ports.Ingest` over a directory of the ingest area."""
+
+    def __init__(self, artifact: Artifact, directory: str) -> None:
+        self.artifact = artifact
+        self.path = os.path.join(directory, _DATA)
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._descriptor = self._direct = self._journal = -1
+        self._unflushed = 0
+        self._written = Written(-1, "", ())
+        _make_directory(directory)
+        self._written = _load(directory, artifact)
+        self._open()
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        return self._written.claims
+
+    @property
+    def validator(self) -> str:
+        return self._written.validator
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file that the claims are of, -1 = nothing is known."""
+        return self._written.size
+
+    def _open(self) -> None:
+        with storing("open", self.path):
+            _make_writable(self.path)
+            self._descriptor = os.open(self.path, _CREATE, 0o664)
+            try:
+                self._direct = os.open(self.path, os.O_RDWR | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno not in _NO_DIRECT:
+                    raise
+        journal = os.path.join(self._directory, _JOURNAL)
+        with storing("open", journal):
+            self._journal = os.open(journal, _CREATE | os.O_APPEND, 0o664)
+            os.write(self._journal, b"\n")  # ends a line that a crash tore
+
+    def begin(self, size: int, validator: str) -> None:
+        claims = self._written.claims
+        if self._written.size != size:  # also -1: lines of a journal whose header was lost say nothing
+            self.reset()
+            claims = ()
+        with storing("reserve", self.path):
+            os.ftruncate(self._descriptor, size)
+            sync_directories((os.path.dirname(self._directory),))
+        facts = {
+            "version": VERSION,
+            "identity": self.artifact.identity,
+            "size": size,
+            "digest": _digest_text(self.artifact),
+            "validator": validator,
+        }
+        path = os.path.join(self._directory, _ARTIFACT)
+        with storing("write", path):
+            replace_file(path, json.dumps(facts).encode())
+        self._written = Written(size, validator, claims)
+
+    def write(self, block: memoryview, offset: int) -> None:
+        with storing("write", self.path):
+            count = self._write_direct(block, offset)
+            if count < len(block):
+                write_all(self._descriptor, block[count:], offset + count)
+                self._bound_write_back(len(block) - count)
+
+    def _write_direct(self, block: memoryview, offset: int) -> int:
+        """Bytes that went past the page cache: whole pages, where offset and memory are aligned."""
+        length = len(block) - len(block) % PAGE
+        if self._direct < 0 or offset % PAGE or not length:
+            return 0
+        try:
+            write_all(self._direct, block[:length], offset)
+        except OSError as error:
+            if error.errno not in _NO_DIRECT:
+                raise
+            return 0  # this buffer, or what a short write left, is not aligned: the page cache takes it
+        return length
+
+    def _bound_write_back(self, count: int) -> None:
+        """Dirty pages count against a pod's memory limit: flush and drop them every so often."""
+        with self._lock:
+            self._unflushed += count
+            if self._unflushed < WRITE_BACK:
+                return
+            self._unflushed = 0
+        os.fdatasync(self._descriptor)
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(self, buffer: memoryview, offset: int) -> int:
+        with storing("read", self.path):
+            if self._direct >= 0 and offset % PAGE == 0 and len(buffer) % PAGE == 0:
+                try:
+                    return os.preadv(self._direct, [buffer], offset)
+                except OSError as error:
+                    if error.errno not in _NO_DIRECT:
+                        raise
+            count = os.preadv(self._descriptor, [buffer], offset)
+            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_DONTNEED)
+            return count
+
+    def record(self, claim: Claim) -> None:
+        line = journal_line(claim)
+        with storing("append to", os.path.join(self._directory, _JOURNAL)):
+            # O_APPEND makes one write one line, also among threads
+            if os.write(self._journal, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def reset(self) -> None:
+        with storing("empty", self.path):
+            os.ftruncate(self._journal, 0)
+            os.fsync(self._journal)  # before a header of other content can stand beside these lines
+            os.ftruncate(self._descriptor, 0)
+            if self._written.size > 0:
+                os.ftruncate(self._descriptor, self._written.size)
+        self._written = Written(self._written.size, self._written.validator, ())
+
+    def close(self) -> None:
+        with self._lock:
+            held = tuple(each for each in (self._direct, self._descriptor, self._journal) if each >= 0)
+            self._descriptor = self._direct = self._journal = -1
+        with storing("close", self.path):
+            for descriptor in held:
+                os.close(descriptor)
+
+    def remove(self) -> None:
+        """Drop what is left of the ingest once its file was placed. Raises StoreError."""
+        with storing("remove", self._directory):
+            for name in (_JOURNAL, _ARTIFACT, _DATA):
+                tolerate_missing(os.unlink, os.path.join(self._directory, name))
+            tolerate_missing(os.rmdir, self._directory)
