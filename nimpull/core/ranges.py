@@ -116,6 +116,10 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], now: float) -> 
         return Relocate(_RELOCATING[status], f"HTTP {status}")
     if status not in (200, 206):
         return Fail(Cause.MISSING if status in (404, 410) else Cause.REFUSED, f"HTTP {status}")
+    return _content(asked, status, headers)
+
+
+def _content(asked: Asked, status: int, headers: Mapping[str, str]) -> Verdict:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in _MARKUP and not asked.markup:
         return Fail(Cause.MARKUP, f"a page of type {kind} in place of the file")

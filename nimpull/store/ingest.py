@@ -219,7 +219,7 @@ def _read(path: str, limit: int) -> bytes:
             return file.read(limit)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WholeIngest:
     """A small file that was staged in one call; only its commit is left."""
 

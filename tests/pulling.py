@@ -1,0 +1,114 @@
+"""What the tests of the fetch engine share: files on a scripted server, pulled over the real transport."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event as Flag
+from urllib.parse import unquote
+
+from nimpull.core.artifacts import Artifact, Location, Outcome
+from nimpull.core.digest import Digest
+from nimpull.core.events import Event
+from nimpull.core.names import Url
+from nimpull.core.ports import Get, Ingests
+from nimpull.fetch import Fetcher, FetchLimits
+from nimpull.store.ingest import IngestArea
+from nimpull.transport import Transport, TransportPolicy
+from tests.clocks import StepClock
+from tests.servers import Answer, Peer, ScriptedServer, Seen
+
+MIB = 1 << 20
+
+
+class PlainLayout:
+    """A file at its path below ``root``; remembers the order of what it was told."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.etags: dict[str, str] = {}
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        target = self.root / artifact.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(staged).rename(target)
+        self.etags[artifact.path] = etag
+        return str(target.parent), str(Path(staged).parent)
+
+
+@dataclass(slots=True)
+class Pull:
+    """One store and one server; ``run`` is a pull of a new process."""
+
+    root: Path
+    server: ScriptedServer
+    clock: StepClock = field(default_factory=lambda: StepClock(jitter=0.0))
+    events: list[Event] = field(default_factory=list)
+    located: list[tuple[str, bool]] = field(default_factory=list)
+    cancel: Flag = field(default_factory=Flag)
+
+    def area(self) -> IngestArea:
+        return IngestArea(str(self.root), PlainLayout(self.root))
+
+    def run(
+        self,
+        *artifacts: Artifact,
+        limits: FetchLimits | None = None,
+        get: Get | None = None,
+        ingests: Ingests | None = None,
+    ) -> Sequence[Outcome]:
+        with Transport(
+            TransportPolicy(), clock=self.clock, cancel=self.cancel, emit=self.events.append
+        ) as wire:
+            return Fetcher(
+                self.locate,
+                get or wire.get,
+                ingests or self.area(),
+                clock=self.clock,
+                cancel=self.cancel,
+                emit=self.events.append,
+                limits=limits or FetchLimits(),
+            ).run(artifacts)
+
+    def locate(self, artifact: Artifact, fresh: bool) -> Location:
+        self.located.append((artifact.path, fresh))
+        query = f"?signed={len(self.located)}"
+        return Location(Url(str(self.server.url(f"/{artifact.path}")) + query))
+
+    def committed(self, *artifacts: Artifact) -> dict[str, bytes]:
+        return {each.path: (self.root / each.path).read_bytes() for each in artifacts}
+
+    def leftovers(self) -> list[str]:
+        """Names in the ingest area."""
+        area = self.root / ".nimpull" / "ingest"
+        return sorted(each.name for each in area.iterdir()) if area.exists() else []
+
+
+@contextmanager
+def pulling(root: Path, answer: Answer) -> Iterator[Pull]:
+    with ScriptedServer(answer) as server:
+        yield Pull(root, server)
+
+
+def serve(files: Mapping[str, bytes]) -> Answer:
+    """A good server of ``files``, with ranges and strong ETags."""
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        content = files.get(name_of(seen))
+        if content is None:
+            peer.reply(404, b"gone")
+        else:
+            peer.file(seen, content)
+
+    return answer
+
+
+def name_of(seen: Seen) -> str:
+    return unquote(seen.target.partition("?")[0]).lstrip("/")
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
