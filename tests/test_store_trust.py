@@ -261,10 +261,14 @@ def test_status_counts_a_shared_file_once(store: Store) -> None:
     ingest = Path(store.root, ".nimpull/ingest/0123")
     ingest.mkdir(parents=True)
     (ingest / "data").write_bytes(bytes(8192))
+    (ingest / "artifact").write_text(json.dumps({"identity": "ngc://a/b:1?file=x", "size": 9000}))
+    (ingest.parent / "4567.whole").write_bytes(b"in flight")
     status = store.status()
     assert (status.files, status.bytes) == (2, len(CONFIG) + len(WEIGHTS))
     assert [(one.ready.selection, one.changed) for one in status.selections] == [("profile-1", ())]
-    assert [(one.name, one.bytes >= 8192) for one in status.partial] == [("0123", True)]
+    (partial,) = status.partial
+    assert (partial.name, partial.identity, partial.size) == ("0123", "ngc://a/b:1?file=x", 9000)
+    assert partial.bytes >= 8192
     blob(store, layout, config).unlink()
     assert store.status().selections[0].changed == (layout.path_of(config),)
 

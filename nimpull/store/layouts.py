@@ -307,9 +307,6 @@ class _HubLayout(_Layout):
     def _link(self, path: str, blob: str) -> tuple[str, ...]:
         """The relative link of a snapshot; it survives a copy or a mount elsewhere."""
         target = os.path.relpath(blob, os.path.dirname(path))
-        self._check_replaceable(path)
-        if self._tree.readlink(path) == target:
-            return ()
         return self._with_parents(self._tree.symlink(target, path))
 
     def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import stat
 from dataclasses import dataclass
 from typing import Final
@@ -26,9 +26,14 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """An ingest. ``name``: its directory; ``bytes`` occupied; ``modified``: seconds since the epoch."""
+    """An ingest. ``identity`` of its artifact ("" = not noted yet) and its ``size`` (None likewise).
+
+    ``bytes``: what it occupies on the volume; ``modified``: seconds since the epoch.
+    """
 
     name: str
+    identity: str
+    size: int | None
     bytes: int
     modified: float
 
@@ -61,11 +66,24 @@ def partials(tree: Tree) -> tuple[Partial, ...]:
     """The ingests of runs that did not finish, or have not yet."""
     found = []
     for name in tree.names(INGESTS):
+        directory = tree.lstat(f"{INGESTS}/{name}")
+        if directory is None or not stat.S_ISDIR(directory.st_mode):
+            continue  # a small file on its way, fetched in one piece
         size, modified = 0, 0.0
         for part in tree.names(f"{INGESTS}/{name}"):
             status = tree.lstat(f"{INGESTS}/{name}/{part}")
             if status:
                 size += status.st_blocks * _BLOCK
                 modified = max(modified, status.st_mtime)
-        found.append(Partial(os.path.basename(name), size, modified))
+        identity, whole = _noted(tree.read(f"{INGESTS}/{name}/artifact", 1 << 16))
+        found.append(Partial(name, identity, whole, size, modified))
     return tuple(found)
+
+
+def _noted(content: bytes | None) -> tuple[str, int | None]:
+    """Identity and size as the ingest noted them when it began."""
+    try:
+        facts = json.loads(content or b"")
+        return str(facts["identity"]), int(facts["size"])
+    except (ValueError, KeyError, TypeError):
+        return "", None

@@ -221,7 +221,8 @@ class Tree:
                 os.symlink(target, name, dir_fd=descriptor)
             return above
         except FileExistsError:
-            pass
+            if self.readlink(path) == target:
+                return above
         except OSError as error:
             raise store_error(error, "make the link", self.absolute(path)) from error
         temporary = self.temporary()
