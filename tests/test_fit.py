@@ -8,10 +8,17 @@ from dataclasses import replace
 import pytest
 
 from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
-from nimpull.core.hardware import Gpu, Hardware, normal_device_id, parse_gpu_override, product_label
+from nimpull.core.hardware import (
+    DeviceTable,
+    Gpu,
+    Hardware,
+    normal_device_id,
+    parse_gpu_override,
+    product_label,
+)
 from nimpull.core.manifest import Profile
 from nimpull.errors import UsageError
-from tests.gpus import TABLE, node
+from tests.gpus import PROFILES, TABLE, node
 
 
 def judge(hardware: Hardware | str, **tags: str) -> Verdict:
@@ -237,3 +244,11 @@ def test_every_row_of_the_table_is_found_by_its_names() -> None:
         assert TABLE.in_family(gpu, device.product)
         assert not device.family or TABLE.in_family(gpu, device.family)
         assert device.label in TABLE.labels(gpu)
+
+
+def test_table_rows_need_an_id_and_empty_names_match_nothing() -> None:
+    header = (PROFILES / "gpus.csv").read_text("utf-8").splitlines()[0]
+    with pytest.raises(ValueError, match=r"gpus\.csv: not a device id: 'x'"):
+        DeviceTable.parse(f"{header}\nx{',' * header.count(',')}\n")
+    assert not TABLE.in_family(node("H100").gpus[0], " - ")
+    assert TABLE.find("ffff:10de") is None

@@ -77,6 +77,19 @@ def test_classic_form_on_a_busy_gpu_has_no_colon_there() -> None:
     assert "  -  [2236:10de] (0) NVIDIA A10 [current utilization: 84%]" in text
 
 
+def test_classic_form_with_profiles_to_compile() -> None:
+    tags = {"llm_engine": "tensorrt_llm", "precision": "bf16", "tp": "1", "trtllm_buildable": "true"}
+    manifest = Manifest("v1", (Profile("a" * 64, tags), Profile("b" * 64, tags | {"feat_lora": "true"})))
+    assert as_nim(manifest, node("L4")).endswith(
+        "- Compatible with system and runnable: <None>\n"
+        "- Compilable to TRT-LLM using just-in-time compilation of HF models to TRTLLM engines:\n"
+        f"  - {'a' * 64} (tensorrt_llm-trtllm_buildable-bf16-tp1)\n"
+        "  - With LoRA support:\n"
+        f"    - {'b' * 64} (tensorrt_llm-trtllm_buildable-bf16-tp1-lora)\n"
+        "- Incompatible with system:\n"
+    )
+
+
 def test_modern_form_has_memory_needs_and_every_heading() -> None:
     text = as_nim(example("v2"), node("RTX 5090", used=0.1))
     assert headings(text)[3:] == [

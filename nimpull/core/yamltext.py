@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 import yaml
 from yaml.events import (
     AliasEvent,
-    DocumentEndEvent,
     DocumentStartEvent,
     Event,
     MappingEndEvent,
@@ -21,7 +20,6 @@ from yaml.events import (
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
-    StreamStartEvent,
 )
 
 from nimpull.core.names import display
@@ -91,8 +89,6 @@ def load_yaml(
     except yaml.reader.ReaderError as cause:
         line = data[: cause.position].count(b"\n") + 1
         raise builder.failure(line, f"{display(cause.reason, 100)} (byte {cause.position})") from cause
-    except UnicodeDecodeError as cause:
-        raise builder.failure(1, f"not UTF-8 or UTF-16 text ({cause.reason})") from cause
 
 
 class _Builder:
@@ -117,12 +113,8 @@ class _Builder:
         for event in events:
             if isinstance(event, DocumentStartEvent):
                 value = self._node(next(events), events, 0)
-                end = next(events)
-                if not isinstance(end, DocumentEndEvent):  # pragma: no cover - libyaml ends what it starts
-                    raise self.failure(_line(end), "the document does not end")
+                next(events)  # the document's end: trailing junk is a syntax error of this document
                 return value
-            if not isinstance(event, StreamStartEvent):
-                return None
         return None
 
     def _node(self, event: Event, events: Iterator[Event], depth: int) -> Yaml:
