@@ -11,7 +11,7 @@ from typing import Final
 
 from nimpull.core.names import STATE_DIRECTORY, SafePath, display
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
-from nimpull.store.tree import TEMPORARY, Tree, identity_text, store_error
+from nimpull.store.tree import TEMPORARY, Tree, store_error
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
@@ -62,14 +62,14 @@ def _explained(error: OSError, root: str) -> StoreError:
         owner = f"owner {status.st_uid}:{status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
     except OSError as unreadable:
         owner = f"owner unknown: {unreadable.strerror}"
+    writer = f"uid {os.geteuid()}, gid {os.getegid()}"
     groups = ",".join(str(group) for group in os.getgroups()) or "none"
     read_only = error.errno == errno.EROFS
     return NotWritableError(
-        f"{display(place, 300)} cannot be written: {error.strerror} "
-        f"({identity_text()}, groups {groups}; {owner})",
+        f"{display(place, 300)} cannot be written: {error.strerror} ({writer}, groups {groups}; {owner})",
         hint="The volume is mounted read-only: set readOnly to false, or use a volume that may be written."
         if read_only
-        else f"Set runAsUser and fsGroup (NIMCache: spec.userID, spec.groupID) so that {identity_text()} may "
+        else f"Set runAsUser and fsGroup (NIMCache: spec.userID, spec.groupID) so that {writer} may "
         "write there; some NFS servers ignore fsGroup or squash root: then change the owner on the server.",
     )
 

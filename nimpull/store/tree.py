@@ -16,35 +16,23 @@ from contextlib import contextmanager, suppress
 
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.errors import NotWritableError, StoreError, StoreIOError
+from nimpull.store import durable
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 TEMPORARY = f"{STATE_DIRECTORY}/new"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
 
 
-def identity_text() -> str:
-    """Who is writing, for an error message."""
-    return f"uid {os.geteuid()}, gid {os.getegid()}"
-
-
 def store_error(error: OSError, action: str, path: str) -> StoreError:
     """The StoreError for an OSError met while doing ``action`` to ``path`` (absolute)."""
-    from nimpull.errors import NoSpaceError
-
-    where = f"cannot {action} {display(path, 300)}: {error.strerror or error} ({identity_text()})"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        kind = "the quota" if error.errno == errno.EDQUOT else "the room or the inodes"
-        return NoSpaceError(where, hint=f"Enlarge the volume or {kind} of it, or remove what is not needed.")
-    if error.errno in _NOT_WRITABLE:
-        return NotWritableError(where, hint="Set fsGroup to the volume's group, or mount it read-write.")
     if error.errno == errno.EXDEV:
         return StoreIOError(
-            where, hint="The store must be one file system: no mount or subPath below its root."
+            f"cannot {action} {display(path, 300)}: it is on another file system",
+            hint="The store must be one file system: no mount or subPath below its root.",
         )
-    return StoreIOError(where, hint="Check the volume's health (node and storage logs), then run again.")
+    return durable.refused(error, action, path)
 
 
 class Tree:
