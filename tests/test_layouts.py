@@ -186,6 +186,23 @@ def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:
     assert Path(store.root, "ngc/hub/tmp").is_dir()
 
 
+def test_buckets_and_mirrors_stand_apart_and_tell_no_password(store: Store) -> None:
+    layout = store.nim_cache()
+    for text, folder in (
+        ("s3://bucket/one", "models--bucket--one"),
+        ("s3://bucket/two/", "models--bucket--two"),
+        ("https://user:secret@host:8443/a", "models--host:8443--a"),
+        ("file:///srv/model", "models--srv--model"),
+    ):
+        one = artifact("model.bin", text.encode(), ModelUri.parse(text))
+        commit(store, layout, one, text.encode())
+        layout.finish(listing(one))
+        assert layout.path_of(one) == f"ngc/hub/{folder}/snapshots/latest/model.bin"
+        assert Path(store.root, layout.path_of(one)).read_bytes() == text.encode()
+        assert layout.trusted(one) is not None
+    assert not [path for path in tree_of(Path(store.root)) if "secret" in path]
+
+
 def test_one_etag_for_two_contents_keeps_both(store: Store) -> None:
     layout = store.ngc_hub()
     one, other = artifact("a", b"one"), artifact("b", b"other")

@@ -17,8 +17,6 @@ believed for having the right name and size.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import stat
@@ -30,6 +28,7 @@ from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import StoreError
+from nimpull.store.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused, store_error
 
@@ -39,13 +38,6 @@ _BLOB_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
 _BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,199})")
 #: huggingface_hub 2 keeps Xet blobs once for all repositories; the repository's blob is then a link.
 _SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
-#: As huggingface_hub writes it (Cache Directory Tagging Standard): backup tools skip the directory.
-CACHEDIR_TAG: Final = (
-    b"Signature: 8a477f597d28d172789f06886806bc55\n"
-    b"# This file is a cache directory tag created by huggingface_hub.\n"
-    b"# For information about cache directory tags, see:\n"
-    b"#\thttps://bford.info/cachedir/\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +236,18 @@ class _HubLayout(_Layout):
     def repository(self, uri: ModelUri) -> str:
         """``<hub>/models--…``, below the root."""
         kind = "datasets" if uri.repo_type == "dataset" else "models"
-        folder = SafePath("--".join((kind, *uri.repo_id.split("/"))))
-        return f"{self._hub}/{folder}"
+        if uri.scheme in ("ngc", "hf"):
+            names = uri.repo_id.split("/")
+        else:  # a bucket, mirror or directory: its address, without user info
+            names = [part for part in (uri.name.rpartition("@")[2], *uri.location.split("/")) if part]
+        return f"{self._hub}/{SafePath('--'.join((kind, *names)))}"
+
+    def _revision(self, uri: ModelUri) -> SafePath:
+        return SafePath(uri.revision.replace("/", "--") or "latest")  # a bucket has no revisions
 
     def path_of(self, artifact: Artifact) -> str:
-        revision = SafePath(artifact.revision.replace("/", "--"))
-        return f"{self.repository(artifact.uri)}/snapshots/{revision}/{artifact.path}"
+        snapshot = f"{self.repository(artifact.uri)}/snapshots/{self._revision(artifact.uri)}"
+        return f"{snapshot}/{artifact.path}"
 
     def _blob(self, artifact: Artifact, name: str) -> str:
         return f"{self.repository(artifact.uri)}/blobs/{name}"
@@ -335,7 +333,7 @@ class NgcHubLayout(_HubLayout):
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
         """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
-        version = SafePath(listing.uri.revision)
+        version = self._revision(listing.uri)
         reference = f"{self.repository(listing.uri)}/refs/{version}"
         if self._tree.read(reference) != version.encode():
             self._tree.write(reference, version.encode())
@@ -364,8 +362,8 @@ class HuggingFaceHubLayout(_HubLayout):
             reference = f"{repository}/refs/{SafePath(listing.requested)}"
             if self._tree.read(reference) != commit.encode():
                 self._tree.write(reference, commit.encode())
-        _write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
-        tree_file = _hub_tree(listing) if complete else None
+        write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = hub_tree(listing) if complete else None
         if tree_file:
             self._tree.write(f"{repository}/trees/{SafePath(commit)}.json", tree_file)
 
@@ -415,9 +413,9 @@ class LocalDirLayout(_Layout):
             file = self.trusted(artifact)
             if file and self._tree.lstat(self._metadata_of(artifact)) is None:  # killed between the two
                 self._describe(artifact, artifact.etag or file.digest.hex)
-        _write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
-        _write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
-        tree_file = _hub_tree(listing) if complete else None
+        write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
+        write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = hub_tree(listing) if complete else None
         if tree_file:
             commit = SafePath(listing.uri.revision)
             self._tree.write(f"{self._BESIDE}/trees/{commit}.json", tree_file)
@@ -480,34 +478,3 @@ class NimCacheLayout:
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         self._of(listing.uri).finish(listing, complete=complete)
-
-
-def _write_once(tree: Tree, path: str, content: bytes) -> None:
-    if tree.lstat(path) is None:
-        tree.write(path, content)
-
-
-def _hub_tree(listing: Listing) -> bytes | None:
-    """huggingface_hub's ``trees/<commit>.json``, format 1; None if the listing lacks a size or a blob id."""
-    files: dict[str, dict[str, object]] = {}
-    for artifact in sorted(listing.artifacts, key=lambda one: one.path):
-        by_algorithm = {digest.algorithm: digest.hex for digest in artifact.digests}
-        sha256, git = by_algorithm.get("sha256"), by_algorithm.get("git")
-        if artifact.size is None or not (sha256 or git):
-            return None
-        if sha256 and artifact.etag == sha256:
-            # the blob id of a large file is that of its pointer, which git-lfs fixes byte for byte
-            blob_id = _pointer_id(sha256, artifact.size)
-            lfs: dict[str, object] = {"lfs_sha256": sha256, "lfs_size": artifact.size}
-            files[artifact.path] = {"size": artifact.size, "blob_id": blob_id, **lfs}
-        elif git:
-            files[artifact.path] = {"size": artifact.size, "blob_id": git}
-        else:
-            return None
-    return json.dumps({"format_version": 1, "files": files}, indent=1).encode()
-
-
-def _pointer_id(sha256: str, size: int) -> str:
-    """Git blob id of the git-lfs pointer file (specification version 1)."""
-    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n" % (sha256.encode(), size)
-    return hashlib.sha1(b"blob %d\0" % len(text) + text, usedforsecurity=False).hexdigest()
