@@ -1,1 +1,220 @@
-"""The whole job, told once."""
+"""The whole job, told once: :func:`run` reads from top to bottom what a pull does.
+
+Detect the hardware, choose the profiles, look whether the store is complete already, list what is wanted,
+plan it against what is there, check the room, fetch and verify, publish, report. Whatever goes wrong on the
+way ends in a ``Failed`` report with its reference; nothing that failed claims to be ready.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nimpull import __version__
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
+from nimpull.core.digest import Digest
+from nimpull.core.events import Finished, Note, Phase, Planned
+from nimpull.core.manifest import Profile, parse_manifest
+from nimpull.core.names import ModelUri, SafePath
+from nimpull.core.ports import Wanted
+from nimpull.core.reported import (
+    CachedProfile,
+    Failure,
+    Report,
+    Repository,
+    SelectionSummary,
+    State,
+    Transfer,
+)
+from nimpull.core.request import Request
+from nimpull.core.selection import Selection, profile_name, select
+from nimpull.edges import Edges
+from nimpull.errors import ManifestError, NimpullError, UsageError
+
+_log: Final = logging.getLogger("nimpull")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``present``: outcomes that need no byte; ``missing``: artifacts to fetch; sizes in bytes."""
+
+    listings: tuple[Listing, ...]
+    present: tuple[Outcome, ...]
+    missing: tuple[Artifact, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(o.size for o in self.present) + self.to_fetch
+
+    @property
+    def to_fetch(self) -> int:
+        return sum(artifact.size or 0 for artifact in self.missing)
+
+
+def run(request: Request, edges: Edges) -> Report:
+    """Never raises an Exception: a failure is a report. BaseExceptions (a second Ctrl-C) pass."""
+    started = edges.clock.time()
+    report = Report(State.IN_PROGRESS, started, started, version=__version__)
+    try:
+        with edges:
+            report = _pull(request, edges, report)
+    except NimpullError as error:
+        report = _failed(edges.draft or report, error, edges)
+    except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
+        _log.exception("unexpected error")
+        report = _failed(edges.draft or report, error, edges)
+    edges.publish(report)
+    return report
+
+
+def _pull(request: Request, edges: Edges, report: Report) -> Report:
+    for warning in edges.settings.warnings:
+        edges.emit(Note(warning, "warning"))
+    selection = None
+    if request.manifest:
+        hardware = edges.hardware(request.gpus)
+        report = edges.drafted(replace(report, hardware=hardware))
+        selection = select(parse_manifest(request.manifest), request.criteria, hardware, edges.table)
+        report = edges.drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
+        _tell(selection, edges)
+    elif not request.uris:
+        raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
+    profiles = selection.chosen if selection else ()
+    for profile in profiles:
+        if profile.problem:
+            raise ManifestError(
+                f"profile {profile.id[:12]} cannot be fetched: {profile.problem}",
+                hint="Choose another profile, or take the manifest out of the NIM image anew.",
+            )
+    edges.destinations = _destinations(profiles)
+    cached = tuple(CachedProfile.of(profile) for profile in profiles)
+    key = request.selection_key(tuple(profile.id for profile in profiles))
+    report = edges.drafted(replace(report, store=edges.store_summary()))
+
+    if not request.refresh and (outcomes := edges.ready_outcomes(key)) is not None:
+        edges.emit(Note("the store is complete already; nothing was asked of the network"))
+        return _ready(report, cached, outcomes, (), edges)
+    edges.preflight(dry_run=request.dry_run)
+    with edges.lease(dry_run=request.dry_run):
+        plan = _plan(request, profiles, edges)
+        report = edges.drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
+        edges.check_room(plan.to_fetch, plan.total, request.room)
+        if request.dry_run:
+            return replace(report, artifacts=(*plan.present, *_intended(plan)), updated=edges.clock.time())
+        begun = edges.clock.monotonic()
+        fetched = edges.fetch(plan.missing) if plan.missing else ()
+        seconds = edges.clock.monotonic() - begun
+        for listing in plan.listings:
+            edges.finish(listing, complete=request.wanted == Wanted() and not request.manifest)
+        outcomes = (*plan.present, *fetched)
+        edges.write_runtime_manifest(plan.listings)
+        edges.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
+    transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries)
+    return _ready(report, cached, outcomes, (transfer,), edges)
+
+
+# -- what is wanted ------------------------------------------------------------------------------------
+
+
+def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
+    promised: dict[str, Digest] = {}
+    wanted = _wanted_by(profiles, promised) if profiles else dict.fromkeys(request.uris, request.wanted)
+    listings = tuple(edges.list(uri, files) for uri, files in wanted.items())
+    if empty := [listing for listing in listings if not listing.artifacts]:
+        raise UsageError(
+            f"{empty[0].uri} has no file that was asked for", hint="Look at --include and --exclude."
+        )
+    edges.emit(Phase("checking what is there"))
+    present: list[Outcome] = []
+    missing: list[Artifact] = []
+    seen: set[str] = set()
+    for listing in listings:
+        for listed in listing.artifacts:
+            artifact = _with_digest(listed, promised)
+            if artifact.identity in seen:
+                continue
+            seen.add(artifact.identity)
+            outcome = edges.present(artifact)
+            if outcome:
+                present.append(outcome)
+            else:
+                missing.append(artifact)
+    plan = Plan(listings, tuple(present), tuple(missing))
+    edges.emit(Planned(len(seen), plan.total, plan.total - plan.to_fetch, len(present)))
+    for outcome in present:
+        edges.emit(Finished(outcome))
+    return plan
+
+
+def _wanted_by(profiles: Sequence[Profile], promised: dict[str, Digest]) -> Mapping[ModelUri, Wanted]:
+    """Repositories and their files, shared ones once; ``promised`` collects the manifest's own digests."""
+    paths: dict[ModelUri, set[str]] = {}
+    for profile in profiles:
+        for file in profile.files:
+            uri = _parsed(file.uri, profile)
+            paths.setdefault(uri.repo, set()).add(uri.path)
+            if file.digest:
+                promised[str(uri)] = file.digest
+    if not paths:
+        raise ManifestError(
+            "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
+            hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
+        )
+    return {uri: Wanted(frozenset(files - {""})) for uri, files in paths.items()}
+
+
+def _destinations(profiles: Sequence[Profile]) -> dict[str, SafePath]:
+    """Where each file stands in a profile's workspace, by its identity."""
+    return {str(_parsed(file.uri, profile)): file.path for profile in profiles for file in profile.files}
+
+
+def _parsed(text: str, profile: Profile) -> ModelUri:
+    try:
+        return ModelUri.parse(text)
+    except UsageError as error:
+        raise ManifestError(f"profile {profile.id[:12]}: {error.message}", hint=error.hint) from error
+
+
+def _with_digest(artifact: Artifact, promised: Mapping[str, Digest]) -> Artifact:
+    digest = promised.get(artifact.identity)
+    return replace(artifact, digests=(*artifact.digests, digest)) if digest else artifact
+
+
+def _intended(plan: Plan) -> tuple[Outcome, ...]:
+    """What a dry run would fetch, in the report's terms."""
+    return tuple(Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
+
+
+# -- what is told --------------------------------------------------------------------------------------
+
+
+def _tell(selection: Selection, edges: Edges) -> None:
+    for profile in selection.chosen:
+        edges.emit(Note(f"profile {profile_name(profile)} ({profile.id[:12]}), by {selection.rule}"))
+
+
+def _ready(
+    report: Report,
+    profiles: tuple[CachedProfile, ...],
+    outcomes: Sequence[Outcome],
+    transfer: tuple[Transfer, ...],
+    edges: Edges,
+) -> Report:
+    return replace(
+        report,
+        state=State.READY,
+        updated=edges.clock.time(),
+        profiles=profiles,
+        artifacts=tuple(outcomes),
+        transfer=transfer[0] if transfer else Transfer(),
+        store=edges.store_summary(sum(outcome.size for outcome in outcomes)),
+        progress=None,
+    )
+
+
+def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
+    return replace(
+        report, state=State.FAILED, updated=edges.clock.time(), error=Failure.of(error), progress=None
+    )

@@ -6,6 +6,8 @@ Variables and their meaning are NIM's and Hugging Face's own (protocol note "NIM
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +22,7 @@ MANIFEST_PATHS: Final = (
 )
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
+DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _CONFUSED_KEYS: Final = {
     "NGC_KEY": "NGC_API_KEY",
@@ -54,6 +57,7 @@ class Settings:
     jsonl_logging: bool = False
     log_level: str = "INFO"
     termination_log: str = "/dev/termination-log"
+    retry_seconds: float = DEFAULT_RETRY_SECONDS
     warnings: tuple[str, ...] = ()
 
     @property
@@ -96,12 +100,26 @@ def load(environ: Mapping[str, str]) -> Settings:
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         log_level=_text(environ, "NIM_LOG_LEVEL").upper() or "INFO",
         termination_log=_text(environ, "NIMPULL_TERMINATION_LOG") or "/dev/termination-log",
+        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", DEFAULT_RETRY_SECONDS),
         warnings=(*ngc_warnings, *hf_warnings, *_misnamed(environ)),
     )
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name, "").strip()
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    value = _text(environ, name)
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{name} is no number of seconds", hint=f"Set {name} to 120, for example.")
+    return seconds
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:
@@ -150,3 +168,8 @@ def _misnamed(environ: Mapping[str, str]) -> tuple[str, ...]:
         for wrong, right in _CONFUSED_KEYS.items()
         if environ.get(wrong) and not environ.get(right)
     )
+
+
+def from_process(overrides: Mapping[str, str] | None = None) -> Settings:
+    """The environment of this process, with ``overrides`` (a NIMCache's ``spec.env``) on top."""
+    return load({**os.environ, **(overrides or {})})

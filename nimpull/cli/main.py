@@ -1,11 +1,41 @@
-"""The ``nimpull`` command group."""
+"""The ``nimpull`` command group. Commands are imported when run: ``--help`` stays as fast as click."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Final
+
 import click
 
+#: name -> (module, attribute, one line for ``nimpull --help``)
+COMMANDS: Final = {
+    "download": ("nimpull.cli.download", "download", "Pull models or manifest profiles into a store."),
+    "gpus": ("nimpull.cli.gpus", "gpus", "Show the GPUs that profiles are chosen for."),
+    "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
+    "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class LazyGroup(click.Group):
+    """Loads a command on first use, as click's documentation shows ("Lazily Loading Subcommands")."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nimpull")
 def cli() -> None:
     """Pull the right NIM model profile onto a volume: whole, verified, resumable."""

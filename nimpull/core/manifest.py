@@ -7,10 +7,13 @@ profiles, or of one-key maps). Which parser reads a file, and what it refuses, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from nimpull.core.artifacts import Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath, display
 from nimpull.core.yamltext import Yaml, YamlList, YamlMap, load_yaml
@@ -224,3 +227,19 @@ class _Reader:
         if self._digests[text] is None:
             self._unknown_checksums += 1
         return self._digests[text]
+
+
+def runtime_manifest(listings: Iterable[Listing]) -> bytes:
+    """What was fetched without a manifest, as a v2 manifest of one profile (JSON, which is YAML too).
+
+    The profile's id is the SHA-256 of the files' URIs and digests: equal for equal content.
+    """
+    files = {
+        str(artifact.path): {"uri": str(artifact.uri)}
+        | ({"checksum": str(artifact.digest)} if artifact.digest else {})
+        for listing in listings
+        for artifact in listing.artifacts
+    }
+    identity = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    profile = {"id": identity, "tags": {}, "workspace": {"files": files}}
+    return json.dumps({"schema_version": "2.0", "profiles": [profile]}, indent=1).encode() + b"\n"

@@ -1,0 +1,169 @@
+"""``nimpull download``: the local door and the NIMCache door."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import click
+
+from nimpull.cli.options import criteria, find_manifest, read_file
+from nimpull.cli.running import execute
+from nimpull.core.names import ModelUri, display
+from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
+from nimpull.core.ports import Wanted
+from nimpull.core.request import LayoutKind, Request
+from nimpull.errors import UsageError
+from nimpull.settings import Settings, from_process
+
+_TRISTATE = click.Choice(["true", "false"])
+
+
+def _bool(value: str | None) -> bool | None:
+    return None if value is None else value == "true"
+
+
+@click.command()
+@click.argument("uris", nargs=-1, metavar="[URI]...")
+@click.option("-f", "--nimcache", "nimcache_file", metavar="FILE", help="Do what this NIMCache asks for.")
+@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest to choose profiles from.")
+@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID|NAME", help="Profile; repeatable.")
+@click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
+@click.option("--engine", default="", help="tensorrt_llm, vllm, sglang, …")
+@click.option("--precision", default="", help="fp8, bf16, …")
+@click.option("--tp", "tensor_parallelism", default="", help="Tensor parallelism.")
+@click.option("--qos", default="", help="latency or throughput.")
+@click.option("--lora", type=_TRISTATE, help="Profiles with, or without, LoRA.")
+@click.option("--buildable", type=_TRISTATE, help="Profiles whose engine is built on the node, or not.")
+@click.option("--product", "products", multiple=True, help="GPU product in the profile's tag; repeatable.")
+@click.option("--gpu-id", "gpu_ids", multiple=True, help="PCI device id in the profile's tag; repeatable.")
+@click.option(
+    "--gpu", "gpus", default="", metavar="H100:8", help="GPUs to choose for, in place of this machine's."
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Only these files of the model; repeatable.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not these files; repeatable.")
+@click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
+@click.option(
+    "--layout",
+    type=click.Choice([kind.value for kind in LayoutKind if kind is not LayoutKind.WORKSPACE]),
+    default=LayoutKind.CACHE.value,
+    show_default=True,
+    help="cache: as NIM and huggingface_hub keep it; local-dir: plain files.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show files, bytes, what is there and whether it fits; fetch nothing."
+)
+@click.option("--refresh", is_flag=True, help="Ask the source even if the store is complete.")
+@click.option(
+    "--report", "report_path", default="", metavar="PATH", help="Where the report goes; - is stdout."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "lines", "json", "quiet"]),
+    default="auto",
+    show_default=True,
+)
+def download(
+    uris: tuple[str, ...],
+    nimcache_file: str | None,
+    manifest_file: str | None,
+    profiles: tuple[str, ...],
+    everything: bool,
+    engine: str,
+    precision: str,
+    tensor_parallelism: str,
+    qos: str,
+    lora: str | None,
+    buildable: str | None,
+    products: tuple[str, ...],
+    gpu_ids: tuple[str, ...],
+    gpus: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    store: str | None,
+    layout: str,
+    dry_run: bool,
+    refresh: bool,
+    report_path: str,
+    output: str,
+    progress: str,
+) -> None:
+    """Pull models (ngc://org/team/model:version, hf://namespace/name) or manifest profiles into a store.
+
+    Without a URI, the profiles come from a manifest: those that are named, those that match the criteria,
+    or the one that fits this machine's GPUs best. A second run fetches only what is missing.
+    """
+
+    def ask() -> tuple[Request, Settings]:
+        if nimcache_file:
+            if uris or (manifest_file and profiles):
+                raise UsageError("-f takes no URI or profile", hint="The NIMCache says what to pull.")
+            return from_nimcache(nimcache_file, manifest_file or "", store, dry_run, refresh, gpus)
+        settings = from_process()
+        asked = criteria(
+            settings,
+            profiles=profiles,
+            everything=everything,
+            engine=engine,
+            precision=precision,
+            tensor_parallelism=tensor_parallelism,
+            qos=qos,
+            lora=_bool(lora),
+            buildable=_bool(buildable),
+            products=products,
+            gpu_ids=gpu_ids,
+        )
+        if uris and (manifest_file or profiles or everything):
+            raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
+        request = Request(
+            store=store or settings.cache_path or DEFAULT_STORE,
+            uris=tuple(ModelUri.parse(text) for text in uris),
+            manifest=b"" if uris else find_manifest(manifest_file or "", settings),
+            criteria=asked,
+            wanted=Wanted(include=include, exclude=exclude),
+            layout=LayoutKind(layout),
+            dry_run=dry_run,
+            refresh=refresh,
+            gpus=gpus or settings.gpus,
+        )
+        return request, settings
+
+    sys.exit(execute(ask, output=output, report_path=report_path, progress=progress))
+
+
+DEFAULT_STORE = "/model-store"
+
+
+def from_nimcache(
+    path: str, manifest_file: str, store: str | None, dry_run: bool, refresh: bool, gpus: str
+) -> tuple[Request, Settings]:
+    """What the caching Job of this NIMCache would do, as a Request. Raises UsageError, ManifestError."""
+    cache = parse_nimcache(read_file(path, "the NIMCache"))
+    for note in cache.notes:
+        click.echo(f"nimpull: {display(note)}", err=True)
+    settings = from_process(_variables(cache))
+    request = Request(
+        store=store or settings.cache_path or DEFAULT_STORE,
+        dry_run=dry_run,
+        refresh=refresh,
+        room=cache.storage.size,
+        gpus=gpus or settings.gpus,
+    )
+    return _with_source(request, cache, manifest_file, settings), settings
+
+
+def _variables(cache: NimCache) -> dict[str, str]:
+    variables = cache.environment()
+    if isinstance(cache.source, HubSource):
+        variables["HF_ENDPOINT"] = cache.source.endpoint.reveal()
+    return variables
+
+
+def _with_source(request: Request, cache: NimCache, manifest_file: str, settings: Settings) -> Request:
+    source = cache.source
+    if isinstance(source, HubSource):
+        return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR)
+    if source.endpoint:
+        return replace(request, uris=(source.endpoint,), layout=LayoutKind.LOCAL_DIR)
+    return replace(request, manifest=find_manifest(manifest_file, settings), criteria=source.criteria)

@@ -1,0 +1,205 @@
+"""The drop-in commands: what the NIM Operator's Jobs call, as translations of arguments into one Request.
+
+``download-to-cache``, ``create-model-store`` and ``huggingface-cli download``. Spellings are those seen in
+the wild (protocol notes "NIM container" section 1 and "Hugging Face" section 1).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from nimpull.cli.options import criteria, find_manifest
+from nimpull.cli.running import execute
+from nimpull.core.names import ModelUri
+from nimpull.core.ports import Wanted
+from nimpull.core.request import LayoutKind, Request
+from nimpull.errors import UsageError
+from nimpull.settings import DEFAULT_CACHE, Settings, from_process
+
+
+def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """``--profiles A B C`` as ``--profiles A --profiles B --profiles C``: argparse's ``nargs="*"``."""
+    spread_out: list[str] = []
+    current = ""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if argument.startswith("-"):
+            current = name if name in names and "=" not in argument else ""
+            if not current:
+                spread_out.append(argument)
+        elif current:
+            spread_out += [current, argument]
+        else:
+            spread_out.append(argument)
+    return spread_out
+
+
+def _main(command: click.Command, arguments: Sequence[str]) -> None:
+    command.main(args=list(arguments), prog_name=Path(sys.argv[0]).name)
+
+
+# -- download-to-cache ---------------------------------------------------------------------------------
+
+
+@click.command("download-to-cache")
+@click.option("-p", "--profile", "--profiles", "profiles", multiple=True, metavar="ID...")
+@click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
+@click.option("--lora", is_flag=True, help="The best profile with LoRA.")
+@click.option("--model-uri", metavar="URI", help="Model-free: hf://namespace/name[:revision].")
+@click.option("--manifest-file", metavar="FILE", help="Where the runtime manifest of a model-free pull goes.")
+def download_to_cache(
+    profiles: tuple[str, ...], everything: bool, lora: bool, model_uri: str | None, manifest_file: str | None
+) -> None:
+    """Download profiles into the NIM cache: those named, all, or the one that fits these GPUs best."""
+
+    def ask() -> tuple[Request, Settings]:
+        settings = from_process()
+        store = settings.cache_path or DEFAULT_CACHE
+        if model_uri:
+            if profiles or everything:
+                raise UsageError("--model-uri goes without profiles", hint="A model-free pull has none.")
+            uri = ModelUri.parse(model_uri)
+            return Request(store=store, uris=(uri,), runtime_manifest=manifest_file or ""), settings
+        asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
+        manifest = find_manifest("", settings)
+        return Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus), settings
+
+    sys.exit(execute(ask))
+
+
+# -- create-model-store --------------------------------------------------------------------------------
+
+
+@click.command("create-model-store")
+@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID")
+@click.option("--model-repo", metavar="URI", help="hf://namespace/name or ngc://org/team/model:version.")
+@click.option(
+    "-m", "--model-store", "directory", required=True, metavar="DIR", help="Where the plain files go."
+)
+def create_model_store(profiles: tuple[str, ...], model_repo: str | None, directory: str) -> None:
+    """Write one profile, or one repository, as a plain directory."""
+
+    def ask() -> tuple[Request, Settings]:
+        settings = from_process()
+        if bool(profiles) == bool(model_repo):
+            raise UsageError("give either --profile or --model-repo", hint="One of them says what to write.")
+        if model_repo:
+            uris = (ModelUri.parse(model_repo),)
+            return Request(store=directory, uris=uris, layout=LayoutKind.WORKSPACE), settings
+        asked = criteria(settings, profiles=profiles)
+        manifest = find_manifest("", settings)
+        return (
+            Request(store=directory, manifest=manifest, criteria=asked, layout=LayoutKind.WORKSPACE),
+            settings,
+        )
+
+    sys.exit(execute(ask))
+
+
+# -- huggingface-cli, hf -------------------------------------------------------------------------------
+
+
+@click.group("huggingface-cli")
+def hugging_face() -> None:
+    """``download`` as huggingface-cli and hf offer it. The other commands are not here: this is nimpull."""
+
+
+@hugging_face.command("download")
+@click.argument("repo_id")
+@click.argument("filenames", nargs=-1)
+@click.option("--repo-type", "--type", "repo_type", type=click.Choice(["model", "dataset"]), default="model")
+@click.option("--revision", default="")
+@click.option("--include", multiple=True)
+@click.option("--exclude", multiple=True)
+@click.option("--cache-dir")
+@click.option("--local-dir")
+@click.option("--token", default="", help="Better in HF_TOKEN: an argument shows in the process list.")
+@click.option("--dry-run/--no-dry-run", default=False)
+@click.option("--force-download/--no-force-download", default=False, help="Ask the Hub again.")
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--max-workers", type=int, help="Accepted; nimpull finds the number of connections itself.")
+@click.option("--format", "_format", type=click.Choice(["auto", "human", "agent", "json", "quiet"]))
+@click.option("--local-dir-use-symlinks", "_symlinks", help="Accepted and ignored, as in huggingface-cli.")
+@click.option("--resume-download", "_resume", is_flag=True, help="Accepted; nimpull always resumes.")
+@click.option("--no-truncate", "_no_truncate", is_flag=True, help="Accepted and ignored.")
+def hub_download(
+    repo_id: str,
+    filenames: tuple[str, ...],
+    repo_type: str,
+    revision: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    cache_dir: str | None,
+    local_dir: str | None,
+    token: str,
+    dry_run: bool,
+    force_download: bool,
+    quiet: bool,
+    as_json: bool,
+    max_workers: int | None,  # noqa: ARG001 - accepted for the callers that pass it
+    _format: str | None,
+    _symlinks: str | None,
+    _resume: bool,
+    _no_truncate: bool,
+) -> None:
+    """Download a repository, or some files of it, from the Hub or a DataStore (HF_ENDPOINT)."""
+    where = ""
+
+    def ask() -> tuple[Request, Settings]:
+        nonlocal where
+        if cache_dir and local_dir:
+            raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
+        settings = from_process({"HF_TOKEN": token} if token else None)
+        uri = _repository(repo_id, repo_type, revision)
+        folders = tuple(f"{name}**" for name in filenames if name.endswith("/"))
+        files = frozenset(name for name in filenames if not name.endswith("/"))
+        wanted = Wanted(files, (*include, *folders), exclude)
+        hub = os.path.abspath(cache_dir or settings.hub_cache)
+        where = os.path.abspath(local_dir) if local_dir else hub
+        request = Request(
+            store=where if local_dir else os.path.dirname(hub),
+            uris=(uri,),
+            wanted=wanted,
+            layout=LayoutKind.LOCAL_DIR if local_dir else LayoutKind.CACHE,
+            hub="" if local_dir else os.path.basename(hub),
+            dry_run=dry_run,
+            refresh=force_download,
+        )
+        return request, settings
+
+    code = execute(
+        ask, output="json" if as_json else "text", progress="quiet" if quiet else "auto", closing=True
+    )
+    if code == 0 and not as_json and not dry_run:
+        click.echo(where)
+    sys.exit(code)
+
+
+def _repository(repo_id: str, repo_type: str, revision: str) -> ModelUri:
+    if repo_id.startswith("hf://"):
+        uri = ModelUri.parse(repo_id)
+    else:
+        kind = "datasets/" if repo_type == "dataset" else ""
+        uri = ModelUri.parse(f"hf://{kind}{repo_id}")
+    return uri.with_revision(revision) if revision else uri
+
+
+# -- console scripts -----------------------------------------------------------------------------------
+
+
+def download_to_cache_script() -> None:
+    _main(download_to_cache, spread(sys.argv[1:], ("-p", "--profile", "--profiles")))
+
+
+def create_model_store_script() -> None:
+    _main(create_model_store, sys.argv[1:])
+
+
+def hugging_face_script() -> None:
+    _main(hugging_face, spread(sys.argv[1:], ("--include", "--exclude")))

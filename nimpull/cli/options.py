@@ -1,0 +1,73 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nimpull.core.selection import Criteria, GpuCriterion, parse_tags_selector
+from nimpull.errors import ManifestError, UsageError
+from nimpull.settings import Settings
+
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+def read_file(path: str, what: str) -> bytes:
+    """At most 16 MiB of it. Raises UsageError that names the path."""
+    try:
+        with Path(path).open("rb") as stream:
+            content = stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path}: {error.strerror}", hint="Check the path.") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{what} {path} is over 16 MiB", hint="This is no model manifest.")
+    return content
+
+
+def find_manifest(option: str, settings: Settings) -> bytes:
+    """``--manifest``, NIM_MANIFEST_PATH, or the image's own. Raises UsageError that lists where it looked."""
+    if option:
+        return read_file(option, "the manifest")
+    for path in settings.manifest_paths:
+        if Path(path).is_file():
+            return read_file(path, "the manifest")
+    raise UsageError(
+        "there is nothing to pull: no model URI, and no manifest at " + " or ".join(settings.manifest_paths),
+        hint="Name a model (nimpull download ngc://org/team/model:version), give --manifest FILE, or set "
+        "NIM_MANIFEST_PATH.",
+    )
+
+
+def criteria(
+    settings: Settings,
+    *,
+    profiles: tuple[str, ...] = (),
+    everything: bool = False,
+    engine: str = "",
+    precision: str = "",
+    tensor_parallelism: str = "",
+    qos: str = "",
+    lora: bool | None = None,
+    buildable: bool | None = None,
+    products: tuple[str, ...] = (),
+    gpu_ids: tuple[str, ...] = (),
+) -> Criteria:
+    """The options as criteria; NIM_MODEL_PROFILE and NIM_TAGS_SELECTOR where no option says otherwise."""
+    named = tuple(part for name in profiles for part in name.split(",") if part)
+    gpus = [GpuCriterion(product, gpu_ids) for product in products]
+    if gpu_ids and not gpus:
+        gpus = [GpuCriterion("", gpu_ids)]
+    asked = Criteria(
+        profiles=named,
+        all=everything or "all" in named,
+        engine=engine,
+        precision=precision,
+        tensor_parallelism=tensor_parallelism,
+        qos=qos,
+        lora=lora,
+        buildable=buildable,
+        gpus=tuple(gpus),
+        tags=parse_tags_selector(settings.tags_selector),
+    )
+    if settings.model_profile and not (asked.profiles or asked.all or asked.restricts):
+        return Criteria(profiles=(settings.model_profile,), tags=asked.tags)
+    return asked

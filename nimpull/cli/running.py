@@ -1,0 +1,103 @@
+"""Run a job for a command: signals, progress on stderr, the report where it was asked for, the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from nimpull.core.report import closing_line, exit_code, to_json
+from nimpull.core.reported import Report, State
+from nimpull.core.request import Request
+from nimpull.core.units import show_bytes
+from nimpull.errors import NimpullError
+from nimpull.settings import Settings
+
+Ask = Callable[[], tuple[Request, Settings]]
+
+
+def execute(
+    ask: Ask, *, output: str = "text", report_path: str = "", progress: str = "auto", closing: bool = False
+) -> int:
+    """Build the request, run the job, print what it came to; returns the exit code.
+
+    ``closing``: the last line goes to stderr also on success, because stdout has another reader.
+    """
+    try:
+        request, settings = ask()
+    except NimpullError as error:
+        return fail(error)
+    from nimpull.clock import SystemClock
+    from nimpull.edges import Edges
+    from nimpull.job import run
+    from nimpull.progress import Mode, Progress, choose_mode
+
+    cancel = threading.Event()
+    clock = SystemClock()
+    mode = choose_mode(sys.stderr) if progress == "auto" else Mode(progress)
+    if progress == "auto" and settings.jsonl_logging:
+        mode = Mode.JSON
+    with stopping(cancel), Progress(mode, sys.stderr, clock) as shown:
+        edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
+        report = run(request, edges)
+    return show(report, request, output, to_stdout=report_path == "-", closing=closing)
+
+
+def show(report: Report, request: Request, output: str, *, to_stdout: bool, closing: bool) -> int:
+    if output == "json" or to_stdout:
+        click.echo(json.dumps(to_json(report), indent=2, ensure_ascii=False))
+    if report.state is State.IN_PROGRESS:  # a dry run ends before it fetches
+        if output == "text":
+            show_plan(report, request)
+        return 0
+    stdout_is_taken = closing or output == "json" or to_stdout
+    click.echo(closing_line(report), err=report.state is State.FAILED or stdout_is_taken)
+    return exit_code(report)
+
+
+def show_plan(report: Report, request: Request) -> None:
+    """The files of a dry run: action, size, path; then the sum and the room."""
+    width = max((len(show_bytes(outcome.size)) for outcome in report.artifacts), default=0)
+    for outcome in sorted(report.artifacts, key=lambda each: each.artifact.path):
+        verb = "fetch" if outcome.action.value == "fetched" else "have "
+        click.echo(f"{verb}  {show_bytes(outcome.size):>{width}}  {outcome.artifact.path}")
+    fetch = sum(o.size for o in report.artifacts if o.action.value == "fetched")
+    total = sum(o.size for o in report.artifacts)
+    free = report.store.free if report.store else None
+    room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
+    click.echo(
+        f"{len(report.artifacts)} files, {show_bytes(total)}, of which {show_bytes(fetch)} to fetch{room}. "
+        "Nothing was fetched (dry run)."
+    )
+
+
+def fail(error: NimpullError) -> int:
+    """Before there is a request there is no report: one line says it."""
+    click.echo(f"nimpull: {error.reference}: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    return error.exit_code
+
+
+@contextmanager
+def stopping(cancel: threading.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT stops in order, the second at once (exit 143)."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
+        if cancel.is_set():
+            os._exit(143)
+        cancel.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

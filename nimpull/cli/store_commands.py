@@ -1,0 +1,148 @@
+"""``nimpull verify`` and ``nimpull status``: look at a store, without any network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nimpull.cli.running import fail
+from nimpull.core.names import display
+from nimpull.core.units import show_bytes, show_time
+from nimpull.errors import IntegrityError, NimpullError, UsageError
+from nimpull.settings import from_process
+
+if TYPE_CHECKING:
+    from nimpull.store.status import Status
+    from nimpull.store.store import Store
+    from nimpull.store.verify import Verification
+
+_STORE = click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
+_OUTPUT = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+def open_store(root: str | None) -> Store:
+    """Raises UsageError where there is no store; nothing is written."""
+    from nimpull.store.store import Store
+
+    path = root or from_process().cache_path or "/model-store"
+    if not Path(path, ".nimpull").is_dir():
+        raise UsageError(
+            f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",
+            hint="Give the directory of an earlier nimpull download with --store.",
+        )
+    return Store.open(path, read_only=True)
+
+
+@click.command()
+@_STORE
+@click.option("--repair", is_flag=True, help="Remove what is bad, so that no reader meets it.")
+@_OUTPUT
+def verify(store: str | None, repair: bool, output: str) -> None:
+    """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not."""
+    try:
+        with open_store(store) as opened:
+            result = opened.verify()
+            bad = tuple(mismatch.path for mismatch in result.mismatches)
+            if repair:
+                for path in bad:
+                    opened.tree.unlink(path)
+            show_verification(result, opened.root, output, removed=repair)
+    except NimpullError as error:
+        sys.exit(fail(error))
+    sys.exit(0 if result.sound else IntegrityError.exit_code)
+
+
+def show_verification(result: Verification, root: str, output: str, *, removed: bool) -> None:
+    if output == "json":
+        bad = [
+            {
+                "path": each.path,
+                "expected": str(each.expected),
+                "found": str(each.found or ""),
+                "reason": each.reason,
+            }
+            for each in result.mismatches
+        ]
+        document = {
+            "files": result.files,
+            "bytes": result.bytes,
+            "corrupt": bad,
+            "missing": list(result.missing),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for each in result.mismatches:
+        found = each.reason or f"is {each.found}"
+        click.echo(f"corrupt  {display(each.path, 300)}: should be {each.expected}, {display(found)}")
+    for path in result.missing:
+        click.echo(f"missing  {display(path, 300)}")
+    verdict = (
+        "all as downloaded"
+        if result.sound
+        else f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
+    )
+    click.echo(f"{root}: {result.files} files, {show_bytes(result.bytes)} hashed: {verdict}.")
+    if not result.sound:
+        done = "The corrupt files were removed. " if removed and result.mismatches else ""
+        click.echo(f"{done}Run the same nimpull download again: it fetches only these files.")
+
+
+@click.command()
+@_STORE
+@_OUTPUT
+def status(store: str | None, output: str) -> None:
+    """What is in a store, and what is half done. Looks at names and sizes only."""
+    try:
+        with open_store(store) as opened:
+            found, root = opened.status(), opened.root
+    except NimpullError as error:
+        sys.exit(fail(error))
+    if output == "json":
+        click.echo(json.dumps(status_document(found), indent=2))
+    else:
+        show_status(found, root)
+
+
+def status_document(found: Status) -> dict[str, object]:
+    return {
+        "files": found.files,
+        "bytes": found.bytes,
+        "selections": [
+            {
+                "selection": each.ready.selection,
+                "layout": each.ready.layout,
+                "revisions": list(each.ready.revisions),
+                "profiles": list(each.ready.profiles),
+                "files": len(each.ready.files),
+                "bytes": each.ready.size,
+                "ready": not each.changed,
+                "changed": list(each.changed),
+            }
+            for each in found.selections
+        ],
+        "partial": [{"name": each.name, "bytes": each.bytes} for each in found.partial],
+    }
+
+
+def show_status(found: Status, root: str) -> None:
+    click.echo(f"{root}: {found.files} files, {show_bytes(found.bytes)} committed")
+    for each in found.selections:
+        ready = each.ready
+        state = f"{len(each.changed)} files changed or gone" if each.changed else "ready"
+        what = ", ".join(display(revision, 200) for revision in ready.revisions) or ready.selection
+        click.echo(f"  {state}: {what} ({ready.layout}, {len(ready.files)} files, {show_bytes(ready.size)})")
+        for profile in ready.profiles:
+            click.echo(f"    profile {display(profile, 80)}")
+    if not found.selections:
+        click.echo("  nothing is ready")
+    for part in found.partial:
+        when = show_time(part.modified)
+        click.echo(f"  half done: {part.name[:16]}…, {show_bytes(part.bytes)} on disk, last written {when}")
+    if found.partial:
+        click.echo("Run the same nimpull download again to go on from there.")

@@ -1,0 +1,57 @@
+"""What one run was asked to do: every door (drop-in, local, NIMCache) builds one of these."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nimpull.core.criteria import Criteria
+from nimpull.core.names import ModelUri
+from nimpull.core.ports import Wanted
+
+
+class LayoutKind(StrEnum):
+    """How the files stand in the store (DESIGN of the consumers: NIM's cache, a directory, a workspace)."""
+
+    CACHE = "cache"
+    LOCAL_DIR = "local-dir"
+    WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``uris`` are fetched whole (``wanted`` filters), or the profiles of ``manifest`` that match.
+
+    ``store``: directory. ``room``: bytes that the volume was promised (``storage.pvc.size``), None = not
+    said. ``refresh``: ask the source even if the store is complete. ``gpus``: override, e.g. ``H100:8``.
+    ``hub``: the hub cache below the store, "" = where NIM has it. ``runtime_manifest``: where the manifest of
+    a model-free pull is written, "" = nowhere.
+    """
+
+    store: str
+    uris: tuple[ModelUri, ...] = ()
+    manifest: bytes = field(default=b"", repr=False)
+    criteria: Criteria = field(default_factory=Criteria)
+    wanted: Wanted = field(default_factory=Wanted)
+    layout: LayoutKind = LayoutKind.CACHE
+    dry_run: bool = False
+    refresh: bool = False
+    room: int | None = None
+    gpus: str = ""
+    hub: str = ""
+    runtime_manifest: str = ""
+
+    def selection_key(self, profiles: tuple[str, ...]) -> str:
+        """32 hex digits: equal for the same files in the same layout; the name of the ready marker."""
+        identity = {
+            "uris": sorted(str(uri) for uri in self.uris),
+            "paths": sorted(self.wanted.paths),
+            "include": self.wanted.include,
+            "exclude": self.wanted.exclude,
+            "layout": self.layout.value,
+            "profiles": sorted(profiles),
+            "manifest": hashlib.sha256(self.manifest).hexdigest() if self.manifest else "",
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,337 @@
+"""Builds the edges of one job and wires them together: what :mod:`nimpull.job` tells, this makes happen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from nimpull import __version__
+from nimpull.core.artifacts import Action, Artifact, Listing, Location, Outcome
+from nimpull.core.events import Event as JobEvent
+from nimpull.core.events import Note, Phase, Waiting
+from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
+from nimpull.core.manifest import runtime_manifest
+from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, Url
+from nimpull.core.ports import Body, Clock, Source, Wanted
+from nimpull.core.report import termination_message, to_json
+from nimpull.core.reported import Report, State, StoreSummary
+from nimpull.core.request import LayoutKind, Request
+from nimpull.core.units import show_bytes
+from nimpull.errors import NoSpaceError, StoreError, UsageError
+from nimpull.settings import Settings
+
+if TYPE_CHECKING:
+    from nimpull.progress import Progress
+    from nimpull.sources import LocalSource
+    from nimpull.store.layouts import StoreLayout
+    from nimpull.store.store import Store
+    from nimpull.transport import Transport
+
+REPORT_INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
+LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
+
+
+class Edges:
+    """Context manager around one run. Everything with a socket, a file or a clock hangs here."""
+
+    def __init__(
+        self,
+        request: Request,
+        settings: Settings,
+        *,
+        clock: Clock,
+        cancel: Event,
+        progress: Progress,
+        report_path: str = "",
+    ) -> None:
+        self.request = request
+        self.settings = settings
+        self.clock = clock
+        self.cancel = cancel
+        self.progress = progress
+        self.draft: Report | None = None
+        self.destinations: Mapping[str, SafePath] = {}
+        self.retries = 0
+        self._report_path = report_path
+        self._stack = ExitStack()
+        self._done = Event()
+        self._writer: Thread | None = None
+
+    def emit(self, event: JobEvent) -> None:
+        if isinstance(event, Waiting):
+            self.retries += 1
+        self.progress(event)
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._writer:
+            self._writer.join()
+        self._stack.__exit__(kind, value, trace)
+
+    # -- hardware --------------------------------------------------------------------------------------
+
+    @cached_property
+    def table(self) -> DeviceTable:
+        from nimpull.detect import shipped_table
+
+        return shipped_table()
+
+    def hardware(self, override: str) -> Hardware:
+        if override:
+            return Hardware(parse_gpu_override(override, self.table), origin=Origin.OVERRIDE)
+        from nimpull.detect import detect
+
+        return detect(lookup=self.table.find, cancel=self.cancel)
+
+    # -- sources ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def transport(self) -> Transport:
+        from nimpull.transport import Transport, TransportPolicy
+
+        settings = self.settings
+        policy = TransportPolicy(
+            ca_files=settings.ca_files,
+            http_proxy=settings.http_proxy,
+            https_proxy=settings.https_proxy,
+            no_proxy=settings.no_proxy,
+            user_agent=f"nimpull/{__version__}",
+            retry_budget=settings.retry_seconds,
+        )
+        return self._stack.enter_context(
+            Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
+        )
+
+    def source(self, uri: ModelUri) -> Source:
+        if uri.scheme not in self._sources:
+            raise UsageError(
+                f"{uri.scheme}:// is not a source that can be pulled from",
+                hint="Use ngc://, hf:// or file://.",
+            )
+        return self._sources[uri.scheme]
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        from nimpull.sources import HubSource, NgcSource
+
+        settings = self.settings
+        return {
+            "ngc": NgcSource(
+                self.transport,
+                api_endpoint=Url(settings.ngc_api),
+                auth_endpoint=Url(settings.ngc_auth),
+                key=settings.ngc_key,
+                clock=self.clock,
+            ),
+            "hf": HubSource(
+                self.transport, endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self.clock
+            ),
+            "file": self._local,
+        }
+
+    @cached_property
+    def _local(self) -> LocalSource:
+        from nimpull.sources import LocalSource
+
+        return LocalSource()
+
+    def get(self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
+        """Implements :class:`nimpull.core.ports.Get` over sockets and local files."""
+        opened = self._local if location.url.scheme == "file" else self.transport
+        return opened(location, start, end, fresh_connection=fresh_connection)
+
+    def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
+        self.emit(Phase("listing", str(uri)))
+        return self.source(uri).list(uri, wanted)
+
+    def locate(self, artifact: Artifact, fresh: bool) -> Location:
+        return self.source(artifact.uri).locate(artifact, fresh=fresh)
+
+    # -- store -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> Store:
+        """Opened without a write: :meth:`preflight` probes once it is known that there is work."""
+        from nimpull.store.store import Store
+
+        return self._stack.enter_context(Store.open(self.request.store, read_only=True))
+
+    @cached_property
+    def layout(self) -> StoreLayout:
+        if self.request.layout is LayoutKind.LOCAL_DIR:
+            return self.store.local_dir()
+        if self.request.layout is LayoutKind.WORKSPACE:
+            return self.store.workspace(self.destinations)
+        return self.store.nim_cache(hub=self._hub())
+
+    def _hub(self) -> str:
+        """``$HF_HOME/hub`` where that is inside the store, as the operator sets it; else NIM's default."""
+        if self.request.hub:
+            return self.request.hub
+        home = self.settings.hf_home
+        inside = os.path.relpath(home, self.request.store) if home else ".."
+        return "huggingface/hub" if inside.startswith("..") else f"{inside}/hub"
+
+    def ready_outcomes(self, key: str) -> tuple[Outcome, ...] | None:
+        """From the marker and stat calls alone; None = not ready."""
+        if not Path(self.request.store).is_dir():
+            return None
+        ready = self.store.ready(key)
+        if ready is None:
+            return None
+        source = ModelUri.parse(ready.revisions[0]) if len(ready.revisions) == 1 else ModelUri("file")
+        return tuple(
+            Outcome(
+                Artifact(SafePath(file.path), file.size, (file.digest,), source.with_path(file.path)),
+                Action.SKIPPED,
+                0,
+                0,
+                0.0,
+                file.digest.algorithm,
+                file.size,
+                file.digest,
+            )
+            for file in ready.files
+        )
+
+    def preflight(self, *, dry_run: bool) -> None:
+        """Raises NotWritableError before the first request."""
+        if not dry_run:
+            from nimpull.store.preflight import probe
+
+            probe(self.request.store)
+
+    @contextmanager
+    def lease(self, *, dry_run: bool) -> Iterator[None]:
+        if dry_run:
+            yield
+            return
+        owner = f"{os.uname().nodename}:{os.getpid()}"
+        self.emit(Phase("waiting for the store"))
+        held = self.store.lease(
+            "pull", owner=owner, clock=self.clock, cancel=self.cancel, patience=LEASE_PATIENCE
+        )
+        with held.kept(self.cancel):
+            yield
+
+    def present(self, artifact: Artifact) -> Outcome | None:
+        """Committed and trusted, there and right, or elsewhere in this store: nothing to fetch."""
+        if not Path(self.request.store).is_dir():  # a dry run makes no directory
+            return None
+        found = self.layout.trusted(artifact)
+        action = Action.SKIPPED
+        if found is None and self.request.dry_run:
+            return None
+        if found is None:
+            found = self.layout.verify(artifact)
+        if found is None and (found := self.layout.adopt(artifact)):
+            action = Action.LINKED
+        if found is None:
+            return None
+        return Outcome(artifact, action, 0, 0, 0.0, found.digest.algorithm, found.size, found.digest)
+
+    def check_room(self, need: int, total: int, promised: int | None) -> None:
+        if promised is not None and total > promised:
+            raise NoSpaceError(
+                f"the selection needs {show_bytes(total)}, but storage.pvc.size is {show_bytes(promised)}: "
+                f"short by {show_bytes(total - promised)}",
+                hint="Raise spec.storage.pvc.size, or choose fewer profiles.",
+            )
+        if Path(self.request.store).is_dir():
+            self.store.check_room(need)
+
+    def finish(self, listing: Listing, *, complete: bool) -> None:
+        self.layout.finish(listing, complete=complete)
+
+    def write_runtime_manifest(self, listings: Sequence[Listing]) -> None:
+        """Where a model-free pull was told to; before the marker, which speaks for the whole."""
+        if self.request.runtime_manifest:
+            from nimpull.store.tree import Tree
+
+            target = Path(self.request.runtime_manifest).absolute()
+            Tree(str(target.parent)).write(target.name, runtime_manifest(listings))
+
+    def mark_ready(
+        self, key: str, outcomes: Sequence[Outcome], plan: Sequence[Listing], ids: tuple[str, ...]
+    ) -> None:
+        from nimpull.store.ready import Ready
+
+        files = self.store.files_of(self.layout, [outcome.artifact for outcome in outcomes])
+        revisions = tuple(str(listing.uri) for listing in plan)
+        self.store.mark_ready(Ready(key, self.layout.name, self.clock.time(), files, revisions, ids))
+
+    def store_summary(self, size: int = 0) -> StoreSummary:
+        root = self.request.store
+        free = self.store.room().bytes if Path(root).is_dir() else None
+        return StoreSummary(root, self.request.layout.value, size, free)
+
+    # -- transfer --------------------------------------------------------------------------------------
+
+    def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
+        from nimpull.fetch import Fetcher, FetchLimits
+        from nimpull.store.ingest import IngestArea
+
+        self.emit(Phase("fetching"))
+        fetcher = Fetcher(
+            self.locate,
+            self.get,
+            IngestArea(self.request.store, self.layout),
+            clock=self.clock,
+            cancel=self.cancel,
+            emit=self.emit,
+            limits=FetchLimits(retry_budget=self.settings.retry_seconds),
+        )
+        return fetcher.run(artifacts)
+
+    # -- report ----------------------------------------------------------------------------------------
+
+    def drafted(self, report: Report) -> Report:
+        """Remember how far it is, for the in-progress file and for a failure's report."""
+        self.draft = report
+        if self._writer is None and not self.request.dry_run:
+            self._writer = Thread(target=self._keep_writing, name="nimpull-report", daemon=True)
+            self._writer.start()
+        return report
+
+    def _keep_writing(self) -> None:
+        while not self._done.wait(REPORT_INTERVAL):
+            draft = self.draft
+            if draft and Path(self.request.store, STATE_DIRECTORY).is_dir():
+                now = self.clock.time()
+                self._write(replace(draft, updated=now, progress=self.progress.snapshot()))
+
+    def publish(self, report: Report) -> None:
+        """The file, and the termination message where Kubernetes reads one. Never hides the job's outcome."""
+        if report.state is State.IN_PROGRESS:
+            return
+        self._write(report)
+        message = Path(self.settings.termination_log)
+        if message.exists() and os.access(message, os.W_OK):
+            message.write_bytes(termination_message(report))
+
+    def _write(self, report: Report) -> None:
+        from nimpull.store.tree import Tree
+
+        content = json.dumps(to_json(report), indent=2, ensure_ascii=False).encode()
+        try:
+            if self._report_path and self._report_path != "-":
+                target = Path(self._report_path).absolute()
+                Tree(str(target.parent)).write(target.name, content, durable=False)
+            elif Path(self.request.store).is_dir():
+                self.store.tree.write(f"{STATE_DIRECTORY}/report.json", content, durable=False)
+        except StoreError as error:
+            self.emit(Note(f"the report could not be written: {error.message}", "warning"))

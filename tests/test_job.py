@@ -1,0 +1,276 @@
+"""The whole job as a user meets it: a process, a registry on loopback, a store on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.registry import Fault, Registry, faults
+
+CONFIG = b'{"architectures": ["Tiny"]}\n'
+WEIGHTS = bytes(range(256)) * 20_000  # 5 MB: several reads
+FILES: Mapping[str, bytes] = {
+    "config.json": CONFIG,
+    "model.safetensors": WEIGHTS,
+    "tokenizer/vocab.txt": b"a\nb\n",
+    "empty.txt": b"",
+}
+CLOSED = "http://127.0.0.1:1"  # nothing listens on tcpmux here
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry() as started:
+        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES, checksums=True)
+        started.add_hub_repo("acme/tiny", FILES)
+        started.add_hub_repo("default/tiny", FILES)
+        started.add_hub_repo("acme/set", {"train.jsonl": b"{}\n"}, repo_type="dataset")
+        yield started
+
+
+def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
+    known = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(store.parent),
+        "NGC_API_KEY": registry.ngc.key,
+        "NGC_API_ENDPOINT": registry.ngc_url,
+        "NGC_AUTH_ENDPOINT": registry.ngc_url,
+        "HF_TOKEN": registry.hub.token,
+        "HF_ENDPOINT": registry.hub_url,
+        "NIM_CACHE_PATH": str(store),
+        "NIMPULL_RETRY_SECONDS": "0",
+        "NIMPULL_TERMINATION_LOG": str(store.parent / "no-termination-log"),
+    }
+    command = [sys.executable, "-m", "nimpull", *arguments]
+    done = subprocess.run(
+        command, env={**known, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+    report = store / ".nimpull" / "report.json"
+    return Run(
+        done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.is_file() else {}
+    )
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not {".nimpull", ".cache"} & set(path.relative_to(root).parts)
+    }
+
+
+def snapshot(store: Path, source: str) -> Path:
+    (found,) = (store / source).glob("hub/models--*/snapshots/*")
+    return found
+
+
+SOURCES = {
+    "ngc": ("ngc://nim/meta/tiny:hf-1", "ngc"),
+    "hub": ("hf://acme/tiny", "huggingface"),
+    "datastore": ("hf://default/tiny", "huggingface"),
+}
+
+
+def source_environment(registry: Registry, source: str) -> dict[str, str]:
+    return {"HF_ENDPOINT": registry.datastore_url} if source == "datastore" else {}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_model_arrives_whole_and_a_second_run_needs_no_network(
+    registry: Registry, tmp_path: Path, source: str
+) -> None:
+    store = tmp_path / "store"
+    uri, directory = SOURCES[source]
+    environment = source_environment(registry, source)
+    first = nimpull(registry, store, "download", uri, **environment)
+    assert first.code == 0, first.text
+    fetched = tree(snapshot(store, directory))
+    fetched.pop("checksums.blake3", None)
+    assert fetched == FILES
+    assert first.report["status"]["state"] == "Ready"
+    assert {entry["verifiedBy"] for entry in first.report["artifacts"]} <= {"blake3", "sha256", "git"}
+    asked = len(registry.requests)
+    dead = {"NGC_API_ENDPOINT": CLOSED, "HF_ENDPOINT": CLOSED}
+    again = nimpull(registry, store, "download", uri, **dead)
+    assert (again.code, len(registry.requests)) == (0, asked), again.text
+    assert again.report["transfer"]["bytes"] == 0
+
+
+def test_local_dir_holds_plain_files(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = nimpull(registry, store, "download", "hf://acme/tiny", "--layout", "local-dir")
+    assert run.code == 0, run.text
+    assert tree(store) == FILES
+
+
+def test_a_dataset_arrives(registry: Registry, tmp_path: Path) -> None:
+    run = nimpull(registry, tmp_path / "s", "download", "hf://datasets/acme/set", "--layout", "local-dir")
+    assert run.code == 0, run.text
+    assert tree(tmp_path / "s") == {"train.jsonl": b"{}\n"}
+
+
+def test_include_and_exclude(registry: Registry, tmp_path: Path) -> None:
+    arguments = ("hf://acme/tiny", "--layout", "local-dir", "--include", "*.json", "--include", "*.txt")
+    run = nimpull(registry, tmp_path / "s", "download", *arguments, "--exclude", "empty*")
+    assert run.code == 0, run.text
+    assert sorted(tree(tmp_path / "s")) == ["config.json", "tokenizer/vocab.txt"]
+
+
+def manifest(path: Path) -> Path:
+    path.write_text(
+        "schema_version: 2.0.0\n"
+        "profiles:\n"
+        f"- id: {'a' * 64}\n"
+        "  tags: {llm_engine: vllm, precision: fp16, tp: '1', gpu: H100, gpu_device: '2330:10de'}\n"
+        "  workspace:\n    files:\n"
+        "      config.json: {uri: 'ngc://nim/meta/tiny:hf-1?file=config.json'}\n"
+        "      model.safetensors: {uri: 'ngc://nim/meta/tiny:hf-1?file=model.safetensors'}\n"
+        f"- id: {'b' * 64}\n"
+        "  tags: {llm_engine: vllm, precision: fp16, tp: '2', gpu: H100, gpu_device: '2330:10de'}\n"
+        "  workspace:\n    files:\n"
+        "      config.json: {uri: 'ngc://nim/meta/tiny:hf-1?file=config.json'}\n"
+    )
+    return path
+
+
+def test_the_best_profile_of_a_manifest_is_fetched_alone(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    chosen = manifest(tmp_path / "manifest.yaml")
+    run = nimpull(registry, store, "download", "--manifest", str(chosen), "--gpu", "H100:1")
+    assert run.code == 0, run.text
+    assert sorted(tree(snapshot(store, "ngc"))) == ["config.json", "model.safetensors"]
+    assert [profile["name"] for profile in run.report["status"]["profiles"]] == ["a" * 64]
+    other = nimpull(registry, store, "download", "--manifest", str(chosen), "--profile", "bbbb")
+    assert other.code == 0, other.text
+    assert other.report["transfer"]["bytes"] == 0, "config.json is shared"
+
+
+def test_f59_nothing_fits(registry: Registry, tmp_path: Path) -> None:
+    chosen = manifest(tmp_path / "manifest.yaml")
+    run = nimpull(registry, tmp_path / "s", "download", "--manifest", str(chosen), "--gpu", "L4:1")
+    assert run.code == 11
+    assert "H100" in run.text
+
+
+def test_dry_run_fetches_nothing(registry: Registry, tmp_path: Path) -> None:
+    run = nimpull(registry, tmp_path / "s", "download", "hf://acme/tiny", "--dry-run")
+    assert run.code == 0, run.text
+    assert "4 files" in run.out
+    assert not registry.log("cdn")
+    assert not (tmp_path / "s").exists()
+
+
+# -- a failure is never a success ------------------------------------------------------------------------
+
+ANSWERS = {
+    "401": faults.status(401),
+    "403": faults.status(403),
+    "404": faults.status(404),
+    "429": faults.status(429),
+    "500": faults.status(500),
+    "html": faults.html(),
+}
+
+
+@pytest.mark.parametrize("answer", [*ANSWERS, "closed"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_f22_no_first_answer_makes_a_success(
+    registry: Registry, tmp_path: Path, source: str, answer: str
+) -> None:
+    store = tmp_path / "store"
+    (store / "lost+found").mkdir(parents=True)
+    (store / "config.json").write_bytes(b"an old model")
+    environment = source_environment(registry, source)
+    if answer == "closed":
+        environment = {"NGC_API_ENDPOINT": CLOSED, "NGC_AUTH_ENDPOINT": CLOSED, "HF_ENDPOINT": CLOSED}
+    else:
+        registry.faults.append(Fault(ANSWERS[answer], times=None))
+    run = nimpull(registry, store, "download", SOURCES[source][0], "--layout", "local-dir", **environment)
+    assert run.code not in (0, 70), run.text
+    assert run.report["status"]["state"] == "Failed"
+    assert run.err.rstrip().splitlines()[-1].startswith("nimpull: Failed (")
+    assert not (store / ".nimpull" / "ready").exists()
+    assert (store / "config.json").read_bytes() == b"an old model"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_f10_a_flipped_byte_is_refused_and_named(registry: Registry, tmp_path: Path, source: str) -> None:
+    registry.faults.append(Fault(faults.corrupt(4_000_000), path="safetensors", method="GET", times=None))
+    registry.faults.append(Fault(faults.corrupt(4_000_000), server="cdn", times=None))
+    store = tmp_path / "store"
+    run = nimpull(registry, store, "download", SOURCES[source][0], **source_environment(registry, source))
+    assert run.code == 33, run.text
+    assert "model.safetensors" in run.text
+    assert not any(path.name == "model.safetensors" for path in store.rglob("*"))
+
+
+def test_f29_too_little_room_is_told_before_the_first_byte(registry: Registry, tmp_path: Path) -> None:
+    cache = tmp_path / "nimcache.yaml"
+    cache.write_text(
+        "apiVersion: apps.nvidia.com/v1alpha1\nkind: NIMCache\nmetadata: {name: tiny}\nspec:\n"
+        f"  source: {{hf: {{endpoint: '{registry.hub_url}', namespace: acme, modelName: tiny,\n"
+        "    authSecret: hf, modelPuller: 'nimpull:1'}}\n"
+        "  storage: {pvc: {create: true, size: 1Mi, volumeAccessMode: ReadWriteMany}}\n"
+    )
+    run = nimpull(registry, tmp_path / "s", "download", "-f", str(cache))
+    assert run.code == 40, run.text
+    assert "short by" in run.text
+    assert not registry.log("cdn")
+
+
+def test_f56_no_secret_is_printed(registry: Registry, tmp_path: Path) -> None:
+    registry.faults.append(Fault(faults.status(401), times=None))
+    for uri in ("ngc://nim/meta/tiny:hf-1", "hf://acme/tiny"):
+        store = tmp_path / uri.partition(":")[0]
+        run = nimpull(registry, store, "download", uri, "-o", "json")
+        for secret in (registry.ngc.key, registry.hub.token):
+            assert secret not in run.text
+            assert secret not in json.dumps(run.report)
+
+
+def test_f36_verify_finds_bit_rot_and_the_next_pull_repairs_only_that(
+    registry: Registry, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    nimpull(registry, store, "download", "hf://acme/tiny", "--layout", "local-dir")
+    rotten = store / "config.json"
+    before = rotten.stat()
+    rotten.chmod(0o644)
+    rotten.write_bytes(CONFIG.replace(b"Tiny", b"Tinz"))
+    os.utime(rotten, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = nimpull(registry, store, "verify", "--repair")
+    assert found.code == 33, found.text
+    assert "config.json" in found.out
+    repaired = nimpull(registry, store, "download", "hf://acme/tiny", "--layout", "local-dir")
+    assert repaired.code == 0, repaired.text
+    assert repaired.report["transfer"]["bytes"] == len(CONFIG)
+    assert tree(store) == FILES
+    assert nimpull(registry, store, "verify").code == 0
+    assert "ready: hf://acme/tiny" in nimpull(registry, store, "status").out
+
+
+def test_bad_usage_is_told_in_a_line(registry: Registry, tmp_path: Path) -> None:
+    for arguments in (("download", "nonsense"), ("download",), ("verify",), ("download", "-f", "/missing")):
+        run = nimpull(registry, tmp_path / "s", *arguments)
+        assert run.code == 2, run.text
+        assert "Traceback" not in run.text
