@@ -6,6 +6,7 @@ import gzip
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -350,6 +351,24 @@ def test_f41_a_receive_ends_when_cancelled(rig: Callable[..., Rig]) -> None:
             body.readinto(memoryview(bytearray(10)))
         with pytest.raises(Cancelled):
             one.transport.request("GET", server.url())
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_f41_a_wait_for_the_head_ends_when_cancelled(
+    rig: Callable[..., Rig], ca: trustme.CA, bundle: str, secure: bool
+) -> None:
+    one = rig(ca_files=(bundle,), read_timeout=30.0)
+
+    def cancel_then_stall(seen: Seen, peer: Peer) -> None:
+        one.cancel.set()
+        peer.stall()
+
+    tls = tls_server(ca, "127.0.0.1") if secure else None
+    with ScriptedServer(cancel_then_stall, tls=tls) as server:
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            one.transport(Location(server.url()), 0, None)
+        assert time.monotonic() - began < 5
 
 
 # -- connecting ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ here, from one :class:`TransportPolicy`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Final, Self
 
 import tenacity
@@ -25,6 +26,7 @@ from nimpull.transport.wire import Answer, Wire
 __all__ = ["Transport", "TransportPolicy"]
 
 _RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_WATCH_INTERVAL: Final = 0.5  # seconds
 _API_BLOCK: Final = 64 << 10
 _STOPPED_HINT: Final = "Run again to continue where it stopped."
 
@@ -63,9 +65,19 @@ class Transport:
         self._emit = emit
         self._pauses = Pauses(clock, cancel)
         self._wire = Wire(policy, self._gate)
+        self._closed = False
+        Thread(target=self._watch, name="transport-cancel", daemon=True).start()
 
     def close(self) -> None:
+        self._closed = True
         self._wire.close()
+
+    def _watch(self) -> None:
+        """A thread that waits for the head of an answer cannot look at ``cancel`` itself."""
+        while not self._closed:
+            if self._cancel.wait(_WATCH_INTERVAL):
+                self._wire.abort()
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +166,7 @@ class Transport:
                     )
         except WIRE_ERRORS as error:
             answer.drop()
+            meter.stop_if_cancelled()
             raise explain(error, answer.url, answer.proxy) from error
         except NimpullError:
             answer.drop()

@@ -41,10 +41,13 @@ class Meter:
     def rest(self) -> None:
         self._rested = self._clock.monotonic()
 
-    def count(self, received: int) -> None:
-        """``received`` bytes came, perhaps none. Raises NetworkError, Cancelled."""
+    def stop_if_cancelled(self) -> None:
         if self._cancel.is_set():
             raise Cancelled("stopped while receiving", hint="Run again to continue where it stopped.")
+
+    def count(self, received: int) -> None:
+        """``received`` bytes came, perhaps none. Raises NetworkError, Cancelled."""
+        self.stop_if_cancelled()
         now = self._clock.monotonic()
         self._received += received
         if received:
@@ -93,6 +96,7 @@ class OpenBody:
                 self._meter.count(0)
                 continue
             if received == 0:
+                self._meter.stop_if_cancelled()  # which shuts the socket down
                 self._end_early_unless_complete(filled)
                 break
             filled += received
@@ -110,6 +114,7 @@ class OpenBody:
                 return self._line.receive(view)
             block = self._raw.read1(min(len(view), _STREAM_BLOCK), decode_content=False)
         except WIRE_ERRORS as error:
+            self._meter.stop_if_cancelled()
             raise self._broken(error) from error
         view[: len(block)] = block
         return len(block)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakSet
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from nimpull.core.names import Url
 from nimpull.errors import NetworkError
@@ -55,11 +60,21 @@ class Wire:
         self._policy = policy
         self._proxies = Proxies(policy)
         self._context = client_context(policy.ca_files)
-        self._adapter = _Pools(self._context, policy.connections)
+        self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._adapter = self._pools(policy.connections)
         self._timeout = urllib3.Timeout(connect=policy.connect_timeout, read=policy.read_timeout)
 
     def close(self) -> None:
         self._adapter.close()
+
+    def abort(self) -> None:
+        """Wake every thread that waits for an answer; its request fails. Connections are not reused."""
+        for connection in tuple(self._connections):
+            sock = connection.sock
+            if sock is not None:
+                with suppress(OSError):
+                    # not SSLSocket's: that takes the TLS state away under the thread that reads
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def exchange(
         self,
@@ -77,7 +92,7 @@ class Wire:
         """
         own = {"User-Agent": self._policy.user_agent, "Accept-Encoding": "identity"}
         hop = Hop(method, url, {**own, **headers}, body)
-        pools = _Pools(self._context, 1) if fresh_connection else self._adapter
+        pools = self._pools(1) if fresh_connection else self._adapter
         while True:
             self._gate(hop.url.host)
             answer = self._send(hop, pools)
@@ -85,6 +100,9 @@ class Wire:
                 return answer
             answer.drop()
             hop = self._follow(hop, answer)
+
+    def _pools(self, connections: int) -> _Pools:
+        return _Pools(self._context, connections, self._connections.add)
 
     def _follow(self, hop: Hop, answer: Answer) -> Hop:
         following = next_hop(hop, answer.status, answer.headers["location"])
@@ -105,6 +123,7 @@ class Wire:
                 raise explain(error, hop.url, proxy) from error
             raise _unreadable(error, hop.url) from None  # the cause quotes the URL or the header
         except WIRE_ERRORS as error:
+            self._gate(hop.url.host)  # a broken connection may be the end of the run
             raise explain(error, hop.url, proxy) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
         answer = Answer(raw, raw.status, headers, hop.url, proxy)
@@ -126,16 +145,25 @@ def _unreadable(error: Exception | None, url: Url) -> NetworkError:
 class _Pools(HTTPAdapter):
     """The pools of requests, with one TLS context for registries and proxies alike."""
 
-    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, connections: int, opened: Callable[[HTTPConnection], None]
+    ) -> None:
+        """``opened`` is told each connection once it has a socket."""
         self._context = context
+        self._classes = {
+            "http": _telling(HTTPConnectionPool, HTTPConnection, opened),
+            "https": _telling(HTTPSConnectionPool, HTTPSConnection, opened),
+        }
         super().__init__(pool_connections=_HOSTS, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+        self.poolmanager.pool_classes_by_scheme = self._classes
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
         contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **contexts, **options)
+        manager.pool_classes_by_scheme = self._classes
         return manager
 
     def open(self, hop: Hop, proxy: Url | None, timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
@@ -156,3 +184,18 @@ class _Pools(HTTPAdapter):
             preload_content=False,
             decode_content=False,
         )
+
+
+def _telling(
+    pool: type[HTTPConnectionPool],
+    connection: type[HTTPConnection],
+    opened: Callable[[HTTPConnection], None],
+) -> type[HTTPConnectionPool]:
+    """``pool`` with connections that call ``opened`` when they are made."""
+
+    def connect(self: HTTPConnection) -> None:
+        connection.connect(self)
+        opened(self)
+
+    telling = type(connection.__name__, (connection,), {"connect": connect})
+    return type(pool.__name__, (pool,), {"ConnectionCls": telling})
