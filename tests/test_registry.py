@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
+import trustme
 
 from tests.registry import Fault, Registry, faults
 
@@ -145,3 +147,19 @@ def test_ngc_guests_see_public_models_on_the_guest_path_only(registry: Registry)
     keyed = f"{registry.ngc_url}/v2/org/nvidia/team/tao/models/net/1.0/files"
     assert requests.get(guest, timeout=10).json()["filepath"] == list(FILES)
     assert requests.get(keyed, timeout=10).status_code == 401
+
+
+def test_all_of_it_speaks_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with Registry(tls=context) as registry, requests.Session() as session:
+        session.verify = str(tmp_path / "ca.pem")
+        registry.add_hub_repo("ns/name", FILES)
+        place = f"{registry.hub_url}/ns/name/resolve/main/model.safetensors"
+        assert place.startswith("https://")
+        assert session.get(place, timeout=10).content == WEIGHTS
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(place, timeout=10)
+    assert len(registry.log("cdn")) == 1

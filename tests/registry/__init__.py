@@ -56,7 +56,7 @@ class Registry:
         self._generation = 0
         self._lock = threading.Lock()
         self.ngc = Ngc(ngc_key, legacy_key, org, self._time, self._sign)
-        self.hub = Hub(hf_token, self._sign)
+        self.hub = Hub(hf_token, self._sign, scheme="https" if tls else "http")
         self._ngc_server = Server("ngc", lambda request: self._answer(request, self.ngc.respond), tls=tls)
         self._hub_server = Server("hub", lambda request: self._answer(request, self.hub.respond), tls=tls)
         self._cdn_server = Server("cdn", lambda request: self._answer(request, self._cdn), tls=tls)

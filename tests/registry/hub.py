@@ -43,6 +43,7 @@ class Hub:
     lfs_redirect: bool = True
     resolve_cache: bool = False
     page_size: int = 1000
+    scheme: str = "http"
 
     def respond(self, request: Request) -> Answer:
         raw = urlsplit(request.target).path
@@ -104,7 +105,7 @@ class Hub:
         page = rows[cursor : cursor + self.page_size]
         if cursor + self.page_size >= len(rows):
             return document(page)
-        base = f"http://{request.headers['host']}{urlsplit(request.target).path}"
+        base = f"{self.scheme}://{request.headers['host']}{urlsplit(request.target).path}"
         following = f'<{base}?recursive=true&expand=false&cursor={cursor + self.page_size}>; rel="next"'
         return document(page, Link=following)
 
