@@ -123,7 +123,7 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, name: str, respond: Respond, *, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None
     ) -> None:
-        super().__init__((address, 0), _Handler)
+        super().__init__((address, 0), _Connection)
         self.name = name
         self.respond = respond
         self.tls = tls
@@ -185,7 +185,7 @@ def _shut(connection: socket.socket) -> None:
         return  # already gone
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "registry"
     sys_version = ""
