@@ -254,16 +254,25 @@ class Edges:
         if Path(self.request.store).is_dir():
             self.store.check_room(need)
 
+    def check_targets(self, artifacts: Sequence[Artifact]) -> None:
+        """Raises NotWritableError or ListingError for targets that a rename cannot reach or that are one."""
+        from nimpull.store import preflight
+
+        tree = self.store.tree
+        preflight.check_one_file_system(tree, [self.layout.path_of(artifact) for artifact in artifacts])
+        preflight.check_names([artifact.path for artifact in artifacts], folding=preflight.folds_names(tree))
+
     def finish(self, listing: Listing, *, complete: bool) -> None:
         self.layout.finish(listing, complete=complete)
 
     def write_runtime_manifest(self, listings: Sequence[Listing]) -> None:
         """Where a model-free pull was told to; before the marker, which speaks for the whole."""
         if self.request.runtime_manifest:
-            from nimpull.store.tree import Tree
+            from nimpull.store.durable import replace_file, storing
 
-            target = Path(self.request.runtime_manifest).absolute()
-            Tree(str(target.parent)).write(target.name, runtime_manifest(listings))
+            path = self.request.runtime_manifest
+            with storing("write", path):
+                replace_file(path, runtime_manifest(listings))
 
     def mark_ready(
         self, key: str, outcomes: Sequence[Outcome], plan: Sequence[Listing], ids: tuple[str, ...]
@@ -324,14 +333,13 @@ class Edges:
             message.write_bytes(termination_message(report))
 
     def _write(self, report: Report) -> None:
-        from nimpull.store.tree import Tree
+        from nimpull.store.durable import replace_file
 
         content = json.dumps(to_json(report), indent=2, ensure_ascii=False).encode()
         try:
             if self._report_path and self._report_path != "-":
-                target = Path(self._report_path).absolute()
-                Tree(str(target.parent)).write(target.name, content, durable=False)
+                replace_file(self._report_path, content)
             elif Path(self.request.store).is_dir():
                 self.store.tree.write(f"{STATE_DIRECTORY}/report.json", content, durable=False)
-        except StoreError as error:
-            self.emit(Note(f"the report could not be written: {error.message}", "warning"))
+        except (StoreError, OSError) as error:
+            self.emit(Note(f"the report could not be written: {error}", "warning"))

@@ -103,11 +103,12 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         edges.check_room(plan.to_fetch, plan.total, request.room)
         if request.dry_run:
             return replace(report, artifacts=(*plan.present, *_intended(plan)), updated=edges.clock.time())
+        edges.check_targets(plan.missing)
         begun = edges.clock.monotonic()
         fetched = edges.fetch(plan.missing) if plan.missing else ()
         seconds = edges.clock.monotonic() - begun
         for listing in plan.listings:
-            edges.finish(listing, complete=request.wanted == Wanted() and not request.manifest)
+            edges.finish(listing, complete=_is_whole(request))
         outcomes = (*plan.present, *fetched)
         edges.write_runtime_manifest(plan.listings)
         edges.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
@@ -163,6 +164,11 @@ def _wanted_by(profiles: Sequence[Profile], promised: dict[str, Digest]) -> Mapp
             hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
         )
     return {uri: Wanted(frozenset(files - {""})) for uri, files in paths.items()}
+
+
+def _is_whole(request: Request) -> bool:
+    """Whether the listings are all of their repositories: a hub cache must not take a part for the whole."""
+    return request.wanted == Wanted() and not request.manifest and not any(uri.path for uri in request.uris)
 
 
 def _destinations(profiles: Sequence[Profile]) -> dict[str, SafePath]:
