@@ -1,0 +1,278 @@
+"""A finished store under the eyes of readers that were not written here, and a pull's faults end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.registry import Fault, Registry, Request, faults
+from tests.registry.wire import Answer
+from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, nimpull, tree
+from tests.test_report import check
+
+MODEL = "hf://acme/tiny"
+LOCAL = ("--layout", "local-dir")
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry() as started:
+        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES, checksums=True)
+        started.add_hub_repo("acme/tiny", FILES)
+        yield started
+
+
+def pull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
+    """A download whose report, if it wrote one, keeps to the schema."""
+    run = nimpull(registry, store, "download", *arguments, **environment)
+    if run.report:
+        check(run.report)
+    return run
+
+
+def pulled(registry: Registry, store: Path, *arguments: str) -> Run:
+    run = pull(registry, store, *arguments)
+    assert run.code == 0, run.text
+    return run
+
+
+def reader(registry: Registry, home: Path, *command: str, **environment: str) -> tuple[int, str]:
+    """Run a program of the virtual environment, with huggingface_hub pointed at the registry."""
+    known = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": registry.hub_url,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        command, env={**known, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def hf(registry: Registry, home: Path, *arguments: str) -> tuple[int, str]:
+    return reader(registry, home, str(Path(sys.executable).with_name("hf")), *arguments)
+
+
+def content_requests(registry: Registry) -> list[tuple[str, str]]:
+    """GETs of file content in their order: at the Hub itself, and at the CDN behind it."""
+    return [
+        (request.server, request.path)
+        for request in registry.log()
+        if request.method == "GET" and (request.server == "cdn" or "/resolve" in request.path)
+    ]
+
+
+# -- huggingface_hub ---------------------------------------------------------------------------------------
+
+OFFLINE = """
+import json, sys
+from huggingface_hub import scan_cache_dir, snapshot_download
+found = scan_cache_dir()
+(repo,) = found.repos
+print("ANSWER", json.dumps({
+    "path": snapshot_download("acme/tiny"),
+    "warnings": [str(each) for each in found.warnings],
+    "repo": repo.repo_id,
+    "files": sorted(str(each.file_name) for revision in repo.revisions for each in revision.files),
+    "refs": sorted(repo.refs),
+}))
+"""
+
+
+def test_huggingface_hub_finds_the_model_offline(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pulled(registry, store, MODEL)
+    home = store / "huggingface"
+    dead = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": CLOSED}
+    code, text = reader(registry, home, sys.executable, "-c", OFFLINE, **dead)
+    assert code == 0, text
+    answer: dict[str, Any] = json.loads(text.partition("ANSWER ")[2].splitlines()[0])
+    snapshot = Path(answer.pop("path"))
+    assert answer == {
+        "warnings": [],
+        "repo": "acme/tiny",
+        "files": sorted(path.rpartition("/")[2] for path in FILES),
+        "refs": ["main"],
+    }
+    assert snapshot.is_relative_to(home / "hub")
+    assert tree(snapshot) == FILES
+
+
+def test_hf_download_has_nothing_left_to_fetch(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pulled(registry, store, MODEL, *LOCAL)
+    before = content_requests(registry)
+    assert before
+    asked = len(registry.log("hub"))
+    code, text = hf(registry, tmp_path / "home", "download", "acme/tiny", "--local-dir", str(store))
+    assert code == 0, text
+    assert len(registry.log("hub")) > asked, "it did ask this registry"
+    assert content_requests(registry) == before
+    assert tree(store) == FILES
+
+
+@pytest.mark.parametrize("layout", ["local-dir", "cache"])
+def test_hf_cache_verify_agrees(registry: Registry, tmp_path: Path, layout: str) -> None:
+    store = tmp_path / "store"
+    pulled(registry, store, MODEL, "--layout", layout)
+    place = ("--local-dir", str(store))
+    if layout == "cache":
+        place = ("--cache-dir", str(store / "huggingface" / "hub"))
+    command = ("cache", "verify", "acme/tiny", *place, "--fail-on-missing-files")
+    code, text = hf(registry, tmp_path / "home", *command)
+    assert code == 0, text
+    (weights,) = (path for path in store.rglob("model.safetensors") if path.is_file())
+    spoiled = weights.resolve()
+    spoiled.chmod(0o644)
+    spoiled.write_bytes(WEIGHTS[:-1] + b"\0")
+    code, text = hf(registry, tmp_path / "home", *command)
+    assert code == 1, text
+    assert "model.safetensors" in text
+
+
+# -- NIM ---------------------------------------------------------------------------------------------------
+
+
+def test_a_nim_container_finds_its_tree(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pulled(registry, store, "ngc://nim/meta/tiny:hf-1")
+    (repository,) = (store / "ngc" / "hub").glob("models--*")
+    assert repository.name == "models--nim--meta--tiny"
+    assert sorted(path.name for path in repository.iterdir()) == ["blobs", "refs", "snapshots"]
+    assert {path.name: path.read_text() for path in (repository / "refs").iterdir()} == {"hf-1": "hf-1"}
+    assert [path.name for path in (repository / "snapshots").iterdir()] == ["hf-1"]
+    links = {
+        path.relative_to(repository / "snapshots" / "hf-1").as_posix(): path
+        for path in (repository / "snapshots").rglob("*")
+        if not path.is_dir()
+    }
+    assert set(links) == {*FILES, "checksums.blake3"}
+    for name, link in links.items():
+        target = os.readlink(link)
+        assert target == "../" * (name.count("/") + 2) + "blobs/" + link.resolve().name
+        assert link.resolve().parent == (repository / "blobs").resolve()
+    served = registry.ngc.models["nim", "meta", "tiny"].versions["hf-1"]
+    named = {name: link.resolve().name for name, link in links.items()}
+    assert named.pop("empty.txt") == served["empty.txt"].digest("blake3"), "never asked for: has no ETag"
+    assert named == {path: blob.opaque_etag for path, blob in served.items() if blob.size}
+    blobs = list((repository / "blobs").iterdir())
+    assert all(path.is_file() and not path.is_symlink() for path in blobs)
+    assert {path.name for path in blobs} == {link.resolve().name for link in links.values()}
+
+
+# -- faults, from the command line to the disk -------------------------------------------------------------
+
+
+def test_f23_one_listed_file_is_gone(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    gone = Fault(faults.status(404), server="hub", path="/resolve/.*tokenizer/vocab.txt", times=None)
+    registry.faults.append(gone)
+    run = pull(registry, store, MODEL, *LOCAL)
+    assert run.code == 21, run.text
+    assert run.report["error"]["reference"] == "not-found"
+    assert "tokenizer/vocab.txt" in run.report["error"]["message"]
+    assert tree(store) == {path: content for path, content in FILES.items() if "vocab" not in path}
+    assert not list((store / ".nimpull" / "ready").glob("*"))
+    registry.faults.clear()
+    before = len(content_requests(registry))
+    again = pulled(registry, store, MODEL, *LOCAL)
+    paths = {path.rpartition("/")[2] for _, path in content_requests(registry)[before:]}
+    assert paths == {"vocab.txt"}
+    assert again.report["transfer"]["bytes"] == len(FILES["tokenizer/vocab.txt"])
+    assert tree(store) == FILES
+
+
+def test_f25_main_moves_between_listing_and_fetch(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    listed = registry.hub.repos["model", "acme/tiny"].branches["main"]
+    newer = {**FILES, "config.json": b'{"architectures": ["Newer"]}\n'}
+
+    def move(_request: Request, answer: Answer) -> Answer:
+        registry.add_hub_repo("acme/tiny", newer)
+        return answer
+
+    moved = Fault(move, server="hub", path="/tree/")
+    registry.faults.append(moved)
+    run = pulled(registry, store, MODEL, *LOCAL)
+    assert moved.hits == 1
+    assert registry.hub.repos["model", "acme/tiny"].branches["main"] != listed
+    assert run.report["source"]["revision"] == listed
+    assert tree(store) == FILES
+    refreshed = pulled(registry, store, MODEL, *LOCAL, "--refresh")
+    assert refreshed.report["source"]["revision"] != listed
+    assert tree(store) == newer
+
+
+def test_f26_a_complete_store_needs_no_server(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with Registry() as registry:
+        registry.add_hub_repo("acme/tiny", FILES)
+        pulled(registry, store, MODEL)
+        asked = len(registry.requests)
+    run = pulled(registry, store, MODEL)
+    assert (run.report["status"]["state"], run.report["transfer"]["bytes"]) == ("Ready", 0)
+    assert len(registry.requests) == asked
+    assert nimpull(registry, store, "verify").code == 0
+    refused = pull(registry, store, MODEL, "--refresh")
+    assert refused.code == 30, refused.text
+
+
+def test_f35_a_different_file_is_replaced(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    foreign = CONFIG.replace(b"Tiny", b"Tinz")
+    (store / "config.json").write_bytes(foreign)
+    (store / "model.safetensors").write_bytes(WEIGHTS)
+    with (store / "config.json").open("rb") as held:
+        run = pulled(registry, store, MODEL, *LOCAL)
+        assert held.read() == foreign, "replaced by a rename: who reads the old file goes on reading it"
+    assert tree(store) == FILES
+    actions = {entry["path"]: entry["action"] for entry in run.report["artifacts"]}
+    assert actions["config.json"] == "fetched"
+    assert actions["model.safetensors"] == "skipped", "the right content was there, and was read"
+
+
+def test_f35_a_directory_is_not_replaced(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "config.json").mkdir(parents=True)
+    (store / "config.json" / "mine.txt").write_bytes(b"mine")
+    run = pull(registry, store, MODEL, *LOCAL)
+    assert run.code == 41, run.text
+    assert "config.json" in run.report["error"]["message"]
+    assert (store / "config.json" / "mine.txt").read_bytes() == b"mine"
+    assert not list((store / ".nimpull" / "ready").glob("*"))
+
+
+# -- the report --------------------------------------------------------------------------------------------
+
+
+def test_every_outcome_has_a_report_by_the_schema(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    asked = ("--report", str(path))
+    dry = pull(registry, tmp_path / "s", MODEL, "--dry-run", "-o", "json")
+    assert dry.code == 0, dry.text
+    planned = json.loads(dry.out)
+    check(planned)
+    assert planned["status"]["state"] == "InProgress"
+    assert len(planned["artifacts"]) == len(FILES)
+    pulled(registry, tmp_path / "s", MODEL, *asked)
+    ready = json.loads(path.read_text())
+    check(ready)
+    assert ready["status"]["state"] == "Ready"
+    failed = pull(registry, tmp_path / "s", "hf://acme/none", *asked)
+    assert failed.code == 21, failed.text
+    report = json.loads(path.read_text())
+    check(report)
+    assert report["status"]["state"] == "Failed"
