@@ -14,7 +14,7 @@ from nimpull.core.artifacts import Artifact, Location, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event
 from nimpull.core.names import Url
-from nimpull.core.ports import Get, Ingests
+from nimpull.core.ports import Emit, Get, Ingests
 from nimpull.fetch import Fetcher, FetchLimits
 from nimpull.store.ingest import IngestArea
 from nimpull.transport import Transport, TransportPolicy
@@ -49,6 +49,10 @@ class Pull:
     events: list[Event] = field(default_factory=list)
     located: list[tuple[str, bool]] = field(default_factory=list)
     cancel: Flag = field(default_factory=Flag)
+    emit: Emit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.emit = self.events.append
 
     def area(self) -> IngestArea:
         return IngestArea(str(self.root), PlainLayout(self.root))
@@ -60,16 +64,14 @@ class Pull:
         get: Get | None = None,
         ingests: Ingests | None = None,
     ) -> Sequence[Outcome]:
-        with Transport(
-            TransportPolicy(), clock=self.clock, cancel=self.cancel, emit=self.events.append
-        ) as wire:
+        with Transport(TransportPolicy(), clock=self.clock, cancel=self.cancel, emit=self.emit) as wire:
             return Fetcher(
                 self.locate,
                 get or wire.get,
                 ingests or self.area(),
                 clock=self.clock,
                 cancel=self.cancel,
-                emit=self.events.append,
+                emit=self.emit,
                 limits=limits or FetchLimits(),
             ).run(artifacts)
 

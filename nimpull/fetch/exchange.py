@@ -72,6 +72,11 @@ class Exchange:
         if self._faults[Cause.EXPIRED]:
             self._faults[Cause.EXPIRED] = 0
 
+    def find(self) -> None:
+        """Know the host before the first request: it may be one that ignores ranges."""
+        location = self._where()
+        self.host = self.host or location.url.host
+
     def rangeless(self) -> bool:
         return bool(self.host) and self._service.hosts.ignores_ranges(self.host)
 
@@ -114,7 +119,8 @@ class Exchange:
         body.close()
         if isinstance(verdict, Restart):
             self.host = host
-            self._service.hosts.note_ignored_range(host)
+            for each in {host, location.url.host}:
+                self._service.hosts.note_ignored_range(each)
             raise RestartNeeded(f"{host} ignores ranges")
         if isinstance(verdict, Wait):
             self._pause(verdict, host, location, patience)

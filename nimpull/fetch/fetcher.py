@@ -204,7 +204,9 @@ class _Run:
             return
 
     def _work_on(self, transfer: Transfer, buffer: memoryview) -> memoryview:
-        transfer.began = transfer.began or self._clock.monotonic()
+        if not transfer.began:
+            transfer.began = self._clock.monotonic()
+            transfer.patience.progressed()  # the time it was queued is not the network's
         lane = Lane(transfer, buffer, self._ingests, self._stop, self._emit)
         try:
             lane.run()

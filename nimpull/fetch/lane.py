@@ -52,6 +52,7 @@ class Lane:
         transfer = self._transfer
         if not transfer.attached:
             transfer.attach(self._ingests.open(transfer.artifact))
+        transfer.exchange.find()
         start = transfer.first_missing()
         if start is None:
             transfer.begin(transfer.size or 0, transfer.ingest.validator)

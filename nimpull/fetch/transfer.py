@@ -117,7 +117,8 @@ class Transfer:
         """Where the first response may end: with its segment, if others wait to share the file."""
         with self._lock:
             end = next((end for first, end in self._missing if first == start), self.size or 0)
-            return first_segment((start, end), self._limits.chunk)[1] if self.split else end
+            ranged = self.split and not self.exchange.rangeless()
+            return first_segment((start, end), self._limits.chunk)[1] if ranged else end
 
     def distrusts(self, validator: str) -> bool:
         """Whether claims of an earlier run may be of other content than what is served now."""
@@ -206,7 +207,7 @@ class Transfer:
     def run_end(self, segment_end: int) -> int:
         """How far one response may go: the segment, or all that follows it while nobody else is here."""
         with self._lock:
-            if self.split:
+            if self.split and not self.exchange.rangeless():
                 return segment_end
             return next((end for start, end in self._missing if start == segment_end), segment_end)
 
