@@ -189,7 +189,15 @@ def test_f54_linear_engine_takes_what_it_can() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "why"), [("^NVIDIA-(", "not a regular expression"), ("a" * 513, "longer than 512 characters")]
+    ("pattern", "why"),
+    [
+        ("^NVIDIA-(", "not a regular expression"),
+        ("a" * 513, "longer than 512 characters"),
+        ("(?!0)((((a|b){999}){999}){999})", "repeats more than 1000 times"),
+        ("(?!0)(a{30,40}b){30,}", "repeats more than 1000 times"),
+        ("(?!0)(a|(?R))", "a group that is neither plain nor a lookaround"),
+        ("(?!0)(?:NVIDIA){e<=3}", "a brace that is not a count"),
+    ],
 )
 def test_f54_unusable_pattern_is_a_mismatch_with_its_reason(pattern: str, why: str) -> None:
     verdict = miss("H100", product_name_regex=pattern)

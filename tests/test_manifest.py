@@ -159,6 +159,13 @@ def test_load_yaml_raises_what_the_caller_asks_for() -> None:
         load_yaml(b"a: 1\na: 2", what="NIMCache file", error=UsageError)
 
 
+def test_f54_pattern_text_is_bounded() -> None:
+    patterns = "\n".join(f"p{n}: {{tags: {{product_name_regex: '{n:03}{'x' * 97}'}}}}" for n in range(165))
+    assert "line 164: the product patterns together are over 16384 characters" in refused(patterns.encode())
+    same = "\n".join(f"p{n}: {{tags: {{product_name_regex: '{'x' * 100}'}}}}" for n in range(165))
+    assert len(parse_manifest(same.encode()).profiles) == 165
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.sampled_from(["v1", "legacy", "nonllm"]),

@@ -17,6 +17,7 @@ import re2
 from nimpull.core.manifest import Manifest, Profile
 
 _NVIDIA: Final = ":10de"
+_RE2_MEMORY: Final = 4 << 20  # bytes of one compiled pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +199,12 @@ def re2_matches(pattern: str, label: str) -> bool:
     return compiled is not None and compiled.search(label) is not None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def compile_re2(pattern: str) -> Any:
     """None for what is not RE2: a lookahead, a back-reference, a broken pattern."""
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _RE2_MEMORY
     try:
         return re2.compile(pattern, options)
     except re2.error:

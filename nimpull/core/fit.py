@@ -27,6 +27,11 @@ MEMORY_SLACK: Final = 0.98
 #: Above this share of memory in use NIM 1.x calls a GPU "non-free" (between 3 % and 7 % as observed).
 FREE_LIMIT: Final = 0.05
 MAX_PATTERN: Final = 512
+#: The backtracking engine gets plain groups, lookarounds and counts. It expands counted repeats when it
+#: compiles, so nested ones would take all memory; recursion and fuzzy matching are its own inventions.
+_GROUP: Final = regex.compile(r"\(\?(?!:|=|!|<=|<!|i\)|i:)")
+_COUNT: Final = regex.compile(r"\{(?:(\d+)(?:,(\d*))?\})?")
+_MAX_REPEATS: Final = 1000  # RE2's own limit
 _PATTERN_SECONDS: Final = 0.05
 _MAX_TIMEOUTS: Final = 8
 _MAX_GPUS: Final = 4096
@@ -201,6 +206,7 @@ class Fitter:
             return linear.search(label) is not None
         if self._timeouts >= _MAX_TIMEOUTS:
             return None
+        _check_backtracking(pattern)
         try:
             return regex.search(pattern, label, timeout=_PATTERN_SECONDS) is not None
         except regex.error as cause:
@@ -292,6 +298,19 @@ class Fitter:
             name = self._name(gpu)
             counts[name] = counts.get(name, 0) + 1
         return ", ".join(f"{count}x {name}" for name, count in counts.items())
+
+
+def _check_backtracking(pattern: str) -> None:
+    """Raises BadPatternError."""
+    if _GROUP.search(pattern):
+        raise BadPatternError("it has a group that is neither plain nor a lookaround")
+    repeats = 1
+    for count in _COUNT.finditer(pattern):
+        if count[1] is None:
+            raise BadPatternError("it has a brace that is not a count")
+        repeats *= max(1, int(count[2] or count[1]))
+        if repeats > _MAX_REPEATS:
+            raise BadPatternError(f"it repeats more than {_MAX_REPEATS} times")
 
 
 class BadPatternError(ValueError):

@@ -11,13 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from nimpull.core.artifacts import Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath, display
 from nimpull.core.yamltext import Yaml, YamlList, YamlMap, load_yaml
 from nimpull.errors import ListingError, ManifestError
+
+#: Characters of all different product patterns together: what they cost to compile is in proportion.
+MAX_PATTERN_TEXT: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class _Reader:
         self._paths: dict[str, SafePath] = {}
         self._digests: dict[str, Digest | None] = {}
         self._unknown_checksums = 0
+        self._patterns: set[str] = set()
+        self._pattern_text = 0
 
     def v1(self, root: Yaml) -> Manifest:
         top = _map(root, 1, "the document")
@@ -165,6 +170,15 @@ class _Reader:
 
     def _tags(self, body: YamlMap) -> dict[str, str]:
         tags = _map(body.get("tags"), body.lines.get("tags", body.line), "“tags”")
+        pattern = tags.get("product_name_regex")
+        if isinstance(pattern, str) and pattern not in self._patterns:
+            self._patterns.add(pattern)
+            self._pattern_text += len(pattern)
+            if self._pattern_text > MAX_PATTERN_TEXT:
+                _refuse(
+                    tags.lines["product_name_regex"],
+                    f"the product patterns together are over {MAX_PATTERN_TEXT} characters",
+                )
         return {key: _text(tags, key) for key in tags}
 
     def _workspace(self, body: YamlMap) -> tuple[tuple[ProfileFile, ...], str]:
