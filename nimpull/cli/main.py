@@ -11,6 +11,11 @@ import click
 COMMANDS: Final = {
     "download": ("nimpull.cli.download", "download", "Pull models or manifest profiles into a store."),
     "gpus": ("nimpull.cli.gpus", "gpus", "Show the GPUs that profiles are chosen for."),
+    "list-profiles": (
+        "nimpull.cli.list_profiles",
+        "list_profiles",
+        "List a manifest's profiles: what runs here, and why not.",
+    ),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
 }

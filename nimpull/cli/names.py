@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -66,6 +67,7 @@ def download_to_cache(
             uri = ModelUri.parse(model_uri)
             return Request(store=store, uris=(uri,), runtime_manifest=manifest_file or ""), settings
         asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
+        asked = replace(asked, best_only=lora)
         manifest = find_manifest("", settings)
         return Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus), settings
 

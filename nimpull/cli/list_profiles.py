@@ -1,0 +1,111 @@
+"""``nimpull list-profiles``, and the container's own ``list-model-profiles``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from nimpull.cli.options import find_manifest
+from nimpull.cli.running import fail
+from nimpull.core.fit import Fitter, Verdict
+from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
+from nimpull.core.manifest import Manifest, Profile, parse_manifest
+from nimpull.core.nim_listing import render as render_as_nim
+from nimpull.core.preference import has_lora, is_buildable
+from nimpull.core.profile_table import FORMATS, ProfileList, render
+from nimpull.core.selection import Criteria, best, differences, named
+from nimpull.errors import NimpullError, NoProfileError
+from nimpull.settings import Settings, from_process
+
+Judged = tuple[tuple[Profile, Verdict], ...]
+
+
+def judge(manifest: Manifest, hardware: Hardware, table: DeviceTable) -> Judged:
+    fitter = Fitter(hardware, table)
+    return tuple((profile, fitter.verdict(profile)) for profile in manifest.profiles)
+
+
+def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, Hardware, Judged]:
+    """The manifest, this machine's GPUs (or those named), and what fits. Raises UsageError, ManifestError."""
+    from nimpull.detect import detect, shipped_table
+
+    manifest = parse_manifest(find_manifest(manifest_file, settings))
+    table = shipped_table()
+    override = gpus or settings.gpus
+    if override:
+        hardware = Hardware(parse_gpu_override(override, table), origin=Origin.OVERRIDE)
+    else:
+        hardware = detect(lookup=table.find)
+    return manifest, hardware, judge(manifest, hardware, table)
+
+
+@click.command("list-profiles")
+@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
+@click.option(
+    "--gpu", "gpus", default="", metavar="H100:8", help="Answer for these GPUs, not this machine's."
+)
+@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID|NAME", help="Only this; repeatable.")
+@click.option("--engine", default="", help="Only tensorrt_llm, vllm, sglang, …")
+@click.option("--precision", default="", help="Only fp8, bf16, …")
+@click.option("--tp", "tensor_parallelism", default="", help="Only this tensor parallelism.")
+@click.option("--qos", default="", help="Only latency, or throughput.")
+@click.option("--lora/--no-lora", default=None, help="Only with, or only without, LoRA.")
+@click.option("--buildable/--no-buildable", default=None, help="Only if built on the node, or only if not.")
+@click.option(
+    "--explain", is_flag=True, help="Say of each profile why it fits, or what would have to change."
+)
+@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
+def list_profiles(
+    manifest_file: str | None,
+    gpus: str,
+    profiles: tuple[str, ...],
+    engine: str,
+    precision: str,
+    tensor_parallelism: str,
+    qos: str,
+    lora: bool | None,
+    buildable: bool | None,
+    explain: bool,
+    output: str,
+) -> None:
+    """List the profiles of a model manifest: what runs on these GPUs, what does not, and why."""
+    try:
+        manifest, hardware, judged = look(manifest_file or "", gpus, from_process())
+        asked = Criteria(engine=engine, precision=precision, tensor_parallelism=tensor_parallelism, qos=qos)
+        kept = {id(profile) for profile in (named(manifest, profiles) if profiles else manifest.profiles)}
+        shown = tuple(
+            (profile, verdict)
+            for profile, verdict in judged
+            if id(profile) in kept
+            and not differences(profile, asked)
+            and lora in (None, has_lora(profile))
+            and buildable in (None, is_buildable(profile))
+        )
+        listing = ProfileList(manifest, hardware, shown, best_id(judged))
+        click.echo(render(listing, output, explain=explain), nl=False)
+    except NimpullError as error:
+        sys.exit(fail(error))
+
+
+def best_id(judged: Judged) -> str:
+    """What a download without criteria takes; "" where nothing fits: an answer here, not an error."""
+    try:
+        return best(judged).id
+    except NoProfileError:
+        return ""
+
+
+@click.command("list-model-profiles", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-m", "--manifest-file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
+def list_model_profiles(manifest_file: str | None) -> None:
+    """List the profiles of the model manifest as NIM containers do. Exit 0 even if nothing runs here."""
+    try:
+        _, hardware, judged = look(manifest_file or "", "", from_process())
+        click.echo(render_as_nim(judged, hardware), nl=False)
+    except NimpullError as error:
+        sys.exit(fail(error))
+
+
+def list_model_profiles_script() -> None:
+    list_model_profiles.main(prog_name="list-model-profiles")
