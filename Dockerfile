@@ -12,7 +12,7 @@ COPY image/link_commands.py image/
 # s3 is for mirrors (NIM_REPOSITORY_OVERRIDE=s3://…); EXTRAS= leaves it out
 ARG EXTRAS=s3
 RUN python3 -m venv --without-pip /opt/nimpull \
- && python3 -m pip --python /opt/nimpull/bin/python3 install --no-cache-dir ".[${EXTRAS}]" \
+ && python3 -m pip --python /opt/nimpull/bin/python3 install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}" \
  && /opt/nimpull/bin/python3 image/link_commands.py /opt/nimpull/commands
 
 # nimpull alone, without a manifest: also what goes on top of a NIM image (--build-arg BASE=…)

@@ -42,6 +42,7 @@ class Stand:
     """Runs detection on a scenario and an (at first empty) root."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, library: Path, root: Path) -> None:
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # would hide that a line is flushed
         self.root = root / "root"
         self.root.mkdir()
         self._made = root
