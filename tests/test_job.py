@@ -48,7 +48,10 @@ def registry() -> Iterator[Registry]:
         yield started
 
 
-def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
+def start(
+    registry: Registry, store: Path, *arguments: str, under: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """``under``: a command that runs nimpull, such as setpriv."""
     known = {
         "PATH": os.environ["PATH"],
         "HOME": str(store.parent),
@@ -61,14 +64,24 @@ def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str
         "NIMPULL_RETRY_SECONDS": "0",
         "NIMPULL_TERMINATION_LOG": str(store.parent / "no-termination-log"),
     }
-    command = [sys.executable, "-m", "nimpull", *arguments]
-    done = subprocess.run(
-        command, env={**known, **environment}, capture_output=True, text=True, timeout=120, check=False
+    command = [*under, sys.executable, "-m", "nimpull", *arguments]
+    return subprocess.Popen(
+        command, env={**known, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def ended(process: subprocess.Popen[str], store: Path) -> Run:
+    with process:
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     report = store / ".nimpull" / "report.json"
-    return Run(
-        done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.is_file() else {}
-    )
+    return Run(process.returncode, out, err, json.loads(report.read_text()) if report.is_file() else {})
+
+
+def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
+    return ended(start(registry, store, *arguments, under=(), **environment), store)
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer
-from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, nimpull, tree
+from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, start, tree
 from tests.test_report import check
 
 MODEL = "hf://acme/tiny"
@@ -253,6 +254,29 @@ def test_f35_a_directory_is_not_replaced(registry: Registry, tmp_path: Path) -> 
     assert "config.json" in run.report["error"]["message"]
     assert (store / "config.json" / "mine.txt").read_bytes() == b"mine"
     assert not list((store / ".nimpull" / "ready").glob("*"))
+
+
+def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
+    registry: Registry, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir(mode=0o555)
+    under: tuple[str, ...] = ()
+    if os.geteuid() == 0:  # root without capabilities is bound by modes like everyone
+        under = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
+        if shutil.which("setpriv") is None or subprocess.run([*under, "true"], check=False).returncode:
+            pytest.skip("setpriv cannot drop capabilities here")
+        os.chown(store, 4711, 4712)
+    owner = store.stat()
+    run = ended(start(registry, store, "download", MODEL, "-o", "json", under=under), store)
+    assert run.code == 41, run.text
+    report = json.loads(run.out)
+    check(report)
+    message = report["error"]["message"]
+    for fact in (str(store), f"uid {os.geteuid()}", f"owner {owner.st_uid}:{owner.st_gid}", "mode 0555"):
+        assert fact in message
+    assert not registry.requests
+    assert not list(store.iterdir())
 
 
 # -- the report --------------------------------------------------------------------------------------------
