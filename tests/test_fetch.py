@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +22,10 @@ from nimpull.errors import (
     ForbiddenError,
     IntegrityError,
     NetworkError,
+    NoSpaceError,
     NotFoundError,
     SourceChangedError,
+    StoreIOError,
 )
 from nimpull.fetch import FetchLimits
 from tests.committing import artifact, digest_of
@@ -480,3 +486,58 @@ def test_f44_an_unknown_exception_of_one_worker_ends_the_run(tmp_path: Path) -> 
 
     with pulling(tmp_path, serve({})) as pull, pytest.raises(ZeroDivisionError, match="a bug"):
         pull.run(*wanted, get=broken)
+
+
+# -- faults of the volume ------------------------------------------------------------------------------
+
+
+def failing(code: int, turns: range, real: Callable[..., int | None]) -> Callable[..., int | None]:
+    """``real``, but its calls number ``turns`` on the content of an ingest fail with ``code``."""
+    calls = count()
+
+    def call(descriptor: int, *arguments: Any) -> int | None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if name.endswith(("/data", ".whole")) and next(calls) in turns:
+            raise OSError(code, os.strerror(code))
+        return real(descriptor, *arguments)
+
+    return call
+
+
+def test_f30_a_full_volume_ends_the_run_and_the_next_one_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = noise(6 * MIB)
+    one = artifact("model", content)
+    limits = FetchLimits(chunk=MIB, pool=4 * MIB, connections=1)
+    with pulling(tmp_path, serve({"model": content})) as pull:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(errno.ENOSPC, range(3, 99), os.pwrite))
+            with pytest.raises(NoSpaceError, match="bytes free"):
+                pull.run(one, limits=limits)
+        assert pull.area().present(one) == 3 * MIB
+        (outcome,) = pull.run(one, limits=limits)
+    assert pull.committed(one) == {"model": content}
+    assert outcome.action is Action.RESUMED
+    assert outcome.fetched == 3 * MIB
+
+
+@pytest.mark.parametrize(("size", "call"), [(100, "fsync"), (3 * MIB, "fsync"), (3 * MIB, "pwrite")])
+def test_f32_an_io_error_costs_one_retry_then_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, call: str
+) -> None:
+    content = noise(size)
+    one = artifact("model", content)
+    with pulling(tmp_path, serve({"model": content})) as pull:
+        real = getattr(os, call)
+        for turns, error in ((range(1), None), (range(99), StoreIOError)):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, failing(errno.EIO, turns, real))
+                if error is None:
+                    pull.run(one, limits=ONE)
+                else:
+                    with pytest.raises(error, match="Input/output"):
+                        pull.run(one, limits=ONE)
+            found = tmp_path / "model"
+            assert found.exists() is (error is None)
+            found.unlink(missing_ok=True)

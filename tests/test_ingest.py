@@ -1,0 +1,195 @@
+"""Ingests: what survives of a run that ended anywhere, and what a volume that refuses is called."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.ports import Claim, Verified
+from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
+from nimpull.store.durable import refused
+from nimpull.store.ingest import FileIngest, IngestArea, journal_line, parse_journal
+from tests.committing import artifact, digest_of
+from tests.pulling import MIB, PlainLayout, noise
+
+CONTENT = noise(2 * MIB + 100)
+ONE = artifact("sub/model", CONTENT)
+
+
+def area(root: Path) -> IngestArea:
+    return IngestArea(str(root), PlainLayout(root))
+
+
+def claim(start: int, end: int) -> Claim:
+    return Claim(start, end, bytes.fromhex(digest_of(CONTENT[start:end], "blake3").hex))
+
+
+@contextmanager
+def aligned(content: bytes) -> Iterator[memoryview]:
+    with mmap.mmap(-1, max(1, len(content))) as memory:
+        memory[: len(content)] = content
+        with memoryview(memory) as view, view[: len(content)] as part:
+            yield part
+
+
+def half(root: Path, one: Artifact = ONE) -> FileIngest:
+    """An ingest whose first MiB is written and claimed."""
+    ingest = area(root).open(one)
+    ingest.begin(len(CONTENT), '"v1"')
+    with aligned(CONTENT[:MIB]) as block:
+        ingest.write(block, 0)
+    ingest.record(claim(0, MIB))
+    return ingest
+
+
+def test_a_claim_survives_and_its_bytes_read_back(tmp_path: Path) -> None:
+    half(tmp_path).close()
+    again = area(tmp_path).open(ONE)
+    assert again.claims == (claim(0, MIB),)
+    assert again.validator == '"v1"'
+    back = bytearray(MIB)
+    assert again.read(memoryview(back), 0) == MIB
+    assert back == CONTENT[:MIB]
+    again.close()
+    assert area(tmp_path).present(ONE) == MIB
+
+
+@pytest.mark.parametrize("offset", [0, 4096, 1000])
+@pytest.mark.parametrize("length", [1, 4096, 5000, MIB])
+def test_blocks_land_at_their_offset_aligned_or_not(tmp_path: Path, offset: int, length: int) -> None:
+    ingest = area(tmp_path).open(ONE)
+    ingest.begin(len(CONTENT), "")
+    with aligned(CONTENT[offset : offset + length]) as block:
+        ingest.write(block, offset)
+    ingest.write(memoryview(CONTENT[:7]), offset + length)
+    ingest.close()
+    data = Path(ingest.path).read_bytes()
+    assert data[:offset] == bytes(offset)
+    assert data[offset : offset + length + 7] == CONTENT[offset : offset + length] + CONTENT[:7]
+    assert len(data) == len(CONTENT)
+
+
+def test_a_commit_makes_files_visible_read_only_and_leaves_nothing(tmp_path: Path) -> None:
+    store = area(tmp_path)
+    ingest = store.open(ONE)
+    ingest.begin(len(CONTENT), "")
+    ingest.write(memoryview(CONTENT), 0)
+    small = artifact("small", b"abc")
+    batch = [
+        Verified(ingest, len(CONTENT), digest_of(CONTENT), "etag"),
+        Verified(store.stage(small, memoryview(b"abc")), 3, digest_of(b"abc")),
+    ]
+    store.commit(batch)
+    assert (tmp_path / "sub/model").read_bytes() == CONTENT
+    assert (tmp_path / "small").read_bytes() == b"abc"
+    assert (tmp_path / "small").stat().st_mode & 0o777 == 0o444
+    assert list((tmp_path / ".nimpull/ingest").iterdir()) == []
+
+
+def test_a_staged_file_of_a_killed_run_is_written_anew(tmp_path: Path) -> None:
+    small = artifact("small", b"abc")
+    first = area(tmp_path).stage(small, memoryview(b"other"))
+    Path(first.path).chmod(0o444)
+    area(tmp_path).stage(small, memoryview(b"abc"))
+    assert Path(first.path).read_bytes() == b"abc"
+
+
+def test_f32_a_file_shorter_than_what_was_written_is_never_placed(tmp_path: Path) -> None:
+    store = area(tmp_path)
+    staged = store.stage(ONE, memoryview(b"abc"))
+    with pytest.raises(StoreIOError, match="holds 3 bytes where 4"):
+        store.commit([Verified(staged, 4, digest_of(b"abcd"))])
+    assert not (tmp_path / "sub/model").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 99},
+        {"identity": "ngc://other"},
+        {"digest": ""},
+        {"size": 7},
+        {"size": None},
+        {"validator": 1},
+    ],
+)
+def test_f43_a_header_of_something_else_starts_the_file_over(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    ingest = half(tmp_path)
+    ingest.close()
+    header = Path(ingest.path).with_name("artifact")
+    header.write_text(json.dumps({**json.loads(header.read_text()), **change}))
+    again = area(tmp_path).open(ONE)
+    assert again.claims == ()
+    again.begin(len(CONTENT), "")
+    again.close()
+    assert area(tmp_path).present(ONE) == 0
+
+
+@given(st.binary(max_size=300))
+def test_f43_no_bytes_make_a_claim(garbage: bytes) -> None:
+    good = journal_line(claim(0, MIB))
+    assert parse_journal(garbage, len(CONTENT)) == ()
+    assert claim(0, MIB) in parse_journal(garbage + b"\n" + good, len(CONTENT))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_f43_a_flipped_or_torn_line_is_ignored(position: int, mask: int) -> None:
+    good = journal_line(claim(0, MIB))
+    position %= len(good) - 1
+    flipped = bytearray(good)
+    flipped[position] ^= mask
+    assert parse_journal(bytes(flipped), len(CONTENT)) == ()
+    assert parse_journal(good[:position], len(CONTENT)) == ()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["artifact", "journal"]))
+def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: bytes, name: str) -> None:
+    ingest = half(tmp_path)
+    ingest.close()
+    Path(ingest.path).with_name(name).write_bytes(garbage)
+    area(tmp_path).open(ONE).close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (errno.ENOSPC, NoSpaceError, "bytes free"),
+        (errno.EDQUOT, NoSpaceError, "quota"),
+        (errno.EROFS, NotWritableError, "uid"),
+        (errno.EACCES, NotWritableError, "gid"),
+        (errno.EIO, StoreIOError, "Input/output"),
+        (errno.ESTALE, StoreIOError, "Stale"),
+    ],
+)
+def test_f30_f32_what_a_volume_refuses_has_a_name(
+    tmp_path: Path, code: int, kind: type[NimpullError], words: str
+) -> None:
+    error = refused(OSError(code, os.strerror(code)), "write", str(tmp_path / "not" / "there"))
+    assert isinstance(error, kind)
+    assert words in error.message
+    assert error.hint
+
+
+def test_f51_a_link_planted_in_the_place_of_the_data_is_not_followed(tmp_path: Path) -> None:
+    half(tmp_path).close()
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"keep")
+    data = Path(half(tmp_path).path)
+    data.unlink()
+    data.symlink_to(outside)
+    with pytest.raises(StoreIOError):
+        area(tmp_path).open(ONE)
+    assert outside.read_bytes() == b"keep"
