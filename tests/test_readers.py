@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nimpull.store.ingest import parse_journal
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer
 from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, start, tree
@@ -277,6 +283,91 @@ def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
         assert fact in message
     assert not registry.requests
     assert not list(store.iterdir())
+
+
+# -- a run that is stopped ----------------------------------------------------------------------------------
+
+LARGE = bytes(range(256)) * (24 << 12)  # 24 MiB: several journal lines
+HELD_AT = 20 << 20  # the byte that the registry keeps back
+
+
+@contextmanager
+def under_way(
+    registry: Registry, store: Path, release: threading.Event
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A pull of LARGE whose end does not come, once its journal has a line; and that journal."""
+    registry.add_hub_repo("acme/large", {"config.json": CONFIG, "model.safetensors": LARGE})
+
+    def hold(_request: Request, answer: Answer) -> Answer:
+        if not answer.start <= HELD_AT < answer.end:
+            return answer
+        return replace(answer, hold=release, hold_at=HELD_AT - answer.start)
+
+    registry.faults.append(Fault(hold, server="cdn", times=None))
+    with start(registry, store, "download", "hf://acme/large", *LOCAL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (found := [path for path in store.glob(JOURNALS) if claimed(path)]):
+                assert time.monotonic() < deadline, "nothing was recorded"
+                assert process.poll() is None, ended(process, store).text
+                release.wait(0.02)
+            yield process, found[0]
+        finally:
+            process.kill()
+            release.set()
+            registry.faults.clear()
+
+
+JOURNALS = ".nimpull/ingest/*/journal"
+
+
+def claimed(journal: Path) -> int:
+    """Bytes that the journal says are on the disk."""
+    return sum(claim.end - claim.start for claim in parse_journal(journal.read_bytes(), len(LARGE)))
+
+
+def let_the_lease_end(store: Path) -> None:
+    """As it is once a killed process has not renewed it for its time to live."""
+    (lease,) = (store / ".nimpull" / "leases").iterdir()
+    holder = json.loads(lease.read_text())
+    holder["renewed"] -= holder["timeToLive"]
+    lease.write_text(json.dumps(holder))
+
+
+def test_f39_after_a_kill_only_the_rest_is_fetched(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with under_way(registry, store, threading.Event()) as (process, journal):
+        process.kill()
+        process.wait()
+        kept = claimed(journal)
+    assert not (store / "model.safetensors").exists()
+    assert not list((store / ".nimpull" / "ready").glob("*"))
+    config = 0 if (store / "config.json").exists() else len(CONFIG)
+    assert 0 < kept < len(LARGE)
+    let_the_lease_end(store)
+    run = pulled(registry, store, "hf://acme/large", *LOCAL)
+    assert run.report["transfer"]["bytes"] == len(LARGE) - kept + config
+    assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}
+    assert not list(store.glob(".nimpull/ingest/*"))
+
+
+def test_f41_sigterm_stops_in_order_and_the_next_run_goes_on(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with under_way(registry, store, threading.Event()) as (process, journal):
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        run = ended(process, store)
+        assert time.monotonic() - begun < 5
+        kept = claimed(journal)
+    config = 0 if (store / "config.json").exists() else len(CONFIG)
+    assert run.code == 143, run.text
+    check(run.report)
+    assert run.report["status"]["state"] == "Failed"
+    assert run.report["error"]["reference"] == "cancelled"
+    assert not (store / "model.safetensors").exists()
+    again = pulled(registry, store, "hf://acme/large", *LOCAL)
+    assert again.report["transfer"]["bytes"] == len(LARGE) - kept + config
+    assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}
 
 
 # -- the report --------------------------------------------------------------------------------------------
