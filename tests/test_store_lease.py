@@ -116,7 +116,7 @@ def test_f46_of_many_at_once_one_leads(root: str, clock: HandClock) -> None:
         clock.now += TIME_TO_LIVE
 
 
-def test_f46_a_killed_process_holds_its_lease_until_it_runs_out(root: str) -> None:
+def test_f46_a_process_that_was_killed_here_holds_nothing(root: str) -> None:
     program = (
         "import sys\nfrom nimpull.clock import SystemClock\nfrom nimpull.store.store import Store\n"
         "clock = SystemClock()\n"
@@ -131,6 +131,15 @@ def test_f46_a_killed_process_holds_its_lease_until_it_runs_out(root: str) -> No
         with pytest.raises(LeaseHeldError, match="pod-a"):
             take(root, clock, "pod-b")
         other.kill()
+    assert take(root, clock, "pod-b").generation == 2
+
+
+def test_f46_a_process_of_another_host_holds_its_lease_until_it_runs_out(
+    root: str, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("nimpull.store.lease.this_process", lambda: "another-boot:4026531836:1:17")
+        take(root, clock, "pod-a")
     with pytest.raises(LeaseHeldError, match="pod-a"):
         take(root, clock, "pod-b")
     assert take(root, clock, "pod-b", patience=TIME_TO_LIVE + 2).generation == 2

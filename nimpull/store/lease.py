@@ -34,11 +34,45 @@ POLL: Final = 2.0  # seconds between looks at a lease that another holds
 _GENERATION_DIGITS: Final = 10
 
 
+def this_process() -> str:
+    """``<boot id>:<pid namespace>:<pid>:<start time>``: names this process among all there ever were.
+
+    Processes that share boot and namespace can see whether the other still runs (proc(5): ``ns/pid``, field
+    22 of ``stat``). "" where /proc does not say.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            name = f"{boot.read().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+    pid = os.getpid()
+    return f"{name}:{pid}:{_start_time(pid)}"
+
+
+def _start_time(pid: int) -> str:
+    """In clock ticks since boot; "" for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]  # a zombie writes no more
+
+
+def is_gone(process: str) -> bool:
+    """Whether ``process`` ran here and no longer does. False for one that cannot be seen from here."""
+    here, mine = process.rpartition(":")[0].rpartition(":")[0], this_process()
+    if not here or here != mine.rpartition(":")[0].rpartition(":")[0]:
+        return False
+    pid, _, start = process.removeprefix(f"{here}:").partition(":")
+    return not pid.isdigit() or _start_time(int(pid)) != start
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """What a lease file says. ``owner``: for people (host, pod, pid); ``token``: for the program.
 
-    ``renewed``: seconds since the epoch; ``time_to_live``: seconds.
+    ``renewed``: seconds since the epoch; ``time_to_live``: seconds. ``process``: see :func:`this_process`.
     """
 
     owner: str
@@ -47,9 +81,14 @@ class Holder:
     renewed: float
     time_to_live: float
     released: bool = False
+    process: str = ""
 
     def live(self, now: float) -> bool:
         return not self.released and now < self.renewed + self.time_to_live
+
+    def blocks(self, now: float) -> bool:
+        """Live, and not of a process that was killed here: a run after a kill need not wait."""
+        return self.live(now) and not is_gone(self.process)
 
 
 class Lease:
@@ -147,9 +186,11 @@ def acquire(
     while True:
         current = _current(tree, key)
         now = clock.time()
-        if current is None or not current.live(now):
+        if current is None or not current.blocks(now):
             generation = current.generation + 1 if current else 1
-            holder = Holder(owner, secrets.token_hex(16), generation, now, time_to_live)
+            holder = Holder(
+                owner, secrets.token_hex(16), generation, now, time_to_live, process=this_process()
+            )
             if _link(tree, key, holder):
                 _remove_below(tree, key, generation)
                 return Lease(tree, key, holder, clock)
@@ -196,6 +237,7 @@ def _current(tree: Tree, key: str) -> Holder | None:
             renewed=float(value["renewed"]),
             time_to_live=float(value["timeToLive"]),
             released=value["released"] is True,
+            process=str(value.get("process", "")),
         )
     except (ValueError, KeyError, TypeError):
         return unknown
@@ -209,6 +251,7 @@ def _encode(holder: Holder) -> bytes:
             "renewed": holder.renewed,
             "timeToLive": holder.time_to_live,
             "released": holder.released,
+            "process": holder.process,
         }
     ).encode()
 
