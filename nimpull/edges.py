@@ -25,13 +25,14 @@ from nimpull.core.report import termination_message, to_json
 from nimpull.core.reported import Report, State, StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import NoSpaceError, StoreError, UsageError
+from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError, UsageError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
     from nimpull.sources import LocalSource
     from nimpull.store.layouts import StoreLayout
+    from nimpull.store.lease import Lease
     from nimpull.store.store import Store
     from nimpull.transport import Transport
 
@@ -220,13 +221,17 @@ class Edges:
         if dry_run:
             yield
             return
-        owner = f"{os.uname().nodename}:{os.getpid()}"
-        self.emit(Phase("waiting for the store"))
-        held = self.store.lease(
-            "pull", owner=owner, clock=self.clock, cancel=self.cancel, patience=LEASE_PATIENCE
-        )
+        try:
+            held = self._lease(patience=0)
+        except LeaseHeldError as busy:
+            self.emit(Note(f"waiting for another run: {busy.message}", "warning"))
+            held = self._lease(patience=LEASE_PATIENCE)
         with held.kept(self.cancel):
             yield
+
+    def _lease(self, *, patience: float) -> Lease:
+        owner = f"{os.uname().nodename}:{os.getpid()}"
+        return self.store.lease("pull", owner=owner, clock=self.clock, cancel=self.cancel, patience=patience)
 
     def present(self, artifact: Artifact) -> Outcome | None:
         """Committed and trusted, there and right, or elsewhere in this store: nothing to fetch."""
