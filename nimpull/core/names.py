@@ -107,6 +107,14 @@ class Url:
             return ""
 
     @property
+    def authority(self) -> str:
+        """``host`` or ``host:port`` as it stands in the URL, without user info."""
+        try:
+            return urlsplit(self._text).netloc.rpartition("@")[2].lower()
+        except ValueError:
+            return ""
+
+    @property
     def origin(self) -> tuple[str, str, int]:
         """(scheme, host, port) as RFC 6454 defines it: who may see a credential."""
         scheme = self.scheme

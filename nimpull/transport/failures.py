@@ -120,7 +120,7 @@ def _untrusted(error: ssl.SSLCertVerificationError, url: Url) -> TlsError:
 
 def _network_failure(chain: tuple[BaseException, ...], url: Url, proxy: Url | None) -> NetworkError:
     via = f" through the proxy {proxy}" if proxy is not None else ""
-    return NetworkError(f"{url.host}{via}: {_reason(chain)}", hint=_NETWORK_HINT)
+    return NetworkError(f"{display(url.authority, 300)}{via}: {_reason(chain)}", hint=_NETWORK_HINT)
 
 
 #: The first kind that is found anywhere in the chain names the failure.
