@@ -262,16 +262,41 @@ def test_f35_a_directory_is_not_replaced(registry: Registry, tmp_path: Path) -> 
     assert not list((store / ".nimpull" / "ready").glob("*"))
 
 
+def bound_by_modes() -> tuple[str, ...]:
+    """A command under which modes count: root without its capabilities is bound by them like everyone."""
+    if os.geteuid() != 0:
+        return ()
+    under = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
+    if shutil.which("setpriv") is None or subprocess.run([*under, "true"], check=False).returncode:
+        pytest.skip("setpriv cannot drop capabilities here")
+    return under
+
+
+def test_f31_a_complete_store_may_be_read_only(registry: Registry, tmp_path: Path) -> None:
+    under, store = bound_by_modes(), tmp_path / "store"
+    pulled(registry, store, MODEL)
+    asked = len(registry.requests)
+    directories = [store, *(path for path in store.rglob("*") if path.is_dir() and not path.is_symlink())]
+    for directory in directories:
+        directory.chmod(0o555)
+    run = ended(start(registry, store, "download", MODEL, "-o", "json", under=under), store)
+    for directory in directories:
+        directory.chmod(0o755)
+    assert run.code == 0, run.text
+    report = json.loads(run.out)
+    check(report)
+    assert report["status"]["state"] == "Ready"
+    assert "the report could not be written" in run.err
+    assert len(registry.requests) == asked
+
+
 def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
     registry: Registry, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     store.mkdir(mode=0o555)
-    under: tuple[str, ...] = ()
-    if os.geteuid() == 0:  # root without capabilities is bound by modes like everyone
-        under = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
-        if shutil.which("setpriv") is None or subprocess.run([*under, "true"], check=False).returncode:
-            pytest.skip("setpriv cannot drop capabilities here")
+    under = bound_by_modes()
+    if os.geteuid() == 0:
         os.chown(store, 4711, 4712)
     owner = store.stat()
     run = ended(start(registry, store, "download", MODEL, "-o", "json", under=under), store)
