@@ -21,7 +21,7 @@ import pytest
 from nimpull.store.ingest import parse_journal
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer
-from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, start, tree
+from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, snapshot, start, tree
 from tests.test_report import check
 
 MODEL = "hf://acme/tiny"
@@ -106,38 +106,44 @@ def test_huggingface_hub_finds_the_model_offline(registry: Registry, tmp_path: P
     code, text = reader(registry, home, sys.executable, "-c", OFFLINE, **dead)
     assert code == 0, text
     answer: dict[str, Any] = json.loads(text.partition("ANSWER ")[2].splitlines()[0])
-    snapshot = Path(answer.pop("path"))
+    found = Path(answer.pop("path"))
     assert answer == {
         "warnings": [],
         "repo": "acme/tiny",
         "files": sorted(path.rpartition("/")[2] for path in FILES),
         "refs": ["main"],
     }
-    assert snapshot.is_relative_to(home / "hub")
-    assert tree(snapshot) == FILES
+    assert found.is_relative_to(home / "hub")
+    assert tree(found) == FILES
 
 
-def test_hf_download_has_nothing_left_to_fetch(registry: Registry, tmp_path: Path) -> None:
+def place(store: Path, layout: str) -> tuple[str, ...]:
+    """Where the ``hf`` commands look for what was pulled in this layout."""
+    if layout == "local-dir":
+        return ("--local-dir", str(store))
+    return ("--cache-dir", str(store / "huggingface" / "hub"))
+
+
+@pytest.mark.parametrize("layout", ["local-dir", "cache"])
+def test_hf_download_has_nothing_left_to_fetch(registry: Registry, tmp_path: Path, layout: str) -> None:
     store = tmp_path / "store"
-    pulled(registry, store, MODEL, *LOCAL)
+    pulled(registry, store, MODEL, "--layout", layout)
     before = content_requests(registry)
     assert before
     asked = len(registry.log("hub"))
-    code, text = hf(registry, tmp_path / "home", "download", "acme/tiny", "--local-dir", str(store))
+    code, text = hf(registry, tmp_path / "home", "download", "acme/tiny", *place(store, layout))
     assert code == 0, text
     assert len(registry.log("hub")) > asked, "it did ask this registry"
     assert content_requests(registry) == before
-    assert tree(store) == FILES
+    found = store if layout == "local-dir" else snapshot(store, "huggingface")
+    assert tree(found) == FILES
 
 
 @pytest.mark.parametrize("layout", ["local-dir", "cache"])
 def test_hf_cache_verify_agrees(registry: Registry, tmp_path: Path, layout: str) -> None:
     store = tmp_path / "store"
     pulled(registry, store, MODEL, "--layout", layout)
-    place = ("--local-dir", str(store))
-    if layout == "cache":
-        place = ("--cache-dir", str(store / "huggingface" / "hub"))
-    command = ("cache", "verify", "acme/tiny", *place, "--fail-on-missing-files")
+    command = ("cache", "verify", "acme/tiny", *place(store, layout), "--fail-on-missing-files")
     code, text = hf(registry, tmp_path / "home", *command)
     assert code == 0, text
     (weights,) = (path for path in store.rglob("model.safetensors") if path.is_file())
