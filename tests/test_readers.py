@@ -401,6 +401,31 @@ def test_f41_sigterm_stops_in_order_and_the_next_run_goes_on(registry: Registry,
     assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}
 
 
+@pytest.mark.parametrize("source", ["ngc://nim/meta/tiny:hf-1", MODEL])
+def test_f41_sigterm_is_heard_while_a_listing_does_not_come(
+    registry: Registry, tmp_path: Path, source: str
+) -> None:
+    store, reached, release = tmp_path / "store", threading.Event(), threading.Event()
+
+    def hold(_request: Request, answer: Answer) -> Answer:
+        reached.set()
+        return replace(answer, hold=release)
+
+    registry.faults.append(Fault(hold, times=None))
+    process = start(registry, store, "download", source)
+    try:
+        assert reached.wait(60), ended(process, store).text
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        run = ended(process, store)
+        assert time.monotonic() - begun < 5
+    finally:
+        release.set()
+    assert run.code == 143, run.text
+    check(run.report)
+    assert run.report["error"]["reference"] == "cancelled"
+
+
 # -- the report --------------------------------------------------------------------------------------------
 
 
