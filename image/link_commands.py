@@ -17,6 +17,8 @@ def main() -> None:
         if command.module not in script.read_text(encoding="utf-8"):
             sys.exit(f"{script} is another package's: install nimpull after its dependencies")
         (directory / command.name).symlink_to(script)
+        if command.name == "huggingface-cli":  # its other name; the script of that name is huggingface_hub's
+            (directory / "hf").symlink_to(script)
 
 
 if __name__ == "__main__":

@@ -118,31 +118,57 @@ class Edges:
         )
 
     def source(self, uri: ModelUri) -> Source:
-        if uri.scheme not in self._sources:
-            raise UsageError(
-                f"{uri.scheme}:// is not a source that can be pulled from",
-                hint="Use ngc://, hf:// or file://.",
-            )
-        return self._sources[uri.scheme]
+        match uri.scheme:
+            case "ngc":
+                return self._ngc
+            case "hf":
+                return self._hub_source
+            case "file":
+                return self._local
+        raise UsageError(
+            f"{uri.scheme}:// is not a source that can be pulled from",
+            hint="Use ngc://, hf:// or file://; for a mirror of NGC in s3:// or https:// set "
+            "NIM_REPOSITORY_OVERRIDE.",
+        )
 
     @cached_property
-    def _sources(self) -> dict[str, Source]:
-        from nimpull.sources import HubSource, NgcSource
+    def _ngc(self) -> Source:
+        """NGC, or what NIM_REPOSITORY_OVERRIDE puts in its place."""
+        from nimpull.sources import NgcSource
 
         settings = self.settings
-        return {
-            "ngc": NgcSource(
-                self.transport,
-                api_endpoint=Url(settings.ngc_api),
-                auth_endpoint=Url(settings.ngc_auth),
-                key=settings.ngc_key,
-                clock=self.clock,
-            ),
-            "hf": HubSource(
-                self.transport, endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self.clock
-            ),
-            "file": self._local,
-        }
+        if settings.repository_override:
+            return self._mirror(settings.repository_override)
+        return NgcSource(
+            self.transport,
+            api_endpoint=Url(settings.ngc_api),
+            auth_endpoint=Url(settings.ngc_auth),
+            key=settings.ngc_key,
+            clock=self.clock,
+        )
+
+    def _mirror(self, override: str) -> Source:
+        from nimpull.sources.mirror import MirrorSource, boto_signer
+
+        scheme = override.partition("://")[0].lower()
+        if scheme == "jfrog":
+            raise UsageError(
+                "NIM_REPOSITORY_OVERRIDE=jfrog://… is no place that files can be fetched from",
+                hint="Artifactory answers as NGC does: set NGC_API_ENDPOINT and NGC_AUTH_ENDPOINT to "
+                "HOST/artifactory/api/nimmodel/REPOSITORY and NGC_API_KEY to its token, and leave "
+                "NIM_REPOSITORY_OVERRIDE out.",
+            )
+        sign = boto_signer(self.settings.s3_endpoint, self.settings.s3_region) if scheme == "s3" else None
+        return MirrorSource(self.transport, override=override, sign=sign)
+
+    @cached_property
+    def _hub_source(self) -> Source:
+        from nimpull.sources import HubSource
+
+        settings = self.settings
+        return HubSource(
+            self.transport, endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self.clock
+        )
 
     @cached_property
     def _local(self) -> LocalSource:

@@ -96,6 +96,11 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     if not request.refresh and (outcomes := edges.ready_outcomes(key)) is not None:
         edges.emit(Note("the store is complete already; nothing was asked of the network"))
         return _ready(report, cached, outcomes, (), edges)
+    if request.offline:
+        raise UsageError(
+            "NIM_DISABLE_MODEL_DOWNLOAD is set, and the store is not complete: nothing was downloaded",
+            hint="Unset it for the run that fills the store.",
+        )
     edges.preflight(dry_run=request.dry_run)
     with edges.lease(dry_run=request.dry_run):
         plan = _plan(request, profiles, edges)

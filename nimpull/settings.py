@@ -23,6 +23,7 @@ MANIFEST_PATHS: Final = (
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
+DEFAULT_BACKOFF_MS: Final = 1000.0  # where NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT comes without an interval
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _CONFUSED_KEYS: Final = {
     "NGC_KEY": "NGC_API_KEY",
@@ -58,6 +59,12 @@ class Settings:
     log_level: str = "INFO"
     termination_log: str = "/dev/termination-log"
     retry_seconds: float = DEFAULT_RETRY_SECONDS
+    repository_override: str = field(default="", repr=False)
+    s3_endpoint: str = ""
+    s3_region: str = ""
+    model_path: str = ""
+    ignore_download_failure: bool = False
+    disable_download: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -100,7 +107,13 @@ def load(environ: Mapping[str, str]) -> Settings:
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         log_level=_text(environ, "NIM_LOG_LEVEL").upper() or "INFO",
         termination_log=_text(environ, "NIMPULL_TERMINATION_LOG") or "/dev/termination-log",
-        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", DEFAULT_RETRY_SECONDS),
+        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
+        repository_override=_text(environ, "NIM_REPOSITORY_OVERRIDE"),
+        s3_endpoint=_text(environ, "AWS_ENDPOINT_URL_S3") or _text(environ, "AWS_ENDPOINT_URL"),
+        s3_region=_text(environ, "AWS_REGION") or _text(environ, "AWS_DEFAULT_REGION"),
+        model_path=_text(environ, "NIM_ENGINE_MODEL_PATH"),
+        ignore_download_failure=_flag(environ, "NIM_IGNORE_MODEL_DOWNLOAD_FAIL"),
+        disable_download=_flag(environ, "NIM_DISABLE_MODEL_DOWNLOAD"),
         warnings=(*ngc_warnings, *hf_warnings, *_misnamed(environ)),
     )
 
@@ -110,16 +123,27 @@ def _text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    return _number(environ, name, default, "seconds")
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, unit: str) -> float:
     value = _text(environ, name)
     if not value:
         return default
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < math.inf:
-        raise UsageError(f"{name} is no number of seconds", hint=f"Set {name} to 120, for example.")
-    return seconds
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise UsageError(f"{name} is no number of {unit}", hint=f"Set {name} to 120, for example.")
+    return number
+
+
+def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
+    """NIM counts retries, nimpull the time without progress: 0 retries are none, more only extend it."""
+    count = _number(environ, "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT", 1.0, "retries")
+    wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
+    return max(DEFAULT_RETRY_SECONDS, count * wait / 1000) if count else 0.0
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:
@@ -173,3 +197,8 @@ def _misnamed(environ: Mapping[str, str]) -> tuple[str, ...]:
 def from_process(overrides: Mapping[str, str] | None = None) -> Settings:
     """The environment of this process, with ``overrides`` (a NIMCache's ``spec.env``) on top."""
     return load({**os.environ, **(overrides or {})})
+
+
+def download_only_is_set() -> bool:
+    """NIM_ENGINE_MODEL_DOWNLOAD_ONLY: a start without a command is a download."""
+    return _flag(os.environ, "NIM_ENGINE_MODEL_DOWNLOAD_ONLY")

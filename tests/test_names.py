@@ -16,9 +16,11 @@ from tests.registry import Registry
 
 FILES = {"config.json": b"{}", "weights/model.bin": b"\1" * 3_000_000}
 COMMANDS = {
-    "download-to-cache": "download_to_cache_script",
-    "create-model-store": "create_model_store_script",
-    "huggingface-cli": "hugging_face_script",
+    "nimpull": "nimpull.__main__:main",
+    "download-to-cache": "nimpull.cli.names:download_to_cache_script",
+    "create-model-store": "nimpull.cli.names:create_model_store_script",
+    "huggingface-cli": "nimpull.cli.names:hugging_face_script",
+    "check-cache-env": "nimpull.cli.container:check_cache_env_script",
 }
 
 
@@ -32,7 +34,8 @@ def registry() -> Iterator[Registry]:
 
 def call(registry: Registry, store: Path, *command: str, **environment: str) -> tuple[int, str]:
     """As the Job does: nothing in the environment but what the operator and the secrets set."""
-    code = f"from nimpull.cli.names import {COMMANDS[command[0]]} as run; run()"
+    module, function = COMMANDS[command[0]].split(":")
+    code = f"from {module} import {function} as run; run()"
     known = {
         "PATH": os.environ["PATH"],
         "NIM_CACHE_PATH": str(store),

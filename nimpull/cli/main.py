@@ -16,6 +16,7 @@ COMMANDS: Final = {
         "list_profiles",
         "List a manifest's profiles: what runs here, and why not.",
     ),
+    "manifest": ("nimpull.cli.container", "manifest", "Print the model manifest that this image carries."),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
 }
@@ -40,7 +41,24 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="nimpull")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Pull the right NIM model profile onto a volume: whole, verified, resumable."""
+    if ctx.invoked_subcommand is None:
+        ctx.exit(bare_start(ctx))
+
+
+def bare_start(ctx: click.Context) -> int:
+    """Without a command: what NIM_ENGINE_MODEL_DOWNLOAD_ONLY asks for, else the help and exit 2."""
+    from nimpull.settings import download_only_is_set
+
+    if download_only_is_set():
+        from nimpull.cli.container import start
+
+        return start()
+    click.echo(ctx.get_help(), err=True)
+    return 2

@@ -65,13 +65,22 @@ def download_to_cache(
             if profiles or everything:
                 raise UsageError("--model-uri goes without profiles", hint="A model-free pull has none.")
             uri = ModelUri.parse(model_uri)
-            return Request(store=store, uris=(uri,), runtime_manifest=manifest_file or ""), settings
+            request = Request(store=store, uris=(uri,), runtime_manifest=manifest_file or "")
+            return under_flags(request, settings), settings
         asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
         asked = replace(asked, best_only=lora)
         manifest = find_manifest("", settings)
-        return Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus), settings
+        request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
+        return under_flags(request, settings), settings
 
     sys.exit(execute(ask))
+
+
+def under_flags(request: Request, settings: Settings) -> Request:
+    """NIM_DISABLE_MODEL_DOWNLOAD and NIM_IGNORE_MODEL_DOWNLOAD_FAIL."""
+    return replace(
+        request, offline=settings.disable_download, ignore_failure=settings.ignore_download_failure
+    )
 
 
 # -- create-model-store --------------------------------------------------------------------------------
@@ -96,7 +105,13 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
         asked = criteria(settings, profiles=profiles)
         manifest = find_manifest("", settings)
         return (
-            Request(store=directory, manifest=manifest, criteria=asked, layout=LayoutKind.WORKSPACE),
+            Request(
+                store=directory,
+                manifest=manifest,
+                criteria=asked,
+                layout=LayoutKind.WORKSPACE,
+                gpus=settings.gpus,
+            ),
             settings,
         )
 

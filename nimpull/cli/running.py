@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
 import click
 
@@ -19,6 +20,9 @@ from nimpull.core.request import Request
 from nimpull.core.units import show_bytes
 from nimpull.errors import NimpullError
 from nimpull.settings import Settings
+
+DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
+IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
 
 Ask = Callable[[], tuple[Request, Settings]]
 
@@ -57,9 +61,16 @@ def show(report: Report, request: Request, output: str, *, to_stdout: bool, clos
         if output == "text":
             show_plan(report, request)
         return 0
+    forgiven = request.ignore_failure and is_download_failure(report)
     stdout_is_taken = closing or output == "json" or to_stdout
-    click.echo(closing_line(report), err=report.state is State.FAILED or stdout_is_taken)
-    return exit_code(report)
+    line = closing_line(report) + (IGNORED if forgiven else "")
+    click.echo(line, err=report.state is State.FAILED or stdout_is_taken)
+    return 0 if forgiven else exit_code(report)
+
+
+def is_download_failure(report: Report) -> bool:
+    """A source, the network or the volume: not a mistake in what was asked, a bug, or a stop."""
+    return report.error is not None and report.error.exit_code in DOWNLOAD_FAILURES
 
 
 def show_plan(report: Report, request: Request) -> None:

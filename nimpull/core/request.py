@@ -27,7 +27,8 @@ class Request:
     ``store``: directory. ``room``: bytes that the volume was promised (``storage.pvc.size``), None = not
     said. ``refresh``: ask the source even if the store is complete. ``gpus``: override, e.g. ``H100:8``.
     ``hub``: the hub cache below the store, "" = where NIM has it. ``runtime_manifest``: where the manifest of
-    a model-free pull is written, "" = nowhere.
+    a model-free pull is written, "" = nowhere. ``offline``: take a complete store, never ask the network.
+    ``ignore_failure``: whoever runs this goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL).
     """
 
     store: str
@@ -42,6 +43,8 @@ class Request:
     gpus: str = ""
     hub: str = ""
     runtime_manifest: str = ""
+    offline: bool = False
+    ignore_failure: bool = False
 
     def selection_key(self, profiles: tuple[str, ...]) -> str:
         """32 hex digits: equal for the same files in the same layout; the name of the ready marker."""

@@ -1,0 +1,78 @@
+"""What a NIM container offers beside its downloads: a start without a command, and looks at itself.
+
+``nimpull`` alone with NIM_ENGINE_MODEL_DOWNLOAD_ONLY, ``check-cache-env`` and ``nimpull manifest`` (protocol
+notes "NIM container", sections 1.4 and 7).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from nimpull.cli.options import criteria, find_manifest
+from nimpull.cli.running import execute, fail
+from nimpull.core.names import display
+from nimpull.core.request import LayoutKind, Request
+from nimpull.errors import NimpullError, NotWritableError, UsageError
+from nimpull.settings import DEFAULT_CACHE, Settings, from_process
+
+
+def start() -> int:
+    """A native NIM's start: the best profile, or NIM_MODEL_PROFILE, as plain files. Returns the exit code."""
+
+    def ask() -> tuple[Request, Settings]:
+        settings = from_process()
+        if not settings.model_path:
+            raise UsageError(
+                "NIM_ENGINE_MODEL_DOWNLOAD_ONLY is set, but NIM_ENGINE_MODEL_PATH is not",
+                hint="Set NIM_ENGINE_MODEL_PATH to the directory that the model goes to.",
+            )
+        request = Request(
+            store=settings.model_path,
+            manifest=find_manifest("", settings),
+            criteria=criteria(settings),
+            layout=LayoutKind.WORKSPACE,
+            gpus=settings.gpus,
+            offline=settings.disable_download,
+            ignore_failure=settings.ignore_download_failure,
+        )
+        return request, settings
+
+    return execute(ask)
+
+
+@click.command("manifest")
+@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
+def manifest(manifest_file: str | None) -> None:
+    """Print the model manifest that this image carries, byte for byte."""
+    try:
+        content = find_manifest(manifest_file or "", from_process())
+    except NimpullError as error:
+        sys.exit(fail(error))
+    click.echo(content, nl=False)
+
+
+@click.command("check-cache-env", context_settings={"help_option_names": ["-h", "--help"]})
+def check_cache_env() -> None:
+    """Check that the NIM cache is there and can be written. Exit 0: it can; 41: it cannot."""
+    from nimpull.store.preflight import probe
+
+    try:
+        settings = from_process()
+        path = settings.cache_path or DEFAULT_CACHE
+        said = "NIM_CACHE_PATH" if settings.cache_path else "NIM_CACHE_PATH is not set; its default"
+        if not Path(path).is_dir():
+            raise NotWritableError(
+                f"{said} {display(path, 300)} is not a directory",
+                hint="Mount a volume there, or set NIM_CACHE_PATH to where one is mounted.",
+            )
+        probe(path)
+    except NimpullError as error:
+        sys.exit(fail(error))
+    click.echo(f"{said} {display(path, 300)} is there and can be written.")
+
+
+def check_cache_env_script() -> None:
+    check_cache_env.main(prog_name=Path(sys.argv[0]).name)
