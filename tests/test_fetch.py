@@ -28,8 +28,9 @@ from nimpull.errors import (
     StoreIOError,
 )
 from nimpull.fetch import FetchLimits
+from nimpull.store.ingest import IngestArea
 from tests.committing import artifact, digest_of
-from tests.pulling import MIB, Pull, name_of, noise, pulling, serve
+from tests.pulling import MIB, PlainLayout, Pull, name_of, noise, pulling, serve
 from tests.servers import Answer, Peer, Seen, in_turn
 
 FILES = {
@@ -94,6 +95,23 @@ def test_a_second_run_fetches_only_what_is_missing(tmp_path: Path) -> None:
     assert outcome.action is Action.RESUMED
     assert outcome.fetched <= len(content) - 4 * MIB
     assert pull.leftovers() == []
+
+
+def test_f39_a_file_that_was_whole_before_its_commit_needs_no_request(tmp_path: Path) -> None:
+    content = noise(2 * MIB)
+    one = artifact("model", content)
+    with pulling(tmp_path, serve({"model": content})) as pull:
+        ingest = pull.area().open(one)
+        ingest.begin(len(content), '"v1"')
+        ingest.write(memoryview(content), 0)
+        ingest.record(Claim(0, len(content), bytes.fromhex(digest_of(content, "blake3").hex)))
+        ingest.close()
+        layout = PlainLayout(tmp_path)
+        (outcome,) = pull.run(one, ingests=IngestArea(str(tmp_path), layout))
+    assert pull.committed(one) == {"model": content}
+    assert pull.server.seen == []
+    assert outcome.fetched == 0
+    assert layout.etags == {"model": "v1"}
 
 
 def stop_after(pull: Pull, count: int) -> Pull:

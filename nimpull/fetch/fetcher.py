@@ -247,8 +247,10 @@ class _Run:
             self._start_over(transfer)
             return
         size = transfer.size or 0
+        # a file that an earlier run had whole needed no request: its ETag is that run's
+        etag = transfer.exchange.etag or transfer.ingest.validator.strip('"')
         try:
-            self._ingests.commit([Verified(transfer.ingest, size, found, transfer.exchange.etag)])
+            self._ingests.commit([Verified(transfer.ingest, size, found, etag)])
         except StoreIOError as error:
             transfer.store_failures += 1
             if transfer.store_failures > 1:
