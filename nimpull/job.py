@@ -8,16 +8,15 @@ way ends in a ``Failed`` report with its reference; nothing that failed claims t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from nimpull import __version__
-from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
-from nimpull.core.digest import Digest
+from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
-from nimpull.core.names import ModelUri, SafePath
+from nimpull.core.plan import Needs, Plan, destinations, needs_of, settle
 from nimpull.core.ports import Wanted
 from nimpull.core.reported import (
     CachedProfile,
@@ -34,23 +33,6 @@ from nimpull.edges import Edges
 from nimpull.errors import ManifestError, NimpullError, UsageError
 
 _log: Final = logging.getLogger("nimpull")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """``present``: outcomes that need no byte; ``missing``: artifacts to fetch; sizes in bytes."""
-
-    listings: tuple[Listing, ...]
-    present: tuple[Outcome, ...]
-    missing: tuple[Artifact, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(o.size for o in self.present) + self.to_fetch
-
-    @property
-    def to_fetch(self) -> int:
-        return sum(artifact.size or 0 for artifact in self.missing)
 
 
 def run(request: Request, edges: Edges) -> Report:
@@ -88,7 +70,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
                 f"profile {profile.id[:12]} cannot be fetched: {profile.problem}",
                 hint="Choose another profile, or take the manifest out of the NIM image anew.",
             )
-    edges.destinations = _destinations(profiles)
+    edges.destinations = destinations(profiles)
     cached = tuple(CachedProfile.of(profile) for profile in profiles)
     key = request.selection_key(tuple(profile.id for profile in profiles))
     report = edges.drafted(replace(report, store=edges.store_summary()))
@@ -125,72 +107,29 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
 
 
 def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
-    promised: dict[str, Digest] = {}
-    wanted = _wanted_by(profiles, promised) if profiles else dict.fromkeys(request.uris, request.wanted)
-    listings = tuple(edges.list(uri, files) for uri, files in wanted.items())
+    needs = needs_of(profiles) if profiles else Needs(dict.fromkeys(request.uris, request.wanted))
+    if not needs.repositories:
+        raise ManifestError(
+            "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
+            hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
+        )
+    listings = tuple(edges.list(uri, files) for uri, files in needs.repositories.items())
     if empty := [listing for listing in listings if not listing.artifacts]:
         raise UsageError(
             f"{empty[0].uri} has no file that was asked for", hint="Look at --include and --exclude."
         )
     edges.emit(Phase("checking what is there"))
-    present: list[Outcome] = []
-    missing: list[Artifact] = []
-    seen: set[str] = set()
-    for listing in listings:
-        for listed in listing.artifacts:
-            artifact = _with_digest(listed, promised)
-            if artifact.identity in seen:
-                continue
-            seen.add(artifact.identity)
-            outcome = edges.present(artifact)
-            if outcome:
-                present.append(outcome)
-            else:
-                missing.append(artifact)
-    plan = Plan(listings, tuple(present), tuple(missing))
-    edges.emit(Planned(len(seen), plan.total, plan.total - plan.to_fetch, len(present)))
-    for outcome in present:
+    plan = settle(listings, needs.promised, edges.present)
+    count = len(plan.present) + len(plan.missing)
+    edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
+    for outcome in plan.present:
         edges.emit(Finished(outcome))
     return plan
-
-
-def _wanted_by(profiles: Sequence[Profile], promised: dict[str, Digest]) -> Mapping[ModelUri, Wanted]:
-    """Repositories and their files, shared ones once; ``promised`` collects the manifest's own digests."""
-    paths: dict[ModelUri, set[str]] = {}
-    for profile in profiles:
-        for file in profile.files:
-            uri = _parsed(file.uri, profile)
-            paths.setdefault(uri.repo, set()).add(uri.path)
-            if file.digest:
-                promised[str(uri)] = file.digest
-    if not paths:
-        raise ManifestError(
-            "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
-            hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
-        )
-    return {uri: Wanted(frozenset(files - {""})) for uri, files in paths.items()}
 
 
 def _is_whole(request: Request) -> bool:
     """Whether the listings are all of their repositories: a hub cache must not take a part for the whole."""
     return request.wanted == Wanted() and not request.manifest and not any(uri.path for uri in request.uris)
-
-
-def _destinations(profiles: Sequence[Profile]) -> dict[str, SafePath]:
-    """Where each file stands in a profile's workspace, by its identity."""
-    return {str(_parsed(file.uri, profile)): file.path for profile in profiles for file in profile.files}
-
-
-def _parsed(text: str, profile: Profile) -> ModelUri:
-    try:
-        return ModelUri.parse(text)
-    except UsageError as error:
-        raise ManifestError(f"profile {profile.id[:12]}: {error.message}", hint=error.hint) from error
-
-
-def _with_digest(artifact: Artifact, promised: Mapping[str, Digest]) -> Artifact:
-    digest = promised.get(artifact.identity)
-    return replace(artifact, digests=(*artifact.digests, digest)) if digest else artifact
 
 
 def _intended(plan: Plan) -> tuple[Outcome, ...]:

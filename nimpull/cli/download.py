@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from nimpull.cli.options import criteria, find_manifest, read_file
+from nimpull.cli.options import criteria, find_manifest, read_file, store_path
 from nimpull.cli.running import execute
 from nimpull.core.names import ModelUri, display
 from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
@@ -117,9 +117,9 @@ def download(
         if uris and (manifest_file or profiles or everything):
             raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
         request = Request(
-            store=store or settings.cache_path or DEFAULT_STORE,
+            store=store_path(store, settings),
             uris=tuple(ModelUri.parse(text) for text in uris),
-            manifest=b"" if uris else find_manifest(manifest_file or "", settings),
+            manifest=b"" if uris else _manifest(manifest_file or "", settings),
             criteria=asked,
             wanted=Wanted(include=include, exclude=exclude),
             layout=LayoutKind(layout),
@@ -132,7 +132,10 @@ def download(
     sys.exit(execute(ask, output=output, report_path=report_path, progress=progress))
 
 
-DEFAULT_STORE = "/model-store"
+def _manifest(path: str, settings: Settings) -> bytes:
+    return find_manifest(
+        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version)."
+    )
 
 
 def from_nimcache(
@@ -144,7 +147,7 @@ def from_nimcache(
         click.echo(f"nimpull: {display(note)}", err=True)
     settings = from_process(_variables(cache))
     request = Request(
-        store=store or settings.cache_path or DEFAULT_STORE,
+        store=store_path(store, settings),
         dry_run=dry_run,
         refresh=refresh,
         room=cache.storage.size,

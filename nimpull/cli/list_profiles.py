@@ -6,8 +6,9 @@ import sys
 
 import click
 
-from nimpull.cli.options import find_manifest
+from nimpull.cli.options import find_manifest, store_path
 from nimpull.cli.running import fail
+from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.manifest import Manifest, Profile, parse_manifest
@@ -55,6 +56,10 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
 @click.option(
     "--explain", is_flag=True, help="Say of each profile why it fits, or what would have to change."
 )
+@click.option("--sizes", "with_sizes", is_flag=True, help="Ask the registry how large the profiles are.")
+@click.option(
+    "--store", metavar="DIR", help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store]."
+)
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
 def list_profiles(
     manifest_file: str | None,
@@ -67,11 +72,14 @@ def list_profiles(
     lora: bool | None,
     buildable: bool | None,
     explain: bool,
+    with_sizes: bool,
+    store: str | None,
     output: str,
 ) -> None:
     """List the profiles of a model manifest: what runs on these GPUs, what does not, and why."""
     try:
-        manifest, hardware, judged = look(manifest_file or "", gpus, from_process())
+        settings = from_process()
+        manifest, hardware, judged = look(manifest_file or "", gpus, settings)
         asked = Criteria(engine=engine, precision=precision, tensor_parallelism=tensor_parallelism, qos=qos)
         kept = {id(profile) for profile in (named(manifest, profiles) if profiles else manifest.profiles)}
         shown = tuple(
@@ -82,7 +90,10 @@ def list_profiles(
             and lora in (None, has_lora(profile))
             and buildable in (None, is_buildable(profile))
         )
-        listing = ProfileList(manifest, hardware, shown, best_id(judged))
+        sizes = None
+        if with_sizes and output != "ids":  # which show none
+            sizes = ask_sizes([profile for profile, _ in shown], store_path(store, settings), settings)
+        listing = ProfileList(manifest, hardware, shown, best_id(judged), sizes)
         click.echo(render(listing, output, explain=explain), nl=False)
     except NimpullError as error:
         sys.exit(fail(error))

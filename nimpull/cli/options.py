@@ -9,6 +9,7 @@ from nimpull.errors import ManifestError, UsageError
 from nimpull.settings import Settings
 
 MAX_MANIFEST_BYTES = 16 << 20
+DEFAULT_STORE = "/model-store"
 
 
 def read_file(path: str, what: str) -> bytes:
@@ -23,18 +24,25 @@ def read_file(path: str, what: str) -> bytes:
     return content
 
 
-def find_manifest(option: str, settings: Settings) -> bytes:
-    """``--manifest``, NIM_MANIFEST_PATH, or the image's own. Raises UsageError that lists where it looked."""
+def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> bytes:
+    """``--manifest``, NIM_MANIFEST_PATH, or the image's own. Raises UsageError that lists where it looked.
+
+    ``otherwise``: what else the command could be given, a sentence of the hint.
+    """
     if option:
         return read_file(option, "the manifest")
     for path in settings.manifest_paths:
         if Path(path).is_file():
             return read_file(path, "the manifest")
     raise UsageError(
-        "there is nothing to pull: no model URI, and no manifest at " + " or ".join(settings.manifest_paths),
-        hint="Name a model (nimpull download ngc://org/team/model:version), give --manifest FILE, or set "
-        "NIM_MANIFEST_PATH.",
+        "no model manifest was found at " + " or ".join(settings.manifest_paths),
+        hint=f"{otherwise} Give --manifest FILE, or set NIM_MANIFEST_PATH.".lstrip(),
     )
+
+
+def store_path(option: str | None, settings: Settings) -> str:
+    """``--store``, NIM_CACHE_PATH, or the mount of a caching Job."""
+    return option or settings.cache_path or DEFAULT_STORE
 
 
 def criteria(

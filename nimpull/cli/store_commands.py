@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nimpull.cli.options import store_path
 from nimpull.cli.running import fail
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes, show_time
@@ -30,7 +31,7 @@ def open_store(root: str | None) -> Store:
     """Raises UsageError where there is no store; nothing is written."""
     from nimpull.store.store import Store
 
-    path = root or from_process().cache_path or "/model-store"
+    path = store_path(root, from_process())
     if not Path(path, ".nimpull").is_dir():
         raise UsageError(
             f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",

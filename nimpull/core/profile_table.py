@@ -15,6 +15,7 @@ from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
 from nimpull.core.nim_listing import Group, group_of, in_group
 from nimpull.core.preference import engine, has_lora, profile_name
+from nimpull.core.sizes import UNKNOWN, Size, Sizes, memory_hint
 from nimpull.core.units import show_bytes
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "ids")
@@ -30,13 +31,14 @@ _EXPLANATIONS: Final = {
 @dataclass(frozen=True, slots=True)
 class ProfileList:
     """What is shown. ``judged``: the profiles that the filters left, in manifest order; ``best``: an id
-    or "".
+    or ""; ``sizes``: what the sources told, None = they were not asked.
     """
 
     manifest: Manifest
     hardware: Hardware
     judged: tuple[tuple[Profile, Verdict], ...]
     best: str = ""
+    sizes: Sizes | None = None
 
 
 def render(listing: ProfileList, form: str = "table", *, explain: bool = False) -> str:
@@ -52,11 +54,13 @@ def render(listing: ProfileList, form: str = "table", *, explain: bool = False) 
         return str(yaml.safe_dump(as_document(listing), sort_keys=False, allow_unicode=True, width=110))
     lines = [_headline(listing.hardware), *(f"Note: {display(note)}" for note in listing.hardware.notes)]
     lines += [f"Note: {display(note)}" for note in listing.manifest.notes]
+    if listing.sizes and listing.sizes.note:
+        lines.append(f"Note: {display(listing.sizes.note)}")
     for group in Group:
         members = in_group(listing.judged, group)
         if members:
             lines += ["", f"{_EXPLANATIONS[group]}:"]
-            lines += _explained(members, listing.best) if explain else _rows(members, listing, form == "wide")
+            lines += _explained(members, listing) if explain else _rows(members, listing, form == "wide")
     return "\n".join([*lines, "", _closing(listing)]) + "\n"
 
 
@@ -80,7 +84,8 @@ def _headline(hardware: Hardware) -> str:
 
 
 def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide: bool) -> list[str]:
-    header = ["", "NAME", "ID", "GPUS", "GB/GPU", "FILES"] + (["WHY"] if wide else [])
+    header = ["", "NAME", "ID", "GPUS", "GB/GPU", "FILES"]
+    header += (["SIZE", "TO FETCH"] if listing.sizes else []) + (["WHY"] if wide else [])
     rows = [header]
     for profile, verdict in members:
         gpus, memory = _needs(profile)
@@ -92,6 +97,9 @@ def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide
             memory,
             str(len(profile.files)) if not profile.problem else "?",
         ]
+        if listing.sizes:
+            size = listing.sizes.of_one(profile)
+            row += [_bytes(size.total), _bytes(size.to_fetch)]
         rows.append(row + ([verdict.detail] if wide else []))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     widths[0] = 1
@@ -99,6 +107,10 @@ def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide
         " " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def _bytes(count: int | None) -> str:
+    return "?" if count is None else show_bytes(count)
 
 
 def _needs(profile: Profile) -> tuple[str, str]:
@@ -109,10 +121,10 @@ def _needs(profile: Profile) -> tuple[str, str]:
     return str(wanted.gpus), "-" if wanted.memory_gb is None else f"{wanted.memory_gb:g}"
 
 
-def _explained(members: Sequence[tuple[Profile, Verdict]], best: str) -> list[str]:
+def _explained(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList) -> list[str]:
     lines = []
     for profile, verdict in members:
-        mark = "*" if profile.id == best else "-"
+        mark = "*" if profile.id == listing.best else "-"
         lines.append(
             f" {mark} {display(profile_name(profile), 200)}  {display(profile.id[:SHORT_ID], SHORT_ID)}"
         )
@@ -124,6 +136,11 @@ def _explained(members: Sequence[tuple[Profile, Verdict]], best: str) -> list[st
                 lines.append(f"     note: {verdict.note}")
         else:
             lines += [f"     no: {verdict.detail}", f"     would change it: {verdict.change}"]
+        if listing.sizes:
+            size = listing.sizes.of_one(profile)
+            lines.append(f"     size: {_bytes(size.total)}, {_bytes(size.to_fetch)} to fetch")
+            if hint := memory_hint(profile, verdict, listing.hardware, size):
+                lines.append(f"     estimated memory: {hint}")
         if profile.problem:
             lines.append(f"     cannot be fetched: {profile.problem}")
     return lines
@@ -133,8 +150,22 @@ def _closing(listing: ProfileList) -> str:
     profiles = [profile for profile, _ in listing.judged]
     references = [file.uri for profile in profiles for file in profile.files]
     files = f"{len(references)} files, {len(set(references))} distinct" if references else "no files"
-    choice = "* is what nimpull downloads when nothing else is asked for." if listing.best else ""
-    return f"{len(profiles)} of {len(listing.manifest.profiles)} profiles ({files}). {choice}".rstrip()
+    choice = " * is what nimpull downloads when nothing else is asked for." if listing.best else ""
+    count = f"{len(profiles)} of {len(listing.manifest.profiles)} profiles ({files})."
+    return f"{count}{choice} {_together(listing.sizes, profiles)}"
+
+
+def _together(sizes: Sizes | None, profiles: Sequence[Profile]) -> str:
+    if sizes is None:
+        return "--sizes asks the registry how large they are."
+    size, complete = sizes.together(profiles)
+    if size.total is None or not (size.total or complete):
+        return "How large they are together is unknown."
+    least = "" if complete else "at least "
+    return (
+        f"Together {least}{show_bytes(size.total)}, {_bytes(size.to_fetch)} of it to fetch, "
+        "shared files counted once."
+    )
 
 
 # -- documents -----------------------------------------------------------------------------------------
@@ -142,8 +173,10 @@ def _closing(listing: ProfileList) -> str:
 
 def as_document(listing: ProfileList) -> dict[str, Any]:
     """Everything, camelCase like the report. Memory in bytes, but ``memoryGb`` in the manifest's decimal
-    GB.
+    GB. ``sizeBytes`` and ``toFetchBytes`` are null where unknown; at the top, shared files count once.
     """
+    sizes = listing.sizes or Sizes()
+    size, complete = sizes.together(profile for profile, _ in listing.judged)
     return {
         "schemaVersion": "nimpull/v1",
         "manifest": {
@@ -157,10 +190,17 @@ def as_document(listing: ProfileList) -> dict[str, Any]:
             "notes": [display(note) for note in listing.hardware.notes],
         },
         "best": listing.best,
+        **_size_document(size if complete else UNKNOWN),
+        "sizeNotes": [display(sizes.note)] if sizes.note else [],
         "profiles": [
-            _profile_document(profile, verdict, listing.best) for profile, verdict in listing.judged
+            _profile_document(profile, verdict, listing.best) | _size_document(sizes.of_one(profile))
+            for profile, verdict in listing.judged
         ],
     }
+
+
+def _size_document(size: Size) -> dict[str, Any]:
+    return {"sizeBytes": size.total, "toFetchBytes": size.to_fetch}
 
 
 def _gpu_document(gpu: Gpu) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""From profiles to repositories, and from their listings to what is there and what has to be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nimpull.core.artifacts import Artifact, Listing, Outcome
+from nimpull.core.digest import Digest
+from nimpull.core.manifest import Profile
+from nimpull.core.names import ModelUri, SafePath
+from nimpull.core.ports import Wanted
+from nimpull.errors import ManifestError, UsageError
+
+#: What the store knows of an artifact: an outcome that needs no byte, or None = it has to be fetched.
+Present = Callable[[Artifact], Outcome | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Repositories with their wanted files, shared ones once; ``promised``: the manifest's own digests, by
+    the file's identity.
+    """
+
+    repositories: Mapping[ModelUri, Wanted]
+    promised: Mapping[str, Digest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``present``: outcomes that need no byte; ``missing``: artifacts to fetch; sizes in bytes."""
+
+    listings: tuple[Listing, ...]
+    present: tuple[Outcome, ...]
+    missing: tuple[Artifact, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(o.size for o in self.present) + self.to_fetch
+
+    @property
+    def to_fetch(self) -> int:
+        return sum(artifact.size or 0 for artifact in self.missing)
+
+
+def needs_of(profiles: Iterable[Profile]) -> Needs:
+    """Raises ManifestError for a file whose URI names no model."""
+    paths: dict[ModelUri, set[str]] = {}
+    promised: dict[str, Digest] = {}
+    for profile in profiles:
+        for file in profile.files:
+            uri = source_of(file.uri, profile)
+            paths.setdefault(uri.repo, set()).add(uri.path)
+            if file.digest:
+                promised[str(uri)] = file.digest
+    # a URI without a file means the whole repository, whatever single files others want of it
+    wanted = {uri: Wanted() if "" in files else Wanted(frozenset(files)) for uri, files in paths.items()}
+    return Needs(wanted, promised)
+
+
+def destinations(profiles: Iterable[Profile]) -> dict[str, SafePath]:
+    """Where each file stands in a profile's workspace, by its identity. Raises ManifestError."""
+    return {str(source_of(file.uri, profile)): file.path for profile in profiles for file in profile.files}
+
+
+def source_of(text: str, profile: Profile) -> ModelUri:
+    """The URI of one of the profile's files. Raises ManifestError."""
+    try:
+        return ModelUri.parse(text)
+    except UsageError as error:
+        raise ManifestError(f"profile {profile.id[:12]}: {error.message}", hint=error.hint) from error
+
+
+def settle(listings: Sequence[Listing], promised: Mapping[str, Digest], present: Present) -> Plan:
+    """Each distinct file once, with the digest that the manifest promises: there already, or missing."""
+    there: list[Outcome] = []
+    missing: list[Artifact] = []
+    seen: set[str] = set()
+    for listing in listings:
+        for listed in listing.artifacts:
+            artifact = _with_digest(listed, promised)
+            if artifact.identity in seen:
+                continue
+            seen.add(artifact.identity)
+            outcome = present(artifact)
+            if outcome:
+                there.append(outcome)
+            else:
+                missing.append(artifact)
+    return Plan(tuple(listings), tuple(there), tuple(missing))
+
+
+def _with_digest(artifact: Artifact, promised: Mapping[str, Digest]) -> Artifact:
+    digest = promised.get(artifact.identity)
+    return replace(artifact, digests=(*artifact.digests, digest)) if digest else artifact
