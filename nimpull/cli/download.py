@@ -134,7 +134,7 @@ def download(
 
 def _manifest(path: str, settings: Settings) -> bytes:
     return find_manifest(
-        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version)."
+        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version)"
     )
 
 

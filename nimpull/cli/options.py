@@ -27,7 +27,7 @@ def read_file(path: str, what: str) -> bytes:
 def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> bytes:
     """``--manifest``, NIM_MANIFEST_PATH, or the image's own. Raises UsageError that lists where it looked.
 
-    ``otherwise``: what else the command could be given, a sentence of the hint.
+    ``otherwise``: what else the user could do, the beginning of the hint's sentence.
     """
     if option:
         return read_file(option, "the manifest")
@@ -36,7 +36,7 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
             return read_file(path, "the manifest")
     raise UsageError(
         "no model manifest was found at " + " or ".join(settings.manifest_paths),
-        hint=f"{otherwise} Give --manifest FILE, or set NIM_MANIFEST_PATH.".lstrip(),
+        hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH.",
     )
 
 
