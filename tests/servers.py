@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from threading import Event, Lock, Thread
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from nimpull.core.names import Url
 
@@ -258,12 +258,15 @@ class Proxy(_Listener):
     def _pass_on(self, seen: Seen, peer: Peer) -> None:
         parts = urlsplit(seen.target)
         dropped = {"proxy-authorization", "connection"}
-        lines = [f"{seen.method} {parts.path or '/'} HTTP/1.1"]
+        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        lines = [f"{seen.method} {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in seen.headers.items() if name not in dropped]
         head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
         with socket.create_connection(self._upstream(parts.netloc)) as upstream:
             upstream.sendall(head + seen.body)
             upstream.shutdown(socket.SHUT_WR)
+            status, _, rest = upstream.recv(65536).partition(b"\r\n")
+            peer.send(status + b"\r\nConnection: close\r\n" + rest)
             while received := upstream.recv(65536):
                 peer.send(received)
         peer.close()

@@ -169,3 +169,12 @@ def test_a_mirror_without_checksums_says_so(transport: Transport) -> None:
 def test_what_is_no_mirror_is_refused(transport: Transport, override: str) -> None:
     with pytest.raises(UsageError):
         MirrorSource(transport, override=override)
+
+
+def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    with pytest.raises(UsageError, match="team") as caught:
+        boto_signer(region="us-east-1")
+    assert "AWS_PROFILE" in caught.value.hint

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,6 @@ def registry() -> Iterator[Registry]:
 
 def call(registry: Registry, store: Path, *command: str, **environment: str) -> tuple[int, str]:
     """As the Job does: nothing in the environment but what the operator and the secrets set."""
-    module, function = COMMANDS[command[0]].split(":")
-    code = f"from {module} import {function} as run; run()"
     known = {
         "PATH": os.environ["PATH"],
         "NIM_CACHE_PATH": str(store),
@@ -48,9 +46,15 @@ def call(registry: Registry, store: Path, *command: str, **environment: str) -> 
         "HF_HOME": f"{store}/huggingface/hub",
         "NIMPULL_RETRY_SECONDS": "0",
     }
+    return invoke(command, {**known, **environment})
+
+
+def invoke(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """(exit code, stdout then stderr) of one of nimpull's scripts with this environment and no other."""
+    module, function = COMMANDS[command[0]].split(":")
     done = subprocess.run(
-        [sys.executable, "-c", code, *command[1:]],
-        env={**known, **environment},
+        [sys.executable, "-c", f"from {module} import {function} as run; run()", *command[1:]],
+        env=environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree
 
@@ -21,6 +21,9 @@ from nimpull.errors import AuthError, ForbiddenError, ListingError, NimpullError
 from nimpull.sources.answers import common_refusal, expiry, is_page, length
 from nimpull.sources.listing import MAX_PAGES, Entries
 from nimpull.sources.ngc import CHECKSUMS, checksum_lines
+
+if TYPE_CHECKING:
+    from boto3 import Session
 
 #: (operation of S3, its parameters) -> a presigned URL.
 Sign = Callable[[str, Mapping[str, str]], Url]
@@ -163,24 +166,47 @@ def object_key(uri: ModelUri) -> str:
 def boto_signer(endpoint: str = "", region: str = "") -> Sign:
     """Presigned URLs from the credentials that boto3 finds: AWS_*, web identity. Plain ones if it finds none.
 
-    "" leaves endpoint and region to boto3. Raises UsageError without boto3.
+    "" leaves endpoint and region to boto3. Raises UsageError without boto3, or for settings it refuses.
     """
     try:
-        import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
         raise UsageError(
             "a mirror in s3:// needs boto3, which is not installed", hint="Install nimpull[s3]."
         ) from error
-    session = boto3.Session(region_name=region or None)
-    signature = "s3v4" if session.get_credentials() else UNSIGNED
-    client = session.client("s3", endpoint_url=endpoint or None, config=Config(signature_version=signature))
+    try:
+        session = _session(region)
+        signature = "s3v4" if session.get_credentials() else UNSIGNED
+        client = session.client(
+            "s3", endpoint_url=endpoint or None, config=Config(signature_version=signature)
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(
+            f"boto3 cannot use the settings for S3: {display(error)}",
+            hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
+        ) from error
 
     def sign(operation: str, parameters: Mapping[str, str]) -> Url:
         return Url(client.generate_presigned_url(operation, Params=parameters, ExpiresIn=_SIGNED_SECONDS))
 
     return sign
+
+
+def _session(region: str) -> Session:
+    """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name."""
+    import boto3
+    from botocore.exceptions import ProfileNotFound
+    from botocore.session import Session as CoreSession
+
+    try:
+        return boto3.Session(region_name=region or None)
+    except ProfileNotFound as error:
+        if error.kwargs["profile"] != "default":
+            raise
+    unnamed = CoreSession(session_vars={"profile": (None, [], None, None)})
+    return boto3.Session(botocore_session=unnamed, region_name=region or None)
 
 
 def _signed_headers(url: Url) -> Mapping[str, str]:
