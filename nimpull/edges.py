@@ -296,6 +296,14 @@ class Edges:
     def finish(self, listing: Listing, *, complete: bool) -> None:
         self.layout.finish(listing, complete=complete)
 
+    def show_plain_tree(self, listings: Sequence[Listing]) -> None:
+        """A model-free NIM looks at the store's root too (NIM_MODEL_NAME): second names, no second bytes."""
+        if not self.request.runtime_manifest:
+            return
+        for artifact in (artifact for listing in listings for artifact in listing.artifacts):
+            if reason := self.store.name_in_root(artifact):
+                self.emit(Note(f"{artifact.path} is only in the hub cache: {reason}", "warning"))
+
     def write_runtime_manifest(self, listings: Sequence[Listing]) -> None:
         """Where a model-free pull was told to; before the marker, which speaks for the whole."""
         if self.request.runtime_manifest:

@@ -97,6 +97,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         for listing in plan.listings:
             edges.finish(listing, complete=_is_whole(request))
         outcomes = (*plan.present, *fetched)
+        edges.show_plain_tree(plan.listings)
         edges.write_runtime_manifest(plan.listings)
         edges.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
     transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries)

@@ -85,6 +85,8 @@ def in_hub_cache(hub: str) -> Check:
     def check(store: Path) -> None:
         (snapshot,) = (store / hub).glob("models--*--Tiny-LM/snapshots/*")
         assert {path: (snapshot / path).read_bytes() for path in FILES} == FILES
+        for path in FILES:  # NIM_MODEL_NAME=/model-store finds it as well, with the bytes on disk once
+            assert (store / path).samefile(snapshot / path)
         written = json.loads((store / "model_manifest.json").read_text())
         assert set(written["profiles"][0]["workspace"]["files"]) == set(FILES)
 
@@ -318,3 +320,19 @@ def test_a_job_that_runs_again_asks_nothing(cluster: Cluster, kind: str) -> None
 def test_an_unknown_profile_fails(cluster: Cluster) -> None:
     code, _ = cluster.run(Job((TO_CACHE, "--profiles", "f" * 64), NGC, plain_tree({})))
     assert (code, cluster.message()["error"]["reference"]) == (11, "no-profile")
+
+
+def test_foreign_files_in_the_root_stay(cluster: Cluster) -> None:
+    job = JOBS["hf-model-modelfree"]
+    store = Path(cluster.here(job.store))
+    (store / "local_cache").mkdir(parents=True)
+    (store / "config.json").write_bytes(b"of another model")
+    (store / "weights").symlink_to(cluster.root)
+    (store / "local_cache/kernel").write_bytes(b"compiled")
+    code, text = cluster.run(job)
+    assert code == 0, text
+    for path in FILES:
+        assert f"{path} is only in the hub cache" in text
+    assert (store / "config.json").read_bytes() == b"of another model"
+    assert not (cluster.root / "model.bin").exists()
+    assert (store / "local_cache/kernel").read_bytes() == b"compiled"

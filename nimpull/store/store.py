@@ -26,7 +26,7 @@ from typing import Self
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import SafePath
 from nimpull.core.ports import Cancel, Clock
-from nimpull.errors import StoreIOError
+from nimpull.errors import NotWritableError, StoreIOError
 from nimpull.store import lease, preflight
 from nimpull.store.layouts import (
     HuggingFaceHubLayout,
@@ -80,6 +80,20 @@ class Store:
     def workspace(self, destinations: Mapping[str, SafePath] | None = None) -> WorkspaceLayout:
         """``destinations``: artifact identity -> path below the root."""
         return WorkspaceLayout(self.tree, self.record, destinations, self.fence)
+
+    def name_in_root(self, artifact: Artifact) -> str:
+        """Give a committed artifact its plain path as a second name. Returns why not, or ""."""
+        plain = self.workspace()
+        try:
+            if plain.trusted(artifact) or plain.verify(artifact):
+                return ""
+            path = plain.path_of(artifact)
+            status = self.tree.lstat(path)
+            if status is not None and self.record.at(path, status) is None:
+                return f"something else is in its place, {self.tree.absolute(path)}"
+            return "" if plain.adopt(artifact) else "this file system has no hard links"
+        except NotWritableError as error:
+            return error.message
 
     # -- room ------------------------------------------------------------------------------------------
 
