@@ -40,6 +40,16 @@ REPORT_INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished re
 LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
 
+def leave_message(path: str, report: Report) -> str:
+    """Write the termination message where Kubernetes made a file for it; returns why it could not, or ""."""
+    try:
+        if Path(path).exists() and os.access(path, os.W_OK):
+            Path(path).write_bytes(termination_message(report))
+    except OSError as error:
+        return f"the termination message could not be written: {error}"
+    return ""
+
+
 class Edges:
     """Context manager around one run. Everything with a socket, a file or a clock hangs here."""
 
@@ -367,9 +377,8 @@ class Edges:
         if report.state is State.IN_PROGRESS:
             return
         self._write(report)
-        message = Path(self.settings.termination_log)
-        if message.exists() and os.access(message, os.W_OK):
-            message.write_bytes(termination_message(report))
+        if problem := leave_message(self.settings.termination_log, report):
+            self.emit(Note(problem, "warning"))
 
     def _write(self, report: Report) -> None:
         from nimpull.store.durable import replace_file

@@ -22,6 +22,7 @@ MANIFEST_PATHS: Final = (
 )
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
+TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
 DEFAULT_BACKOFF_MS: Final = 1000.0  # where NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT comes without an interval
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -57,7 +58,7 @@ class Settings:
     no_proxy: str = ""
     jsonl_logging: bool = False
     log_level: str = "INFO"
-    termination_log: str = "/dev/termination-log"
+    termination_log: str = TERMINATION_LOG
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     repository_override: str = field(default="", repr=False)
     s3_endpoint: str = ""
@@ -106,7 +107,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         no_proxy=_either_case(environ, "NO_PROXY"),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         log_level=_text(environ, "NIM_LOG_LEVEL").upper() or "INFO",
-        termination_log=_text(environ, "NIMPULL_TERMINATION_LOG") or "/dev/termination-log",
+        termination_log=termination_log(environ),
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
         repository_override=_text(environ, "NIM_REPOSITORY_OVERRIDE"),
         s3_endpoint=_text(environ, "AWS_ENDPOINT_URL_S3") or _text(environ, "AWS_ENDPOINT_URL"),
@@ -197,6 +198,11 @@ def _misnamed(environ: Mapping[str, str]) -> tuple[str, ...]:
 def from_process(overrides: Mapping[str, str] | None = None) -> Settings:
     """The environment of this process, with ``overrides`` (a NIMCache's ``spec.env``) on top."""
     return load({**os.environ, **(overrides or {})})
+
+
+def termination_log(environ: Mapping[str, str] = os.environ) -> str:
+    """Alone too: the message has to be written even where the other variables cannot be read."""
+    return _text(environ, "NIMPULL_TERMINATION_LOG") or TERMINATION_LOG
 
 
 def download_only_is_set() -> bool:

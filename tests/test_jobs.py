@@ -336,3 +336,14 @@ def test_foreign_files_in_the_root_stay(cluster: Cluster) -> None:
     assert (store / "config.json").read_bytes() == b"of another model"
     assert not (cluster.root / "model.bin").exists()
     assert (store / "local_cache/kernel").read_bytes() == b"compiled"
+
+
+@pytest.mark.parametrize("change", [{"HF_TOKEN": "two words"}, {"HF_ENDPOINT": "ftp://datastore"}])
+def test_an_environment_that_cannot_be_read_leaves_its_message_too(
+    cluster: Cluster, change: Mapping[str, str]
+) -> None:
+    job = JOBS["datastore-model-cli"]
+    code, text = cluster.run(replace(job, env={**job.env, **change}))
+    assert (code, cluster.message()["error"]["reference"]) == (2, "bad-usage"), text
+    assert next(iter(change)) in cluster.message()["error"]["message"]
+    assert "two words" not in text

@@ -14,12 +14,13 @@ from typing import Final
 
 import click
 
+from nimpull import __version__
 from nimpull.core.report import closing_line, exit_code, to_json
-from nimpull.core.reported import Report, State
+from nimpull.core.reported import Failure, Report, State
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes
 from nimpull.errors import NimpullError
-from nimpull.settings import Settings
+from nimpull.settings import Settings, termination_log
 
 DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
 IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
@@ -37,7 +38,7 @@ def execute(
     try:
         request, settings = ask()
     except NimpullError as error:
-        return fail(error)
+        return fail_unasked(error)
     from nimpull.clock import SystemClock
     from nimpull.edges import Edges
     from nimpull.job import run
@@ -87,6 +88,19 @@ def show_plan(report: Report, request: Request) -> None:
         f"{len(report.artifacts)} files, {show_bytes(total)}, of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
+
+
+def fail_unasked(error: NimpullError) -> int:
+    """The same, with the termination message: the operator's Jobs for the Hub show no log in their status."""
+    from nimpull.clock import SystemClock
+    from nimpull.edges import leave_message
+
+    now = SystemClock().time()
+    report = Report(State.FAILED, now, now, version=__version__, error=Failure.of(error))
+    code = fail(error)
+    if problem := leave_message(termination_log(), report):
+        click.echo(f"nimpull: {problem}", err=True)
+    return code
 
 
 def fail(error: NimpullError) -> int:
