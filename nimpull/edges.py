@@ -31,6 +31,7 @@ from nimpull.settings import Settings
 if TYPE_CHECKING:
     from nimpull.progress import Progress
     from nimpull.sources import LocalSource
+    from nimpull.store.ingest import IngestArea
     from nimpull.store.layouts import StoreLayout
     from nimpull.store.lease import Lease
     from nimpull.store.store import Store
@@ -339,15 +340,26 @@ class Edges:
 
     # -- transfer --------------------------------------------------------------------------------------
 
+    @cached_property
+    def _ingests(self) -> IngestArea:
+        from nimpull.store.ingest import IngestArea
+
+        return IngestArea(self.request.store, self.layout)
+
+    def resumable(self, artifacts: Sequence[Artifact]) -> int:
+        """Bytes that an earlier run left half done of these."""
+        if not Path(self.request.store).is_dir():
+            return 0
+        return sum(self._ingests.present(artifact) for artifact in artifacts)
+
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
         from nimpull.fetch import Fetcher, FetchLimits
-        from nimpull.store.ingest import IngestArea
 
         self.emit(Phase("fetching"))
         fetcher = Fetcher(
             self.locate,
             self.get,
-            IngestArea(self.request.store, self.layout),
+            self._ingests,
             clock=self.clock,
             cancel=self.cancel,
             emit=self.emit,

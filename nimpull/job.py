@@ -64,12 +64,6 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     elif not request.uris:
         raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
     profiles = selection.chosen if selection else ()
-    for profile in profiles:
-        if profile.problem:
-            raise ManifestError(
-                f"profile {profile.id[:12]} cannot be fetched: {profile.problem}",
-                hint="Choose another profile, or take the manifest out of the NIM image anew.",
-            )
     edges.destinations = destinations(profiles)
     cached = tuple(CachedProfile.of(profile) for profile in profiles)
     key = request.selection_key(tuple(profile.id for profile in profiles))
@@ -121,6 +115,7 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
         )
     edges.emit(Phase("checking what is there"))
     plan = settle(listings, needs.promised, edges.present)
+    plan = replace(plan, resumed=edges.resumable(plan.missing))
     count = len(plan.present) + len(plan.missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
     for outcome in plan.present:

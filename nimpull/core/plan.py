@@ -28,19 +28,28 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``present``: outcomes that need no byte; ``missing``: artifacts to fetch; sizes in bytes."""
+    """``present``: outcomes that need no byte; ``missing``: artifacts to fetch; sizes in bytes.
+
+    ``resumed``: bytes of the missing ones that an earlier run left half done.
+    """
 
     listings: tuple[Listing, ...]
     present: tuple[Outcome, ...]
     missing: tuple[Artifact, ...]
+    resumed: int = 0
 
     @property
     def total(self) -> int:
-        return sum(o.size for o in self.present) + self.to_fetch
+        return sum(o.size for o in self.present) + self.missing_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(artifact.size or 0 for artifact in self.missing)
 
     @property
     def to_fetch(self) -> int:
-        return sum(artifact.size or 0 for artifact in self.missing)
+        """What has to come over the network and needs room: never below 0, a journal may claim too much."""
+        return max(0, self.missing_bytes - self.resumed)
 
 
 def needs_of(profiles: Iterable[Profile]) -> Needs:
