@@ -16,7 +16,7 @@ from nimpull import __version__
 from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
-from nimpull.core.plan import Needs, Plan, destinations, needs_of, settle
+from nimpull.core.plan import Needs, Plan, destinations, needs_of, resolved, settle
 from nimpull.core.ports import Wanted
 from nimpull.core.reported import (
     CachedProfile,
@@ -108,13 +108,15 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
             "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
             hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
         )
-    listings = tuple(edges.list(uri, files) for uri, files in needs.repositories.items())
+    listed = {uri: edges.list(uri, files) for uri, files in needs.repositories.items()}
+    listings = tuple(listed.values())
     if empty := [listing for listing in listings if not listing.artifacts]:
         raise UsageError(
             f"{empty[0].uri} has no file that was asked for", hint="Look at --include and --exclude."
         )
     edges.emit(Phase("checking what is there"))
-    plan = settle(listings, needs.promised, edges.present)
+    edges.destinations = resolved(edges.destinations, listed)
+    plan = settle(listings, resolved(needs.promised, listed), edges.present)
     plan = replace(plan, resumed=edges.resumable(plan.missing))
     count = len(plan.present) + len(plan.missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))

@@ -178,6 +178,20 @@ def test_the_best_profile_of_a_manifest_is_fetched_alone(registry: Registry, tmp
     assert other.report["transfer"]["bytes"] == 0, "config.json is shared"
 
 
+def test_a_nimcache_without_model_takes_what_the_operator_takes(registry: Registry, tmp_path: Path) -> None:
+    cache = tmp_path / "nimcache.yaml"
+    cache.write_text(
+        "apiVersion: apps.nvidia.com/v1alpha1\nkind: NIMCache\nmetadata: {name: tiny}\nspec:\n"
+        "  source: {ngc: {authSecret: ngc, modelPuller: 'nimpull:1'}}\n"
+        "  storage: {pvc: {create: true, size: 1Gi, volumeAccessMode: ReadWriteMany}}\n"
+    )
+    listed = manifest(tmp_path / "manifest.yaml")
+    arguments = ("-f", str(cache), "--manifest", str(listed), "--gpu", "H100:1")
+    run = nimpull(registry, tmp_path / "s", "download", *arguments)
+    assert run.code == 0, run.text
+    assert {profile["name"][0] for profile in run.report["status"]["profiles"]} == {"a", "b"}
+
+
 def test_f59_nothing_fits(registry: Registry, tmp_path: Path) -> None:
     chosen = manifest(tmp_path / "manifest.yaml")
     run = nimpull(registry, tmp_path / "s", "download", "--manifest", str(chosen), "--gpu", "L4:1")

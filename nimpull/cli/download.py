@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
 from nimpull.cli.options import criteria, find_manifest, read_file, store_path
 from nimpull.cli.running import execute
+from nimpull.core.criteria import Criteria
 from nimpull.core.names import ModelUri, display
 from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
 from nimpull.core.ports import Wanted
@@ -19,8 +21,33 @@ from nimpull.settings import Settings, from_process
 _TRISTATE = click.Choice(["true", "false"])
 
 
-def _bool(value: str | None) -> bool | None:
-    return None if value is None else value == "true"
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, by the names of the options below."""
+
+    uris: tuple[str, ...]
+    nimcache_file: str | None
+    manifest_file: str | None
+    profiles: tuple[str, ...]
+    everything: bool
+    engine: str
+    precision: str
+    tensor_parallelism: str
+    qos: str
+    lora: str | None
+    buildable: str | None
+    products: tuple[str, ...]
+    gpu_ids: tuple[str, ...]
+    gpus: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    store: str | None
+    layout: str
+    dry_run: bool
+    refresh: bool
+    report_path: str
+    output: str
+    progress: str
 
 
 @click.command()
@@ -64,72 +91,63 @@ def _bool(value: str | None) -> bool | None:
     default="auto",
     show_default=True,
 )
-def download(
-    uris: tuple[str, ...],
-    nimcache_file: str | None,
-    manifest_file: str | None,
-    profiles: tuple[str, ...],
-    everything: bool,
-    engine: str,
-    precision: str,
-    tensor_parallelism: str,
-    qos: str,
-    lora: str | None,
-    buildable: str | None,
-    products: tuple[str, ...],
-    gpu_ids: tuple[str, ...],
-    gpus: str,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    store: str | None,
-    layout: str,
-    dry_run: bool,
-    refresh: bool,
-    report_path: str,
-    output: str,
-    progress: str,
-) -> None:
+def download(**given: Any) -> None:
     """Pull models (ngc://org/team/model:version, hf://namespace/name) or manifest profiles into a store.
 
     Without a URI, the profiles come from a manifest: those that are named, those that match the criteria,
     or the one that fits this machine's GPUs best. A second run fetches only what is missing.
     """
+    options = Options(**given)
+    code = execute(
+        lambda: ask(options),
+        output=options.output,
+        report_path=options.report_path,
+        progress=options.progress,
+    )
+    sys.exit(code)
 
-    def ask() -> tuple[Request, Settings]:
-        if nimcache_file:
-            if uris or (manifest_file and profiles):
-                raise UsageError("-f takes no URI or profile", hint="The NIMCache says what to pull.")
-            return from_nimcache(nimcache_file, manifest_file or "", store, dry_run, refresh, gpus)
-        settings = from_process()
-        asked = criteria(
-            settings,
-            profiles=profiles,
-            everything=everything,
-            engine=engine,
-            precision=precision,
-            tensor_parallelism=tensor_parallelism,
-            qos=qos,
-            lora=_bool(lora),
-            buildable=_bool(buildable),
-            products=products,
-            gpu_ids=gpu_ids,
-        )
-        if uris and (manifest_file or profiles or everything):
-            raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
-        request = Request(
-            store=store_path(store, settings),
-            uris=tuple(ModelUri.parse(text) for text in uris),
-            manifest=b"" if uris else _manifest(manifest_file or "", settings),
-            criteria=asked,
-            wanted=Wanted(include=include, exclude=exclude),
-            layout=LayoutKind(layout),
-            dry_run=dry_run,
-            refresh=refresh,
-            gpus=gpus or settings.gpus,
-        )
-        return request, settings
 
-    sys.exit(execute(ask, output=output, report_path=report_path, progress=progress))
+def ask(options: Options) -> tuple[Request, Settings]:
+    """The command line as a Request. Raises UsageError, ManifestError."""
+    if options.nimcache_file:
+        if options.uris or options.profiles:
+            raise UsageError("-f takes no URI or profile", hint="The NIMCache says what to pull.")
+        return from_nimcache(options.nimcache_file, options)
+    if options.uris and (options.manifest_file or options.profiles or options.everything):
+        raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
+    settings = from_process()
+    request = Request(
+        store=store_path(options.store, settings),
+        uris=tuple(ModelUri.parse(text) for text in options.uris),
+        manifest=b"" if options.uris else _manifest(options.manifest_file or "", settings),
+        criteria=_criteria(options, settings),
+        wanted=Wanted(include=options.include, exclude=options.exclude),
+        layout=LayoutKind(options.layout),
+        dry_run=options.dry_run,
+        refresh=options.refresh,
+        gpus=options.gpus or settings.gpus,
+    )
+    return request, settings
+
+
+def _criteria(options: Options, settings: Settings) -> Criteria:
+    return criteria(
+        settings,
+        profiles=options.profiles,
+        everything=options.everything,
+        engine=options.engine,
+        precision=options.precision,
+        tensor_parallelism=options.tensor_parallelism,
+        qos=options.qos,
+        lora=_bool(options.lora),
+        buildable=_bool(options.buildable),
+        products=options.products,
+        gpu_ids=options.gpu_ids,
+    )
+
+
+def _bool(value: str | None) -> bool | None:
+    return None if value is None else value == "true"
 
 
 def _manifest(path: str, settings: Settings) -> bytes:
@@ -138,22 +156,20 @@ def _manifest(path: str, settings: Settings) -> bytes:
     )
 
 
-def from_nimcache(
-    path: str, manifest_file: str, store: str | None, dry_run: bool, refresh: bool, gpus: str
-) -> tuple[Request, Settings]:
+def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     """What the caching Job of this NIMCache would do, as a Request. Raises UsageError, ManifestError."""
     cache = parse_nimcache(read_file(path, "the NIMCache"))
     for note in cache.notes:
         click.echo(f"nimpull: {display(note)}", err=True)
     settings = from_process(_variables(cache))
     request = Request(
-        store=store_path(store, settings),
-        dry_run=dry_run,
-        refresh=refresh,
+        store=store_path(options.store, settings),
+        dry_run=options.dry_run,
+        refresh=options.refresh,
         room=cache.storage.size,
-        gpus=gpus or settings.gpus,
+        gpus=options.gpus or settings.gpus,
     )
-    return _with_source(request, cache, manifest_file, settings), settings
+    return _with_source(request, cache, options.manifest_file or "", settings), settings
 
 
 def _variables(cache: NimCache) -> dict[str, str]:
@@ -169,4 +185,5 @@ def _with_source(request: Request, cache: NimCache, manifest_file: str, settings
         return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR)
     if source.endpoint:
         return replace(request, uris=(source.endpoint,), layout=LayoutKind.LOCAL_DIR)
-    return replace(request, manifest=find_manifest(manifest_file, settings), criteria=source.criteria)
+    asked = replace(source.criteria, as_operator=True)
+    return replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)

@@ -33,6 +33,7 @@ class Criteria:
     """The NIMCache ``ModelSpec``, plus ``tags`` (NIM_TAGS_SELECTOR), ``all`` and ``best_only``.
 
     Empty fields do not restrict. ``best_only``: of all that the criteria take, the one best fit.
+    ``as_operator``: all that the operator takes, also when nothing restricts (a NIMCache without ``model``).
     """
 
     profiles: tuple[str, ...] = ()
@@ -46,6 +47,7 @@ class Criteria:
     gpus: tuple[GpuCriterion, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     best_only: bool = False
+    as_operator: bool = False
 
     @classmethod
     def from_model_spec(cls, model_spec: Mapping[str, Any]) -> Criteria:

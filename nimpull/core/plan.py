@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from nimpull.core.artifacts import Artifact, Listing, Outcome
 from nimpull.core.digest import Digest
@@ -11,6 +12,8 @@ from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Wanted
 from nimpull.errors import ManifestError, UsageError
+
+T = TypeVar("T")
 
 #: What the store knows of an artifact: an outcome that needs no byte, or None = it has to be fetched.
 Present = Callable[[Artifact], Outcome | None]
@@ -70,6 +73,16 @@ def needs_of(profiles: Iterable[Profile]) -> Needs:
 def destinations(profiles: Iterable[Profile]) -> dict[str, SafePath]:
     """Where each file stands in a profile's workspace, by its identity. Raises ManifestError."""
     return {str(source_of(file.uri, profile)): file.path for profile in profiles for file in profile.files}
+
+
+def resolved(by_identity: Mapping[str, T], listings: Mapping[ModelUri, Listing]) -> dict[str, T]:
+    """The same by the identities that the listings gave the files: a URI may name a moving revision."""
+    renamed = {}
+    for identity, value in by_identity.items():
+        uri = ModelUri.parse(identity)
+        listing = listings.get(uri.repo)
+        renamed[str(listing.uri.with_path(uri.path)) if listing else identity] = value
+    return renamed
 
 
 def source_of(text: str, profile: Profile) -> ModelUri:

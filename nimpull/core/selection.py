@@ -80,7 +80,7 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
         return Selection(verdicts, _whole(_by_tags(manifest.profiles, criteria)), "all")
     if criteria.profiles:
         return Selection(verdicts, _whole(named(manifest, criteria.profiles)), "named")
-    if criteria.restricts:
+    if criteria.restricts or criteria.as_operator:
         labels = [label for gpu in hardware.gpus for label in table.labels(gpu)[:1]]
         taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
         if not taken:
