@@ -215,6 +215,24 @@ JOBS = {
 }
 
 
+#: Any write by an absolute path outside the mounts ends the process, and nobody has a name or a home.
+LOCKED_DOWN = """
+import os, pwd, sys
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+def watch(event, arguments):
+    if event == "open":
+        path, flags = arguments[0], arguments[2]
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        path, writes = arguments[0] if arguments else "", event in ("os.mkdir", "os.rename", "os.link")
+    if writes and isinstance(path, str) and path.startswith("/") and not path.startswith(ALLOWED):
+        sys.stderr.write(f"writes to {path}\\n")
+        os._exit(99)
+sys.addaudithook(watch)
+"""
+
+
 @dataclass(slots=True)
 class Cluster:
     """``places``: what the world's addresses and the pod's mounts are here."""
@@ -229,11 +247,12 @@ class Cluster:
             text = text.replace(there, here)
         return text
 
-    def run(self, job: Job) -> tuple[int, str]:
+    def run(self, job: Job, *, before: str = "", directory: Path | None = None) -> tuple[int, str]:
         """A pod of it: kubelet makes the file for the termination message."""
         (self.root / "termination-log").write_bytes(b"")
         environment = {**self.secrets, **{name: self.here(value) for name, value in job.env.items()}}
-        return invoke([self.here(word) for word in job.command] or ["nimpull"], environment)
+        command = [self.here(word) for word in job.command] or ["nimpull"]
+        return invoke(command, environment, before=before, directory=directory)
 
     def report(self, job: Job) -> dict[str, Any]:
         path = Path(self.here(job.store), ".nimpull/report.json")
@@ -250,6 +269,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "manifest.yaml").write_text(MANIFEST)
+    (tmp_path / "native").mkdir()  # the mount is there, the directory in it is not
     with Registry() as registry, Proxy() as proxy, ScriptedServer(bucket("/nim_bucket/")) as mirror:
         registry.add_ngc_model("nim", "meta", "tiny", "fp8-1", {"config.json": FILES["config.json"]})
         registry.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
@@ -347,3 +367,15 @@ def test_an_environment_that_cannot_be_read_leaves_its_message_too(
     assert (code, cluster.message()["error"]["reference"]) == (2, "bad-usage"), text
     assert next(iter(change)) in cluster.message()["error"]["message"]
     assert "two words" not in text
+
+
+@pytest.mark.parametrize("kind", ["ngc-profiles-one", "hf-model-cli", "hf-model-modelfree", "ngc-native"])
+def test_f38_only_the_mounts_are_written_without_home_or_passwd_entry(cluster: Cluster, kind: str) -> None:
+    allowed = (cluster.here(JOBS[kind].store), str(cluster.root / "termination-log"), "/dev/null")
+    empty = cluster.root / "workdir"
+    empty.mkdir()
+    job = replace(JOBS[kind], env={**JOBS[kind].env, "PYTHONDONTWRITEBYTECODE": "1"})
+    code, text = cluster.run(job, before=f"ALLOWED = {allowed!r}{LOCKED_DOWN}", directory=empty)
+    assert code == 0, text
+    job.check(Path(cluster.here(job.store)))
+    assert list(empty.iterdir()) == []
