@@ -142,6 +142,15 @@ def test_a_dataset_arrives(registry: Registry, tmp_path: Path) -> None:
     assert tree(tmp_path / "s") == {"train.jsonl": b"{}\n"}
 
 
+@pytest.mark.parametrize(
+    "uri", ["hf://acme/tiny?file=config.json", "ngc://nim/meta/tiny:hf-1?file=config.json"]
+)
+def test_one_file_of_a_model(registry: Registry, tmp_path: Path, uri: str) -> None:
+    run = nimpull(registry, tmp_path / "s", "download", uri, "--layout", "local-dir")
+    assert run.code == 0, run.text
+    assert tree(tmp_path / "s") == {"config.json": CONFIG}
+
+
 def test_include_and_exclude(registry: Registry, tmp_path: Path) -> None:
     arguments = ("hf://acme/tiny", "--layout", "local-dir", "--include", "*.json", "--include", "*.txt")
     run = nimpull(registry, tmp_path / "s", "download", *arguments, "--exclude", "empty*")
