@@ -11,6 +11,7 @@ from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes
 from nimpull.errors import UsageError
+from nimpull.settings import from_process
 
 _ORIGIN: Final = {
     Origin.NVML: "from NVML",
@@ -26,15 +27,13 @@ _ORIGIN: Final = {
     "named",
     default="",
     metavar="H100:8",
-    envvar="NIMPULL_GPUS",
-    show_envvar=True,
-    help="GPUs to show in place of this machine's: product or PCI id, with a count.",
+    help="GPUs to show in place of this machine's: product or PCI id, with a count [NIMPULL_GPUS].",
 )
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def gpus(named: str, output: str) -> None:
     """Show the GPUs that profiles are chosen for, and where they were read."""
     try:
-        hardware = _hardware(named)
+        hardware = _hardware(named or from_process().gpus)
     except UsageError as error:
         raise click.UsageError(f"{error.message}. {error.hint}".rstrip()) from error
     if output == "json":
