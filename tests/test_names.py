@@ -101,7 +101,9 @@ def test_unknown_profiles_fail(registry: Registry, tmp_path: Path) -> None:
     listed = str(manifest(tmp_path / "m.yaml"))
     code, text = call(registry, tmp_path / "s", "download-to-cache", "-p", "f" * 64, NIM_MANIFEST_PATH=listed)
     assert code == 11, text
-    assert "no-profile" in text
+    assert "no-profile" in text.splitlines()[-1]
+    assert text.startswith("Error: Not all of the provided profiles are supported.\n")
+    assert f"\nUnknown profiles provided: {{'{'f' * 64}'}}\nAll valid profiles: {{'{'a' * 64}'}}\n" in text
 
 
 def test_model_free_writes_the_runtime_manifest(registry: Registry, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import click
 
 from nimpull.cli.options import criteria, find_manifest
 from nimpull.cli.running import execute
-from nimpull.core.names import ModelUri
+from nimpull.core.manifest import Manifest, parse_manifest
+from nimpull.core.names import ModelUri, display
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
-from nimpull.errors import UsageError
+from nimpull.core.selection import named
+from nimpull.errors import ManifestError, NoProfileError, UsageError
 from nimpull.settings import DEFAULT_CACHE, Settings, from_process
 
 
@@ -70,10 +72,35 @@ def download_to_cache(
         asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
         asked = replace(asked, best_only=lora)
         manifest = find_manifest("", settings)
+        tell_unknown(manifest, asked.profiles)
         request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
         return under_flags(request, settings), settings
 
     sys.exit(execute(ask))
+
+
+def tell_unknown(manifest: bytes, names: Sequence[str]) -> None:
+    """NIM's own lines about profiles that the manifest lacks: scripts look for them. The job refuses them."""
+    try:
+        parsed = parse_manifest(manifest)
+    except ManifestError:
+        return  # the job says so, in its report
+    unknown = [name for name in names if name != "all" and not is_known(parsed, name)]
+    if unknown:
+        click.echo("Error: Not all of the provided profiles are supported.", err=True)
+        click.echo(f"Unknown profiles provided: {as_set(unknown)}", err=True)
+        click.echo(f"All valid profiles: {as_set(profile.id for profile in parsed.profiles)}", err=True)
+
+
+def is_known(manifest: Manifest, name: str) -> bool:
+    try:
+        return bool(named(manifest, (name,)))
+    except NoProfileError:
+        return False
+
+
+def as_set(names: Iterable[str]) -> str:
+    return "{" + ", ".join(f"'{display(name)}'" for name in names) + "}"
 
 
 def under_flags(request: Request, settings: Settings) -> Request:
