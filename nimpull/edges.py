@@ -353,6 +353,7 @@ class Edges:
         return sum(self._ingests.present(artifact) for artifact in artifacts)
 
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
+        from nimpull.detect.cgroup import memory_limit
         from nimpull.fetch import Fetcher, FetchLimits
 
         self.emit(Phase("fetching"))
@@ -363,7 +364,7 @@ class Edges:
             clock=self.clock,
             cancel=self.cancel,
             emit=self.emit,
-            limits=FetchLimits(retry_budget=self.settings.retry_seconds),
+            limits=FetchLimits(retry_budget=self.settings.retry_seconds).within(memory_limit()),
         )
         return fetcher.run(artifacts)
 

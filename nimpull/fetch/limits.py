@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimpull.core.ports import Cancel, Clock
 
@@ -27,6 +27,24 @@ class FetchLimits:
     retry_budget: float = 600.0
     batch_files: int = 128
     batch_bytes: int = 64 << 20
+
+    def within(self, memory: int | None) -> FetchLimits:
+        """The same, for a process that may use ``memory`` bytes (None = no limit), page cache included.
+
+        An eighth of it for the pool: interpreter, connections' blocks, sockets and the page cache of what is
+        written share the rest. Never under two blocks a connection, or the pool would stop its own streams.
+        """
+        if memory is None:
+            return self
+        share = max(8 * BLOCK, memory // 8)
+        connections = max(2, min(self.connections, share // (2 * BLOCK)))
+        return replace(
+            self,
+            pool=min(self.pool, share),
+            connections=connections,
+            start=min(self.start, connections),
+            batch_bytes=min(self.batch_bytes, share),
+        )
 
     def segment(self, connections: int) -> int:
         """Bytes of one range request while ``connections`` share a file: all of them fit the pool."""

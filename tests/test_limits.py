@@ -1,0 +1,62 @@
+"""What a fetch may use follows the limit of the control group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nimpull.detect.cgroup import memory_limit
+from nimpull.fetch import FetchLimits
+
+MIB = 1 << 20
+
+
+def tree(root: Path, files: dict[str, str]) -> str:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"sys/fs/cgroup/memory.max": "536870912\n"}, 512 * MIB),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/main\n",
+                "sys/fs/cgroup/pod/main/memory.max": "max\n",
+                "sys/fs/cgroup/pod/memory.max": "268435456\n",
+            },
+            256 * MIB,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/other\n4:memory:/pod\n0::/\n",
+                "sys/fs/cgroup/memory/pod/memory.limit_in_bytes": "134217728\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            128 * MIB,
+        ),
+        ({"proc/self/cgroup": "nonsense\n", "sys/fs/cgroup/memory.max": "\u00e9\n"}, None),
+    ],
+)
+def test_the_smallest_limit_on_the_way_up_counts(
+    tmp_path: Path, files: dict[str, str], expected: int | None
+) -> None:
+    assert memory_limit(root=tree(tmp_path, files)) == expected
+
+
+def test_f42_a_small_limit_takes_pool_and_connections_down() -> None:
+    usual = FetchLimits()
+    assert usual.within(None) == usual
+    assert usual.within(4096 * MIB) == usual
+    small = usual.within(256 * MIB)
+    assert (small.pool, small.connections, small.start) == (32 * MIB, 16, 4)
+    tiny = usual.within(64 * MIB)
+    assert (tiny.pool, tiny.connections, tiny.start, tiny.batch_bytes) == (8 * MIB, 4, 4, 8 * MIB)
+    assert usual.within(1).connections == 4
