@@ -41,7 +41,6 @@ class Settings:
     """What the environment says. Paths are text as given; keys never appear in ``repr``."""
 
     cache_path: str = ""
-    ngc_home: str = ""
     hf_home: str = ""
     ngc_key: str = field(default="", repr=False)
     ngc_api: str = "https://api.ngc.nvidia.com"
@@ -74,10 +73,6 @@ class Settings:
         return (self.manifest_path,) if self.manifest_path else MANIFEST_PATHS
 
     @property
-    def ngc_cache(self) -> str:
-        return self.ngc_home or f"{self.cache_path or DEFAULT_CACHE}/ngc"
-
-    @property
     def hub_cache(self) -> str:
         """``HF_HUB_CACHE`` as huggingface_hub derives it: ``$HF_HOME/hub``."""
         return f"{self.hf_home or f'{self.cache_path or DEFAULT_CACHE}/huggingface'}/hub"
@@ -90,7 +85,6 @@ def load(environ: Mapping[str, str]) -> Settings:
     hf_token, hf_warnings = _secret(environ, HF_TOKEN_VARIABLES)
     return Settings(
         cache_path=_text(environ, "NIM_CACHE_PATH"),
-        ngc_home=_text(environ, "NGC_HOME"),
         hf_home=_text(environ, "HF_HOME"),
         ngc_key=ngc_key,
         ngc_api=_endpoint(environ, "NGC_API_ENDPOINT", "api.ngc.nvidia.com", scheme),

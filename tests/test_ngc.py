@@ -260,7 +260,7 @@ def test_f22_terms_not_accepted_names_the_page(source: NgcSource, registry: Regi
     registry.add_ngc_model("nim", "meta", "eula", "1.0", FILES, license=True)
     with pytest.raises(LicenseError) as caught:
         listed(source, "ngc://nim/meta/eula:1.0")
-    assert "catalog.ngc.nvidia.com/orgs/nim/teams/meta/models/eula?version=1.0" in caught.value.hint
+    assert "catalog.ngc.nvidia.com/orgs/nim/teams/meta/models/eula " in caught.value.hint
 
 
 def test_f22_not_entitled_is_forbidden(source: NgcSource, registry: Registry) -> None:

@@ -333,9 +333,9 @@ def _owner(repo: ModelUri) -> str:
 
 
 def _page_of(repo: ModelUri) -> str:
+    """The model's page, without the query that names the version: reports take queries out of every URL."""
     team = f"/teams/{quote(repo.team, safe='')}" if repo.team else ""
-    page = f"{_CATALOG}/orgs/{quote(repo.org, safe='')}{team}/models/{quote(repo.name, safe='')}"
-    return f"{page}?version={quote(repo.revision, safe='')}"
+    return f"{_CATALOG}/orgs/{quote(repo.org, safe='')}{team}/models/{quote(repo.name, safe='')}"
 
 
 def _rows(answer: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
