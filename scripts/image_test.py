@@ -15,16 +15,19 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import trustme
 
 from scripts.pull_demo import VERSION, manifest
-from tests.registry import Registry
+from tests.registry import Answer, Fault, Registry, Request
 from tests.servers import Proxy, ProxyRules
 
 IMAGE = "localhost/nimpull:test-image"
@@ -76,13 +79,19 @@ class Ran:
         return self.out + self.err
 
 
+def _podman() -> tuple[str, ...]:
+    """Flags in place of a containers.conf: they hold without systemd, too."""
+    runtime = ("--runtime=runc",) if shutil.which("runc") else ()
+    return ("podman", "--cgroup-manager=cgroupfs", "--events-backend=file", *runtime)
+
+
+PODMAN = _podman()
+CONTAINER = f"nimpull-test-image-{os.getpid()}"
+
+
 def podman(*arguments: str) -> Ran:
-    # flags in place of a containers.conf: they hold without systemd, too
-    command = ["podman", "--cgroup-manager=cgroupfs", "--events-backend=file"]
-    if shutil.which("runc"):
-        command.append("--runtime=runc")
     limits = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
-    whole = [*command, "run", "--rm", "--pull=never", *limits, *arguments]
+    whole = [*PODMAN, "run", "--rm", f"--name={CONTAINER}", "--pull=never", *limits, *arguments]
     done = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=120)
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -234,9 +243,34 @@ def check_trust(place: Place, authority: trustme.CA, registry: Registry) -> None
     place.check("F27 the init container adds the CA", updated.code == 0 and there, updated)
 
 
+def check_sigterm(place: Place, registry: Registry) -> None:
+    """As PID 1 a process without a handler would not even notice SIGTERM."""
+    store = volume(place.scratch, "stopped")
+    reached, release = Event(), Event()
+
+    def hold(_request: Request, answer: Answer) -> Answer:
+        reached.set()
+        return replace(answer, hold=release)
+
+    registry.faults.append(Fault(hold, times=None))
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            running = pool.submit(place.hub, registry, store)
+            asked = reached.wait(60)
+            begun = time.monotonic()
+            subprocess.run([*PODMAN, "kill", "--signal=TERM", CONTAINER], check=False, capture_output=True)
+            stopped = running.result(120)
+            seconds = time.monotonic() - begun
+        finally:
+            release.set()
+            registry.faults.clear()
+    good = asked and stopped.code == 143 and seconds < 5
+    place.check("F41 SIGTERM to PID 1: exit 143 within 5 s", good, (asked, seconds, stopped))
+
+
 def check_pull(place: Place, registry: Registry, store: Path) -> None:
     pulled = place.hub(registry, store)
-    place.check(f"F27 pull through the CA, {WEIGHTS // MIB} MiB under {MEMORY}", pulled.code == 0, pulled)
+    place.check(f"F27 F38 pull through the CA, {WEIGHTS // MIB} MiB under {MEMORY}", pulled.code == 0, pulled)
     state = report_of(store)["status"].get("state")
     place.check("F27 the report in the store says Ready", state == "Ready", state)
     different = changed(place.files, store)
@@ -297,6 +331,7 @@ def main() -> int:
         with registry_over_tls(authority, place.files) as registry:
             check_trust(place, authority, registry)
             check_pull(place, registry, store)
+            check_sigterm(place, registry)
             with Proxy(ProxyRules(authorization=wanted)) as proxy:
                 check_proxy(place, registry, proxy)
         again = place.hub(registry, store)
