@@ -260,3 +260,19 @@ def test_table_rows_need_an_id_and_empty_names_match_nothing() -> None:
         DeviceTable.parse(f"{header}\nx{',' * header.count(',')}\n")
     assert not TABLE.in_family(node("H100").gpus[0], " - ")
     assert TABLE.find("ffff:10de") is None
+
+
+def test_f54_a_pattern_that_times_out_is_a_mismatch_and_few_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def too_slow(pattern: str, label: str, *, timeout: float) -> None:
+        asked.append(pattern)
+        raise TimeoutError
+
+    monkeypatch.setattr("nimpull.core.fit.regex.search", too_slow)
+    fitter = Fitter(node("H100:1"), TABLE)
+    for number in range(20):
+        verdict = fitter.verdict(Profile("a", {"product_name_regex": f"^NVIDIA-X{number}(?!0).*"}))
+        assert isinstance(verdict, Mismatch)
+        assert (verdict.reason, "takes too long" in verdict.detail) == (Reason.BAD_PATTERN, True)
+    assert len(asked) == 8, "a manifest of slow patterns costs a bounded time"

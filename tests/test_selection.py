@@ -309,3 +309,18 @@ def test_go_text_rules() -> None:
     assert not equal_fold("a", "ab")
     assert not re2_matches("^NVIDIA-A10(?!0).*", "NVIDIA-A10")
     assert re2_matches("A10$", "NVIDIA-A10")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said", "unsaid"),
+    [
+        (GpuCriterion("L40S", ()), "gpu is H100, asked for L40S", "gpu_device is"),
+        (GpuCriterion("", ("26b9",)), "gpu_device is 2330:10de, asked for 26b9", "gpu is"),
+    ],
+)
+def test_f59_only_what_differs_is_named(gpu: GpuCriterion, said: str, unsaid: str) -> None:
+    manifest = profiles({"llm_engine": "tensorrt_llm", "gpu": "H100", "gpu_device": "2330:10de"})
+    with pytest.raises(NoProfileError) as caught:
+        select(manifest, Criteria(gpus=(gpu,)), node("H100:1"), TABLE)
+    assert said in caught.value.message
+    assert unsaid not in caught.value.message
