@@ -1,4 +1,4 @@
-"""Who does what next: the queue of files, the files in progress, and how many workers may be busy."""
+"""Who does what next: the queue of large files, those in progress, and how many workers may be busy."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from collections.abc import Iterable
 from nimpull.fetch.failures import Stopped
 from nimpull.fetch.transfer import Transfer
 
-_SMALL_FIRST = 4  # every fourth worker starts with small files, so that they do not all come last
-
 
 class Board:
-    """``lock`` is the run's one lock; large files come largest first, small ones in the run's order."""
+    """``lock`` is the run's one lock; files come largest first."""
 
-    def __init__(
-        self, lock: threading.Condition, large: Iterable[Transfer], small: Iterable[int], allowed: int
-    ) -> None:
-        self.allowed = allowed  # workers that may fetch large files now
+    def __init__(self, lock: threading.Condition, large: Iterable[Transfer], allowed: int) -> None:
+        self.allowed = allowed  # workers that may fetch now
         self.stopped = False
         self._lock = lock
         self._large = deque(sorted(large, key=lambda each: -(each.size or 1 << 62)))
-        self._small = deque(small)
-        self._small_active = 0
         self._running: list[Transfer] = []
         self._busy = 0
 
@@ -39,29 +33,25 @@ class Board:
 
     @property
     def work_for_more(self) -> bool:
-        """Whether workers beyond those allowed would find a large file to work on."""
+        """Whether workers beyond those allowed would find a file to work on."""
         with self._lock:
             return bool(self._large) or any(each.open_to_others() for each in self._running)
 
-    def next(self, worker: int) -> Transfer | int | None:
-        """A large file (enter it), the number of a small one, or None once all is done. Raises Stopped."""
+    def next(self) -> Transfer | None:
+        """A file, entered; None once all are done. Raises Stopped."""
         with self._lock:
             while True:
                 if self.stopped:
                     raise Stopped
-                found = self._choose(worker)
+                found = self._choose()
                 if found is not None:
                     return found
-                if not (self._large or self._small or self._running or self._small_active):
+                if not (self._large or self._running):
                     self._lock.notify_all()
                     return None
                 self._lock.wait(1.0)
 
-    def _choose(self, worker: int) -> Transfer | int | None:
-        small_first = worker % _SMALL_FIRST == _SMALL_FIRST - 1
-        if self._small and (small_first or worker >= self.allowed or not self._large):
-            self._small_active += 1
-            return self._small.popleft()
+    def _choose(self) -> Transfer | None:
         if self._busy >= self.allowed:
             return None
         if self._large:
@@ -101,24 +91,4 @@ class Board:
     def done(self, transfer: Transfer) -> None:
         with self._lock:
             self._running.remove(transfer)
-            self._lock.notify_all()
-
-    def small_again(self, numbers: Iterable[int]) -> None:
-        with self._lock:
-            self._small.extend(numbers)
-            self._lock.notify_all()
-
-    def small_ended(self) -> bool:
-        """One small file is dealt with; True if it was the last for now."""
-        with self._lock:
-            last = self._small_active == 1 and not self._small
-            if not last:
-                self._small_active -= 1
-            self._lock.notify_all()
-            return last
-
-    def small_settled(self) -> None:
-        """The last small file's group is committed."""
-        with self._lock:
-            self._small_active -= 1
             self._lock.notify_all()

@@ -68,6 +68,11 @@ def mismatch(artifact: Artifact, expected: Digest, found: Digest, host: str) -> 
     )
 
 
+def verified_by(artifact: Artifact) -> str:
+    """What an Outcome says a committed file was checked with: the algorithm, or "size"."""
+    return artifact.digest.algorithm if artifact.digest else "size"
+
+
 class Patience:
     """How long one piece of work goes on without progress: seconds count, attempts do not."""
 

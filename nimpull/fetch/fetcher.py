@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
@@ -14,15 +13,16 @@ from nimpull.core.ports import Cancel, Clock, Emit, Get, Ingests, Verified
 from nimpull.errors import Cancelled, NotFoundError, StoreIOError
 from nimpull.fetch.board import Board
 from nimpull.fetch.buffers import BufferPool, new_buffer
-from nimpull.fetch.commits import GroupCommit, Staged
 from nimpull.fetch.exchange import Exchange, Locate, Service
-from nimpull.fetch.failures import Patience, Stopped, mismatch
-from nimpull.fetch.lane import Lane, fetch_whole
+from nimpull.fetch.failures import Patience, Stopped, mismatch, verified_by
+from nimpull.fetch.lane import Lane
 from nimpull.fetch.limits import FetchLimits, Hosts
 from nimpull.fetch.pace import Pace
+from nimpull.fetch.small import SmallFiles
 from nimpull.fetch.transfer import Transfer
 
 _TICK = 0.1  # seconds between two looks at cancellation and pace
+_SMALL_FIRST = 4  # every fourth worker starts with small files, so that they do not all come last
 
 
 class Fetcher:
@@ -91,16 +91,23 @@ class _Run:
         self._received = 0
         self._outcomes: dict[int, Outcome] = {}
         self._missing: list[NotFoundError] = []
-        self._store_failures: Counter[int] = Counter()
         self._service = Service(locate, get, Hosts(clock), clock, self._stop)
         self._pool = BufferPool(limits.pool)
         large = tuple(n for n, each in enumerate(artifacts) if not self._is_small(each))
         self._transfers = tuple(self._transfer(number) for number in large)
-        small = (n for n, each in enumerate(artifacts) if self._is_small(each))
         start = min(limits.start, limits.connections)
-        self._board = Board(self._lock, self._transfers, small, start)
+        self._board = Board(self._lock, self._transfers, start)
         self._pace = Pace(start, limits.connections, clock.monotonic())
-        self._commits = GroupCommit(ingests, limits, self._committed, self._lost)
+        self._small = SmallFiles(
+            {n: each for n, each in enumerate(artifacts) if self._is_small(each)},
+            self._service,
+            ingests,
+            limits=limits,
+            patience=self._patience,
+            emit=self._emit,
+            committed=self._note,
+            missing=self._missing.append,
+        )
 
     def _is_small(self, artifact: Artifact) -> bool:
         return artifact.size is not None and artifact.size <= self._limits.small
@@ -147,7 +154,7 @@ class _Run:
                     future.add_done_callback(ended)
                 self._watch(futures, cancel)
             if not failures or isinstance(failures[0], Cancelled):
-                self._commits.flush()
+                self._small.flush()
         finally:
             self._halt()
             for transfer in self._transfers:
@@ -175,6 +182,7 @@ class _Run:
     def _halt(self) -> None:
         self._stop.set()
         self._board.stop()
+        self._small.stop()
 
     def _conclude(self, failures: Sequence[BaseException], cancel: Cancel) -> tuple[Outcome, ...]:
         if failures:
@@ -193,15 +201,20 @@ class _Run:
     # -- workers ---------------------------------------------------------------------------------------
 
     def _work(self, worker: int) -> None:
-        buffer = new_buffer()
+        small_first = worker % _SMALL_FIRST == _SMALL_FIRST - 1
         try:
-            while (found := self._board.next(worker)) is not None:
-                if isinstance(found, Transfer):
-                    buffer = self._work_on(found, buffer)
-                else:
-                    self._fetch_small(found, buffer)
+            if small_first:
+                self._small.work()
+            self._work_large()
+            if not small_first:
+                self._small.work()
         except (Stopped, Cancelled):
             return
+
+    def _work_large(self) -> None:
+        buffer: memoryview | None = None
+        while (found := self._board.next()) is not None:
+            buffer = self._work_on(found, buffer or new_buffer())
 
     def _work_on(self, transfer: Transfer, buffer: memoryview) -> memoryview:
         if not transfer.began:
@@ -221,8 +234,7 @@ class _Run:
     def _settle(self, transfer: Transfer) -> None:
         """Nobody else works on it: it is gone, starts over, or is complete."""
         if transfer.gone is not None:
-            with self._lock:
-                self._missing.append(transfer.gone)
+            self._missing.append(transfer.gone)
             transfer.release()
             self._board.done(transfer)
         elif transfer.complete and not transfer.restart:
@@ -269,7 +281,7 @@ class _Run:
                 fetched=transfer.fetched,
                 attempts=transfer.exchange.attempts,
                 seconds=self._clock.monotonic() - transfer.began,
-                verified=_verified(transfer.artifact),
+                verified=verified_by(transfer.artifact),
                 size=size,
                 digest=found,
             ),
@@ -277,55 +289,7 @@ class _Run:
         transfer.release()
         self._board.done(transfer)
 
-    # -- small files -----------------------------------------------------------------------------------
-
-    def _fetch_small(self, number: int, buffer: memoryview) -> None:
-        try:
-            self._stage(number, buffer)
-        except NotFoundError as error:
-            with self._lock:
-                self._missing.append(error)
-        if self._board.small_ended():
-            self._commits.flush()
-            self._board.small_settled()
-
-    def _stage(self, number: int, buffer: memoryview) -> None:
-        artifact = self._artifacts[number]
-        size = artifact.size or 0
-        began = self._clock.monotonic()
-        exchange = Exchange(artifact, self._service)
-        found = fetch_whole(artifact, exchange, self._patience(), self._stop, buffer)
-        self._emit(Advanced(size))
-        ingest = self._ingests.stage(artifact, buffer[:size])
-        outcome = Outcome(
-            artifact=artifact,
-            action=Action.FETCHED,
-            fetched=size,
-            attempts=exchange.attempts,
-            seconds=self._clock.monotonic() - began,
-            verified=_verified(artifact),
-            size=size,
-            digest=found,
-        )
-        self._commits.add(Staged(number, Verified(ingest, size, found, exchange.etag), outcome))
-
-    def _committed(self, staged: Staged) -> None:
-        self._note(staged.number, staged.outcome)
-
-    def _lost(self, numbers: Sequence[int], error: StoreIOError) -> None:
-        """A group's fsync failed: its files are written once more, then the error stands."""
-        self._store_failures.update(numbers)
-        if self._stop.is_set() or any(self._store_failures[number] > 1 for number in numbers):
-            raise error
-        for number in numbers:
-            self._emit(Advanced(-(self._artifacts[number].size or 0)))
-        self._board.small_again(numbers)
-
     def _note(self, number: int, outcome: Outcome) -> None:
         with self._lock:
             self._outcomes[number] = outcome
         self._emit(Finished(outcome))
-
-
-def _verified(artifact: Artifact) -> str:
-    return artifact.digest.algorithm if artifact.digest else "size"

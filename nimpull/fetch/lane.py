@@ -1,20 +1,18 @@
-"""What one worker does for one file: segments of a large one, or a small one whole."""
+"""What one worker does for one large file: segments of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nimpull.core.artifacts import Artifact
-from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.digest import new_hasher
 from nimpull.core.events import Advanced
 from nimpull.core.ports import Cancel, Claim, Emit, Ingests
 from nimpull.core.ranges import Span
 from nimpull.errors import Cancelled, NetworkError, StoreIOError, TransferError
-from nimpull.fetch.exchange import Exchange
-from nimpull.fetch.failures import Abandoned, Patience, RestartNeeded, Stopped, mismatch
+from nimpull.fetch.failures import Abandoned, RestartNeeded, Stopped
 from nimpull.fetch.limits import BLOCK
 from nimpull.fetch.reader import Reader
-from nimpull.fetch.transfer import UNLISTED_ALGORITHM, Transfer
+from nimpull.fetch.transfer import Transfer
 
 
 class Lane:
@@ -124,39 +122,3 @@ class Lane:
 
     def _record(self, start: int, end: int, digest: str) -> None:
         self._transfer.ingest.record(Claim(start, end, bytes.fromhex(digest)))
-
-
-def fetch_whole(
-    artifact: Artifact, exchange: Exchange, patience: Patience, stop: Cancel, buffer: memoryview
-) -> Digest:
-    """A small file into ``buffer``; returns its verified digest. Raises Stopped and NimpullError."""
-    size = artifact.size or 0
-    view = buffer[:size]
-    tries = reached = 0
-
-    def progressed(position: int) -> None:
-        nonlocal reached
-        if position > reached or not exchange.rangeless():
-            patience.progressed()
-        reached = max(reached, position)
-
-    while True:
-        reader = Reader(exchange, patience, stop, progressed)
-        try:
-            if size:
-                reader.fill(view, 0, size, size)
-        except RestartNeeded:
-            exchange.forget()
-            continue
-        finally:
-            reader.close()
-        expected = artifact.digest
-        hasher = new_hasher(expected.algorithm if expected else UNLISTED_ALGORITHM, size)
-        hasher.update(view)
-        found = Digest(expected.algorithm if expected else UNLISTED_ALGORITHM, hasher.hexdigest())
-        if expected is None or found == expected:
-            return found
-        tries += 1
-        if tries > 1:
-            raise mismatch(artifact, expected, found, exchange.host)
-        exchange.forget()
