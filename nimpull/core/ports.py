@@ -143,7 +143,11 @@ class Get(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Bytes [start, end) are on disk and their blake3 digest was ``digest`` (32 bytes) when written."""
+    """Bytes [start, end) are on disk.
+
+    ``digest`` (16 to 32 bytes): of the file's bytes [0, end) when they were written, by the algorithm of the
+    artifact's digest, blake3 where the listing has none.
+    """
 
     start: int
     end: int

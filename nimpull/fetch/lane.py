@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from nimpull.core.digest import new_hasher
 from nimpull.core.events import Advanced
-from nimpull.core.ports import Cancel, Claim, Emit, Ingests
+from nimpull.core.ports import Cancel, Emit, Ingests
 from nimpull.core.ranges import Span
-from nimpull.errors import Cancelled, NetworkError, StoreIOError, TransferError
-from nimpull.fetch.failures import Abandoned, RestartNeeded, Stopped
+from nimpull.errors import NetworkError, StoreIOError
+from nimpull.fetch.failures import Abandoned, RestartNeeded
 from nimpull.fetch.limits import BLOCK
 from nimpull.fetch.reader import Reader
 from nimpull.fetch.transfer import Transfer
@@ -89,26 +87,16 @@ class Lane:
                 return
 
     def _fetch(self, segment: Span) -> None:
-        transfer = self._transfer
-        start, end = segment
-        position = start
-        check = new_hasher("blake3", end - start)
-        try:
-            while position < end:
-                position = self._block(position, end, check.update)
-        except (Stopped, Cancelled, TransferError):
-            if position > start and not transfer.restart:
-                self._record(start, position, check.hexdigest())
-            raise
-        self._record(start, end, check.hexdigest())
+        position, end = segment
+        while position < end:
+            position = self._block(position, end)
 
-    def _block(self, position: int, end: int, check: Callable[[memoryview], object]) -> int:
+    def _block(self, position: int, end: int) -> int:
         transfer = self._transfer
         if transfer.restart:
             raise Abandoned
         view = self.buffer[: min(BLOCK - position % BLOCK, end - position)]
         self._reader.fill(view, position, transfer.run_end(end), transfer.size or 0)
-        check(view)
         try:
             transfer.ingest.write(view, position)
         except StoreIOError:
@@ -119,6 +107,3 @@ class Lane:
         self._emit(Advanced(len(view)))
         self.buffer = transfer.submit(position, len(view), self.buffer)
         return position + len(view)
-
-    def _record(self, start: int, end: int, digest: str) -> None:
-        self._transfer.ingest.record(Claim(start, end, bytes.fromhex(digest)))

@@ -15,14 +15,16 @@ class FetchLimits:
     """Bounds of one run. Sizes in bytes, times in seconds.
 
     ``connections``: at most, over all hosts; ``start``: how many it begins with. ``pool``: memory for bytes
-    that arrived ahead of a file's hash. ``chunk``: what one journal line covers, at most. ``small``: files up
-    to this come whole, in memory (at most one block). ``retry_budget``: without any progress.
+    that arrived ahead of a file's hash. ``chunk``: what one request of several for a file covers, at most.
+    ``journal``: how often the journal notes what is hashed. ``small``: files up to this come whole, in memory
+    (at most one block). ``retry_budget``: without any progress.
     """
 
     connections: int = 16
     start: int = 4
     pool: int = 64 << 20
     chunk: int = 16 << 20
+    journal: int = 4 << 20
     small: int = BLOCK
     retry_budget: float = 600.0
     batch_files: int = 128

@@ -30,8 +30,10 @@ class Transfer:
     """One file that is fetched in segments. Fields change only under ``lock``, the run's one lock.
 
     ``frontier``: bytes hashed so far, in order. Bytes that arrive ahead of it wait in pool buffers, at most
-    ``limits.pool`` ahead; a claim of an earlier run is read back, checked and hashed when the frontier comes
-    to it. ``ready``: the first response was accepted, others may join.
+    ``limits.pool`` ahead; a claim of an earlier run is read back, hashed and checked when the frontier comes
+    to it. The journal follows the frontier, with the digest of all bytes before it: what proves a chunk to
+    the next run is the hash that is computed anyway. ``ready``: the first response was accepted, others may
+    join.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Transfer:
         self.restart = ""
         self.mismatches = self.store_failures = 0
         self.fetched = self.resumed = self.counted = 0
-        self.frontier = self._reached = 0
+        self.frontier = self._recorded = self._reached = 0
         self._ingest: Ingest | None = None
         self._lock = lock
         self._pool = pool
@@ -157,12 +159,14 @@ class Transfer:
             self.size = self.artifact.size
             self._claims.clear()
             self._missing = [(0, self.size)] if self.size else []
-            self.frontier = self.counted = self.resumed = 0
+            self.frontier = self._recorded = self.counted = self.resumed = 0
             self.ready = self.closing = self.split = self._draining = False
             self.restart = ""
 
     def release(self) -> None:
-        """Let go of descriptors and buffers; what is recorded stays."""
+        """Nobody works on it: let go of descriptors and buffers; what is here and hashed is recorded."""
+        if self._ingest is not None and not (self.restart or self.complete):
+            self._record(self.frontier)
         ingest, self._ingest = self._ingest, None
         self._scratch = None
         if ingest is not None:
@@ -252,9 +256,18 @@ class Transfer:
             raise Abandoned
         self._hasher.update(block)
 
+    def _record(self, frontier: int) -> None:
+        """The journal catches up with what is hashed. For the one that hashes, or once nobody works here."""
+        if self._hasher is not None and frontier > self._recorded:
+            digest = bytes.fromhex(self._hasher.hexdigest())
+            self.ingest.record(Claim(self._recorded, frontier, digest))
+            self._recorded = frontier
+
     def _drain(self, frontier: int) -> None:
         """The caller is the one that hashes: go on as long as the bytes at the frontier are here."""
         while True:
+            if frontier - self._recorded >= self._limits.journal or frontier == self.size:
+                self._record(frontier)
             with self._lock:
                 self.frontier = frontier
                 self._lock.notify_all()
@@ -270,6 +283,7 @@ class Transfer:
                 with self._lock:
                     self._pool.give(buffer)
             elif claim is not None:
+                self._record(frontier)
                 frontier = self._fold_or_miss(claim)
 
     def _fold_or_miss(self, claim: Claim) -> int:
@@ -277,6 +291,7 @@ class Transfer:
         length = claim.end - claim.start
         if self._fold(claim):
             self.resumed += length
+            self._recorded = claim.end
             return claim.end
         with self._lock:
             insort(self._missing, (claim.start, claim.end))
@@ -287,7 +302,6 @@ class Transfer:
     def _fold(self, claim: Claim) -> bool:
         """Hash the claim's bytes from disk; the hash stays as it was if they are not those of the claim."""
         forked = cast(_Forking, self._hasher).copy()
-        check = new_hasher("blake3", claim.end - claim.start)
         if self._scratch is None:
             self._scratch = new_buffer()
         position = claim.start
@@ -298,9 +312,8 @@ class Transfer:
             if not count:
                 return False
             forked.update(self._scratch[:count])
-            check.update(self._scratch[:count])
             position += count
-        if check.hexdigest() != claim.digest.hex():
+        if forked.hexdigest() != claim.digest.hex():
             return False
         self._hasher = forked
         return True

@@ -1,9 +1,9 @@
 """Artifacts being written: sparse, journaled, resumable, and invisible until their commit.
 
 ``.nimpull/ingest/<sha256 of the identity>/`` holds ``data`` (the bytes, at their offsets), ``artifact`` (what
-they are of: identity, size, digest, validator) and ``journal`` (one line per finished chunk, with the chunk's
-blake3 digest). Nothing of this is believed because it is there: a chunk counts once its bytes, read back,
-have the digest of its line, and a file once its whole content was verified.
+they are of: identity, size, digest, validator) and ``journal`` (one line per chunk, with the digest of the
+file up to the chunk's end). Nothing of this is believed because it is there: a chunk counts once the file,
+hashed again up to its end, has the digest of its line, and a file once its whole content was verified.
 
 ``<sha256>.whole`` is a small file that came in one piece; it has no journal, because it is fetched again.
 """
@@ -28,7 +28,7 @@ from nimpull.core.ports import Claim, Layout, Verified
 from nimpull.errors import NotWritableError, StoreIOError
 from nimpull.store.durable import replace_file, storing, sync_directories, tolerate_missing, write_all
 
-VERSION: Final = 1
+VERSION: Final = 2
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
 _DATA, _JOURNAL, _ARTIFACT = "data", "journal", "artifact"
@@ -66,7 +66,7 @@ def _parse_line(line: bytes, size: int) -> Claim | None:
         start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[3].decode("ascii"))
     except ValueError:
         return None
-    return Claim(start, end, digest) if 0 <= start < end <= size and len(digest) == 32 else None
+    return Claim(start, end, digest) if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
 
 
 class IngestArea:
