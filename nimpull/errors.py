@@ -33,6 +33,7 @@ The references and exit codes are stable: a Job's ``podFailurePolicy`` and scrip
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 INTERNAL_ERROR_REFERENCE = "internal-error"
@@ -134,7 +135,14 @@ class ForbiddenError(SourceError):
 
 
 class TransferError(NimpullError):
-    """Bytes did not arrive, or not the right ones."""
+    """Bytes did not arrive, or not the right ones.
+
+    ``patience``: seconds that retries may take at most for this cause, whatever the retry budget.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", patience: float = math.inf) -> None:
+        super().__init__(message, hint=hint)
+        self.patience = patience
 
 
 class NetworkError(TransferError):

@@ -49,6 +49,7 @@ class Pull:
     events: list[Event] = field(default_factory=list)
     located: list[tuple[str, bool]] = field(default_factory=list)
     cancel: Flag = field(default_factory=Flag)
+    policy: TransportPolicy = field(default_factory=TransportPolicy)
     emit: Emit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,16 +65,19 @@ class Pull:
         get: Get | None = None,
         ingests: Ingests | None = None,
     ) -> Sequence[Outcome]:
-        with Transport(TransportPolicy(), clock=self.clock, cancel=self.cancel, emit=self.emit) as wire:
-            return Fetcher(
-                self.locate,
-                get or wire.get,
-                ingests or self.area(),
-                clock=self.clock,
-                cancel=self.cancel,
-                emit=self.emit,
-                limits=limits or FetchLimits(),
-            ).run(artifacts)
+        try:
+            with Transport(self.policy, clock=self.clock, cancel=self.cancel, emit=self.emit) as wire:
+                return Fetcher(
+                    self.locate,
+                    get or wire.get,
+                    ingests or self.area(),
+                    clock=self.clock,
+                    cancel=self.cancel,
+                    emit=self.emit,
+                    limits=limits or FetchLimits(),
+                ).run(artifacts)
+        finally:
+            self.cancel = Flag()  # a run that failed set it
 
     def locate(self, artifact: Artifact, fresh: bool) -> Location:
         self.located.append((artifact.path, fresh))

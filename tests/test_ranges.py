@@ -133,3 +133,10 @@ def test_segments_end_at_multiples_of_their_grain(start: int, length: int, grain
 def test_f18_pauses_grow_and_are_bounded(failures: int, jitter: float) -> None:
     assert 0.5 <= backoff(failures, jitter) <= 60
     assert backoff(failures, jitter) <= backoff(failures + 1, jitter)
+    assert backoff(failures, jitter, patience=40.0) <= 5
+
+
+def test_pauses_double_to_a_ceiling_and_are_spread() -> None:
+    assert [backoff(failures, 0.0) for failures in (1, 2, 3)] == [0.5, 1.0, 2.0]
+    assert backoff(50, 0.0) == 30.0
+    assert backoff(50, 0.999) > 59.0

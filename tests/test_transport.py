@@ -31,7 +31,7 @@ from nimpull.errors import (
     TlsError,
 )
 from nimpull.transport import Transport, TransportPolicy
-from nimpull.transport.pacing import MAX_PAUSE, asked_pause, backoff
+from nimpull.transport.pacing import MAX_PAUSE, asked_pause
 from nimpull.transport.proxies import Proxies
 from nimpull.transport.redirects import refuse_internal
 from nimpull.transport.trust import client_context
@@ -390,13 +390,43 @@ def test_f16_refused_names_the_host_and_stops_inside_the_budget(rig: Callable[..
     assert all(isinstance(event, Waiting) and CANARY not in event.reason for event in one.told)
 
 
-def test_f16_unknown_name(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*arguments: object, **options: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+def resolver_says(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def no(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(code, "no")
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(NetworkError, match=r"registry\.invalid: the name cannot be resolved"):
-        rig().transport(Location(Url("https://registry.invalid/a")), 0, None)
+    monkeypatch.setattr(socket, "getaddrinfo", no)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "waited"),
+    [
+        (socket.EAI_NONAME, "there is no such name", range(30, 41)),
+        (socket.EAI_AGAIN, "the name cannot be resolved", range(300, 601)),
+    ],
+    ids=["nxdomain", "no resolver"],
+)
+def test_f16_a_name_that_does_not_exist_is_given_up_sooner_than_a_resolver_that_is_silent(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, code: int, words: str, waited: range
+) -> None:
+    resolver_says(monkeypatch, code)
+    one = rig()
+    with pytest.raises(NetworkError, match=rf"registry\.invalid: {words}.*attempts"):
+        one.transport.request("GET", Url("http://registry.invalid/a"))
+    assert int(sum(one.clock.waits)) in waited
+    with pytest.raises(ProxyError, match=rf"proxy\.invalid.*{words}"):
+        rig(http_proxy="http://proxy.invalid:3128").transport(Location(Url("http://a.test/")), 0, None)
+
+
+def test_f16_a_name_that_was_reached_before_is_not_mistyped(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = rig()
+    with ScriptedServer(ok) as server:
+        assert one.transport.request("GET", server.url(host="localhost")).status == 200
+    resolver_says(monkeypatch, socket.EAI_NONAME)
+    with pytest.raises(NetworkError, match="there is no such name"):
+        one.transport.request("GET", server.url("/other", host="localhost"))
+    assert sum(one.clock.waits) > 300
 
 
 def test_f16_a_closed_port_behind_the_proxy_names_both(rig: Callable[..., Rig]) -> None:
@@ -469,12 +499,6 @@ def test_f18_beyond_the_budget_the_last_answer_is_returned(rig: Callable[..., Ri
         one = rig(retry_budget=30.0)
         assert one.transport.request("GET", server.url()).status == 503
         assert sum(one.clock.waits) <= 30
-
-
-def test_backoff_doubles_to_a_ceiling_and_is_spread() -> None:
-    assert [backoff(attempt, 0.0) for attempt in (1, 2, 3)] == [0.5, 1.0, 2.0]
-    assert backoff(50, 0.0) == 30.0
-    assert backoff(50, 0.999) > 59.0
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 416])

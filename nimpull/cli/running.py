@@ -115,9 +115,13 @@ def fail(error: NimpullError) -> int:
 def stopping(cancel: threading.Event) -> Iterator[None]:
     """The first SIGTERM or SIGINT stops in order, the second at once (exit 143)."""
 
+    received = False  # not what ``cancel`` says: a failure sets that too, and its report is still to come
+
     def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
-        if cancel.is_set():
+        nonlocal received
+        if received:
             os._exit(143)
+        received = True
         cancel.set()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -5,6 +5,7 @@ The rules are those of RFC 9110: Content-Range (14.4), 206 (15.3.7), ETag (8.8.3
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -200,9 +201,13 @@ def parse_retry_after(text: str, now: float) -> float | None:
     return min(max(moment - now, 0.0), MAX_PAUSE)
 
 
-def backoff(failures: int, jitter: float, base: float = 1.0, cap: float = 60.0) -> float:
-    """Seconds before the next attempt: exponential, between half and all of it by ``jitter`` in [0, 1)."""
-    return float(min(cap, base * 2.0 ** min(max(failures - 1, 0), 16))) * (0.5 + jitter / 2)
+def backoff(failures: int, jitter: float, patience: float = math.inf) -> float:
+    """Seconds before the next attempt: 1, 2, 4 … 60, between half and all of it by ``jitter`` in [0, 1).
+
+    ``patience``: seconds after which the cause is given up; never more than an eighth of it at once.
+    """
+    ceiling: float = min(60.0, patience / 8, 2.0 ** min(max(failures - 1, 0), 16))
+    return ceiling * (0.5 + jitter / 2)
 
 
 def gaps(size: int, present: Iterable[Span]) -> tuple[Span, ...]:

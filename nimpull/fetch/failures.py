@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.events import Waiting
@@ -16,6 +18,7 @@ from nimpull.errors import (
     NimpullError,
     NotFoundError,
     SourceChangedError,
+    TransferError,
 )
 
 
@@ -94,10 +97,13 @@ class Patience:
 
     def wait_or_raise(self, error: NimpullError, at_least: float = 0.0) -> None:
         """Back off before the next attempt; ``error`` is raised once the budget is spent, or Stopped."""
+        if self._stop.is_set():
+            raise Stopped
         self._failures += 1
-        pause = max(at_least, backoff(self._failures, self._clock.jitter()))
+        patience = error.patience if isinstance(error, TransferError) else math.inf
+        pause = max(at_least, backoff(self._failures, self._clock.jitter(), patience))
         idle = self._clock.monotonic() - self._since
-        if idle + pause > self._budget:
+        if idle + pause > min(self._budget, patience):
             raise _given_up(error, idle)
         self._emit(Waiting(error.message, pause))
         if self._clock.wait(pause, self._stop):

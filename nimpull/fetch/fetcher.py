@@ -53,8 +53,9 @@ class Fetcher:
     def run(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
         """All of them committed, in order.
 
-        A missing file (NotFoundError) is raised after all others are here; any other failure ends the run.
-        Raises NimpullError, and whatever a worker met that is a bug. What is journaled stays.
+        A missing file (NotFoundError) is raised after all others are here; any other failure ends the run and
+        sets ``cancel``, so that no other worker waits for a server any more. Raises NimpullError, and what a
+        worker met that is a bug. What is journaled stays.
         """
         run = _Run(
             artifacts,
@@ -145,6 +146,7 @@ class _Run:
             if error is not None:
                 failures.append(error)
                 self._halt()
+                cancel.set()  # a sibling may be in a receive or a pause that only this ends
 
         workers = max(1, min(self._limits.connections, self._most_useful()))
         try:

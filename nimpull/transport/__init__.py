@@ -6,6 +6,7 @@ here, from one :class:`TransportPolicy`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Final, Self
@@ -16,10 +17,11 @@ from nimpull.core.artifacts import Location
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
 from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
+from nimpull.core.ranges import backoff
 from nimpull.errors import Cancelled, IntegrityError, NetworkError, NimpullError, ProxyError, TransferError
 from nimpull.transport.body import Meter, OpenBody
 from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
-from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause, backoff
+from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.wire import Answer, Wire
 
@@ -41,6 +43,7 @@ class _Unsettled(Exception):
         self.reason = reason
         self.reply = reply
         self._error = error
+        self.patience = error.patience if error else math.inf
 
     def error_after(self, attempts: int) -> TransferError:
         kind = type(self._error) if self._error else NetworkError
@@ -98,7 +101,7 @@ class Transport:
         follow: bool = True,
     ) -> Reply:
         """See :meth:`nimpull.core.ports.Api.request`. An answer over ``max_bytes`` is a NetworkError."""
-        deadline = self._clock.monotonic() + self._policy.retry_budget
+        began = self._clock.monotonic()
 
         def send() -> Answer:
             return self._wire.exchange(method, url, headers or {}, body, follow=follow)
@@ -106,21 +109,26 @@ class Transport:
         def attempt() -> Reply:
             return self._attempt(send, max_bytes)
 
-        def pause(state: tenacity.RetryCallState) -> float:
+        def unsettled(state: tenacity.RetryCallState) -> _Unsettled:
             failure = state.outcome.exception() if state.outcome else None
-            host = failure.reply.url.host if isinstance(failure, _Unsettled) and failure.reply else url.host
-            return max(self._pauses.left(host), backoff(state.attempt_number, self._clock.jitter()))
+            assert isinstance(failure, _Unsettled)  # noqa: S101 - the one kind that is retried
+            return failure
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            failure = unsettled(state)
+            host = failure.reply.url.host if failure.reply else url.host
+            seconds = backoff(state.attempt_number, self._clock.jitter(), failure.patience)
+            return max(self._pauses.left(host), seconds)
 
         def spent(state: tenacity.RetryCallState) -> bool:
-            return self._clock.monotonic() + state.upcoming_sleep > deadline
+            budget = min(self._policy.retry_budget, unsettled(state).patience)
+            return self._clock.monotonic() + state.upcoming_sleep > began + budget
 
         def rest(seconds: float) -> None:
             self._clock.wait(seconds, self._cancel)
 
         def tell(state: tenacity.RetryCallState) -> None:
-            failure = state.outcome.exception() if state.outcome else None
-            if isinstance(failure, _Unsettled):
-                self._emit(Waiting(failure.reason, state.upcoming_sleep))
+            self._emit(Waiting(unsettled(state).reason, state.upcoming_sleep))
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Unsettled),

@@ -32,6 +32,13 @@ _EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPI
 _WRONG_HOST: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 
 
+#: getaddrinfo(3): the name does not exist, or has no address. EAI_AGAIN is a resolver that does not answer.
+_NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+#: Seconds. A cluster's DNS may know a name too late, and says no for 30 s more once it has said so (the
+#: ``cache`` plugin of CoreDNS as kubeadm and most distributions set it up).
+NAME_PATIENCE: Final = 40.0
+
+
 class ProxyRefusedError(ProxyError):
     """The proxy's answer is no, and will be no again."""
 
@@ -42,8 +49,12 @@ def explain(error: BaseException, url: Url, proxy: Url | None) -> TransferError:
     """The failure of a request to ``url`` through ``proxy``, named; secrets in either are not shown."""
     chain = tuple(_chain(error))
     if proxy is not None and any(isinstance(part, urllib3.exceptions.ProxyError) for part in chain):
-        return _proxy_failure(chain, url, proxy)
-    return _tls_failure(chain, url) or _network_failure(chain, url, proxy)
+        failure = _proxy_failure(chain, url, proxy)
+    else:
+        failure = _tls_failure(chain, url) or _network_failure(chain, url, proxy)
+    if _names_nothing(chain):
+        failure.patience = NAME_PATIENCE
+    return failure
 
 
 def proxy_refused(status: int, url: Url, proxy: Url) -> ProxyError:
@@ -137,7 +148,13 @@ _REASONS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
 )
 
 
+def _names_nothing(chain: tuple[BaseException, ...]) -> bool:
+    return any(isinstance(part, socket.gaierror) and part.errno in _NO_SUCH_NAME for part in chain)
+
+
 def _reason(chain: tuple[BaseException, ...]) -> str:
+    if _names_nothing(chain):
+        return "there is no such name (DNS)"
     for kinds, text in _REASONS:
         if any(isinstance(part, kinds) for part in chain):
             return text

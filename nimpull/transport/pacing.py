@@ -1,4 +1,4 @@
-"""When to ask again: Retry-After, RateLimit, exponential back-off with jitter."""
+"""When a host may be asked again: Retry-After, RateLimit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from nimpull.core.ports import Cancel, Clock
 
 MAX_PAUSE: Final = 300.0  # seconds; a server may ask for 10^9, or for a date in another century
 DEFAULT_PAUSE: Final = 5.0  # after a 429 that does not say
-_BASE: Final = 0.5
-_MAX_BACKOFF: Final = 60.0
 _RATE_LIMIT_RESET: Final = re.compile(r"(?:^|[;,\s])(?:t|reset)\s*=\s*(\d{1,10})(?:$|[;,\s])")
 
 
@@ -44,12 +42,6 @@ def _until(text: str, now: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-
-
-def backoff(attempt: int, jitter: float) -> float:
-    """Seconds before attempt ``attempt`` + 1 (from 1): doubling up to a minute, half of it random."""
-    ceiling = min(_MAX_BACKOFF, _BASE * 2.0 ** min(attempt, 16))
-    return ceiling * (0.5 + jitter / 2)
 
 
 class Pauses:

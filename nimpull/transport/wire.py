@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -18,7 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from nimpull.core.names import Url
-from nimpull.errors import NetworkError
+from nimpull.errors import NetworkError, TransferError
 from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.proxies import Proxies, is_http
@@ -60,7 +62,10 @@ class Wire:
         self._policy = policy
         self._proxies = Proxies(policy)
         self._context = client_context(policy.ca_files)
+        self._lock = Lock()
         self._connections: WeakSet[HTTPConnection] = WeakSet()
+        self._reached: set[str] = set()
+        self._aborted = False
         self._adapter = self._pools(policy.connections)
         self._timeout = urllib3.Timeout(connect=policy.connect_timeout, read=policy.read_timeout)
 
@@ -68,13 +73,20 @@ class Wire:
         self._adapter.close()
 
     def abort(self) -> None:
-        """Wake every thread that waits for an answer; its request fails. Connections are not reused."""
-        for connection in tuple(self._connections):
-            sock = connection.sock
-            if sock is not None:
-                with suppress(OSError):
-                    # not SSLSocket's: that takes the TLS state away under the thread that reads
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        """Wake every thread that waits for an answer; its request fails, and so does every later one."""
+        with self._lock:
+            self._aborted = True
+            connections = tuple(self._connections)
+        for connection in connections:
+            _shut(connection)
+
+    def _opened(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            self._connections.add(connection)
+            self._reached.add(connection.host.lower())
+            aborted = self._aborted
+        if aborted:  # while it was being made
+            _shut(connection)
 
     def exchange(
         self,
@@ -102,7 +114,7 @@ class Wire:
             hop = self._follow(hop, answer)
 
     def _pools(self, connections: int) -> _Pools:
-        return _Pools(self._context, connections, self._connections.add)
+        return _Pools(self._context, connections, self._opened)
 
     def _follow(self, hop: Hop, answer: Answer) -> Hop:
         following = next_hop(hop, answer.status, answer.headers["location"])
@@ -120,17 +132,31 @@ class Wire:
             raw = pools.open(hop, proxy, self._timeout)
         except _UNREADABLE as error:
             if isinstance(error, ssl.SSLError):  # a ValueError too, where the certificate is refused
-                raise explain(error, hop.url, proxy) from error
+                raise self._explain(error, hop.url, proxy) from error
             raise _unreadable(error, hop.url) from None  # the cause quotes the URL or the header
         except WIRE_ERRORS as error:
             self._gate(hop.url.host)  # a broken connection may be the end of the run
-            raise explain(error, hop.url, proxy) from error
+            raise self._explain(error, hop.url, proxy) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
         answer = Answer(raw, raw.status, headers, hop.url, proxy)
         if raw.status == 407 and proxy is not None:
             answer.drop()
             raise proxy_refused(raw.status, hop.url, proxy)
         return answer
+
+    def _explain(self, error: Exception, url: Url, proxy: Url | None) -> TransferError:
+        failure = explain(error, url, proxy)
+        if (proxy or url).host in self._reached:  # the name is right: whatever is wrong now may pass
+            failure.patience = math.inf
+        return failure
+
+
+def _shut(connection: HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        with suppress(OSError):
+            # not SSLSocket's: that takes the TLS state away under the thread that reads
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _unreadable(error: Exception | None, url: Url) -> NetworkError:

@@ -1,0 +1,215 @@
+"""Servers that are slow, silent or gone: how long a pull goes on, and what it says at the end.
+
+Over real sockets, with a clock that is moved: no test waits for a real back-off.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nimpull.core.events import Waiting
+from nimpull.errors import AuthError, NetworkError, RedirectError
+from nimpull.fetch import FetchLimits
+from nimpull.transport import TransportPolicy
+from tests.committing import artifact
+from tests.pulling import MIB, Pull, name_of, noise, pulling, serve
+from tests.servers import Answer, Peer, Seen, in_turn
+
+CONTENT = noise(3 * MIB)
+ONE = artifact("model", CONTENT)
+GOOD = serve({"model": CONTENT})
+ALONE = FetchLimits(connections=1)
+BRIEF = FetchLimits(connections=1, retry_budget=20)
+
+
+def said(pull: Pull) -> list[str]:
+    return [each.reason for each in pull.events if isinstance(each, Waiting)]
+
+
+def never(seen: Seen, peer: Peer) -> None:
+    peer.stall()
+
+
+def first_mib_then(then: Answer) -> Answer:
+    """A MiB of what was asked for, then ``then``."""
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        start, end = seen.span or (0, len(CONTENT))
+        part = CONTENT[start:end]
+        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
+        if seen.span:
+            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(CONTENT)}"
+        peer.head(206 if seen.span else 200, headers)
+        peer.send(part[:MIB])
+        then(seen, peer)
+
+    return answer
+
+
+def drip(seen: Seen, peer: Peer) -> None:
+    while not peer.stopped.wait(0.01):
+        peer.send(b"x")
+
+
+# -- silent and slow ---------------------------------------------------------------------------------------
+
+
+def test_f14_a_server_that_accepts_and_never_answers_is_asked_again(tmp_path: Path) -> None:
+    with pulling(tmp_path, in_turn(never, never, GOOD)) as pull:
+        pull.policy = TransportPolicy(read_timeout=0.1)
+        (outcome,) = pull.run(ONE, limits=ALONE)
+        assert pull.committed(ONE) == {"model": CONTENT}
+    assert outcome.attempts == 3
+    assert all("stalled" in reason for reason in said(pull))
+    assert len({seen.connection for seen in pull.server.seen}) == 3
+
+
+def test_f14_a_server_that_never_answers_ends_the_pull_with_its_cause(tmp_path: Path) -> None:
+    with pulling(tmp_path, never) as pull:
+        pull.policy = TransportPolicy(read_timeout=0.05)
+        with pytest.raises(NetworkError, match=r"127\.0\.0\.1.*stalled.*no progress for \d+ s") as caught:
+            pull.run(ONE, limits=BRIEF)
+    assert 10 < sum(pull.clock.waits) <= 20
+    assert caught.value.retryable
+
+
+def test_f14_a_body_that_stalls_is_continued_where_it_stopped(tmp_path: Path) -> None:
+    with pulling(tmp_path, in_turn(first_mib_then(never), GOOD)) as pull:
+        # every look at the clock finds eleven seconds gone
+        pull.clock.step = 11.0
+        pull.policy = TransportPolicy(read_timeout=10.0, low_speed_bytes=0)
+        pull.run(ONE, limits=ALONE)
+        assert pull.committed(ONE) == {"model": CONTENT}
+    assert [seen.span for seen in pull.server.seen] == [None, (MIB, 3 * MIB)]
+    assert ["it stalled" in reason for reason in said(pull)] == [True]
+
+
+def test_f15_a_trickle_is_dropped_and_its_rest_fetched_again(tmp_path: Path) -> None:
+    def quick(seen: Seen, peer: Peer) -> None:
+        pull.clock.step = 0.0
+        GOOD(seen, peer)
+
+    with pulling(tmp_path, in_turn(first_mib_then(drip), quick)) as pull:
+        pull.clock.step = 12.0  # under the read timeout, over the low-speed window in three looks
+        pull.run(ONE, limits=ALONE)
+        assert pull.committed(ONE) == {"model": CONTENT}
+    assert [seen.span for seen in pull.server.seen] == [None, (MIB, 3 * MIB)]
+    assert ["too slow" in reason for reason in said(pull)] == [True]
+
+
+def test_f15_nothing_but_trickles_ends_with_its_cause(tmp_path: Path) -> None:
+    def trickle(seen: Seen, peer: Peer) -> None:
+        peer.head(200, {"Content-Length": str(len(CONTENT)), "ETag": '"v1"'})
+        drip(seen, peer)
+
+    with pulling(tmp_path, trickle) as pull:
+        pull.clock.step = 12.0
+        with pytest.raises(NetworkError, match=r"too slow, 0\.\d KiB/s.*no progress"):
+            pull.run(ONE, limits=FetchLimits(connections=1, retry_budget=100))
+    assert not (tmp_path / "model").exists()
+
+
+# -- time without progress -----------------------------------------------------------------------------------
+
+
+def test_f01_f15_a_pull_that_crawls_for_hours_over_cut_connections_never_gives_up(tmp_path: Path) -> None:
+    """The budget is time without progress: neither hours nor failures use it up."""
+
+    def cut(seen: Seen, peer: Peer) -> None:
+        start, end = seen.span or (0, len(CONTENT))
+        part = CONTENT[start:end]
+        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
+        if seen.span:
+            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(CONTENT)}"
+        peer.head(206 if seen.span else 200, headers)
+        peer.send(part[:100_000])
+        peer.close()
+
+    with pulling(tmp_path, cut) as pull:
+        pull.clock.step = 30.0
+        pull.policy = TransportPolicy(low_speed_bytes=0)
+        began = pull.clock.monotonic()
+        (outcome,) = pull.run(ONE, limits=FetchLimits(connections=1, retry_budget=300))
+        assert pull.committed(ONE) == {"model": CONTENT}
+    assert outcome.attempts > 30
+    assert pull.clock.monotonic() - began > 4 * 3600
+
+
+def test_f16_a_host_that_is_gone_ends_the_pull_with_its_cause(tmp_path: Path) -> None:
+    with pulling(tmp_path, GOOD) as pull:
+        pass
+    with pytest.raises(NetworkError, match=rf"{pull.server.address}.*refused.*no progress for \d+ s"):
+        pull.run(ONE)
+    assert 300 < sum(pull.clock.waits) <= 600
+
+
+# -- endings -------------------------------------------------------------------------------------------------
+
+
+def test_f03_a_body_that_is_always_cut_short_by_the_close_ends_with_its_cause(tmp_path: Path) -> None:
+    def short(seen: Seen, peer: Peer) -> None:
+        peer.head(200, {"Connection": "close"})
+        peer.send(CONTENT[:-5])
+        peer.close()
+
+    with pulling(tmp_path, short) as pull, pytest.raises(NetworkError, match=r"ended early, at byte \d+"):
+        pull.run(ONE, limits=BRIEF)
+    assert not (tmp_path / "model").exists()
+
+
+def test_f04_framing_that_is_always_broken_ends_with_its_cause(tmp_path: Path) -> None:
+    def broken(seen: Seen, peer: Peer) -> None:
+        peer.head(200, {"Transfer-Encoding": "chunked"})
+        peer.send(b"zz\r\nnot a chunk")
+        peer.close()
+
+    with pulling(tmp_path, broken) as pull, pytest.raises(NetworkError, match=r"framing.*no progress"):
+        pull.run(ONE, limits=BRIEF)
+    assert len({seen.connection for seen in pull.server.seen}) == len(pull.server.seen) > 2
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "to", ["/model?again", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data"]
+)
+def test_f19_a_redirect_that_must_not_be_followed_ends_the_pull_at_once(tmp_path: Path, to: str) -> None:
+    def elsewhere(seen: Seen, peer: Peer) -> None:
+        peer.reply(302, b"moved", {"Location": to})
+
+    with pulling(tmp_path, elsewhere) as pull, pytest.raises(RedirectError):
+        pull.run(ONE, limits=ALONE)
+    assert len(pull.server.seen) <= 11
+    assert pull.clock.waits == []
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("silence", ["before the head", "in the body"])
+@pytest.mark.parametrize("size", [1000, 3 * MIB], ids=["small", "large"])
+def test_a_failure_does_not_wait_for_a_sibling_that_a_server_keeps_waiting(
+    tmp_path: Path, silence: str, size: int
+) -> None:
+    stalled = threading.Event()
+    content = noise(size)
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        if name_of(seen) == "refused":
+            stalled.wait(10)
+            peer.reply(401)
+            return
+        if silence == "in the body":
+            peer.head(200, {"Content-Length": str(size), "ETag": '"v1"'})
+            peer.send(content[:500])
+        stalled.set()
+        peer.stall()
+
+    wanted = [artifact("silent", content), artifact("refused", noise(size, 2))]
+    with pulling(tmp_path, answer) as pull:
+        began = time.monotonic()
+        with pytest.raises(AuthError, match="refused"):
+            pull.run(*wanted, limits=FetchLimits(connections=2))
+        assert time.monotonic() - began < 10, "the read timeout is a minute"
+    assert stalled.is_set()
