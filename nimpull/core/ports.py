@@ -113,12 +113,13 @@ class Body(Protocol):
     ``readinto`` fills the buffer as far as it can before the end of the body: a short count means the end
     (0 = ended before). Raises NetworkError (reset, truncated, stalled, too slow). Content-Encoding is never
     decoded. ``close(reuse=True)`` after the whole body was read gives the connection back to the pool;
-    otherwise it is dropped.
+    otherwise it is dropped. ``abort``, from another thread: a ``readinto`` under way ends with NetworkError.
     """
 
     head: Head
 
     def readinto(self, buffer: memoryview) -> int: ...
+    def abort(self) -> None: ...
     def close(self, *, reuse: bool = False) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -146,12 +147,13 @@ class Claim:
     """Bytes [start, end) are on disk.
 
     ``digest`` (16 to 32 bytes): of the file's bytes [0, end) when they were written, by the algorithm of the
-    artifact's digest, blake3 where the listing has none.
+    artifact's digest, blake3 where the listing has none. ``alone``: of bytes [start, end), by blake3.
     """
 
     start: int
     end: int
     digest: bytes
+    alone: bool = False
 
 
 class Ingest(Protocol):

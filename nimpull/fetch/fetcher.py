@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
@@ -15,9 +16,10 @@ from nimpull.fetch.board import Board
 from nimpull.fetch.buffers import BufferPool, new_buffer
 from nimpull.fetch.exchange import Exchange, Locate, Service
 from nimpull.fetch.failures import Patience, Stopped, mismatch, verified_by
+from nimpull.fetch.laggards import Laggards
 from nimpull.fetch.lane import Lane
 from nimpull.fetch.limits import FetchLimits, Hosts
-from nimpull.fetch.pace import Pace
+from nimpull.fetch.pace import Pace, Reading
 from nimpull.fetch.small import SmallFiles
 from nimpull.fetch.transfer import Transfer
 
@@ -96,9 +98,13 @@ class _Run:
         self._pool = BufferPool(limits.pool)
         large = tuple(n for n, each in enumerate(artifacts) if not self._is_small(each))
         self._transfers = tuple(self._transfer(number) for number in large)
-        start = min(limits.start, limits.connections)
+        # two connections keep the hash of one file busy
+        start = min(limits.start, limits.connections, max(1, 2 * len(large)))
         self._board = Board(self._lock, self._transfers, start)
-        self._pace = Pace(start, limits.connections, clock.monotonic())
+        self._pace = Pace(start, limits.connections, self._reading())
+        self._refusals = 0
+        self._laggards = Laggards()
+        self._lanes: set[Lane] = set()
         self._small = SmallFiles(
             {n: each for n, each in enumerate(artifacts) if self._is_small(each)},
             self._service,
@@ -165,7 +171,7 @@ class _Run:
 
     def _most_useful(self) -> int:
         """Every small file, and every segment of a large one, can keep one worker busy."""
-        least = self._limits.segment(self._limits.connections)
+        least = self._limits.chunk
         return sum(-(-(each.size or 1 << 40) // least) or 1 for each in self._artifacts)
 
     def _watch(self, futures: Sequence[Future[None]], cancel: Cancel) -> None:
@@ -175,11 +181,25 @@ class _Run:
                 _, pending = wait(pending, _TICK, FIRST_EXCEPTION)
                 if cancel.is_set():
                     self._halt()
-                if self._pace.look(self._received, self._clock.monotonic(), self._board.work_for_more):
-                    self._board.allow(self._pace.connections)
+                self._adapt()
         finally:  # also when a signal interrupts the wait: the pool would wait for its threads for ever
             if pending:
                 self._halt()
+
+    def _reading(self) -> Reading:
+        return Reading(self._clock.monotonic(), self._received, time.process_time())
+
+    def _adapt(self) -> None:
+        reading = self._reading()
+        if self._service.hosts.refusals > self._refusals:
+            self._refusals = self._service.hosts.refusals
+            self._pace.refused(reading)
+            self._board.allow(self._pace.connections)
+        elif self._pace.look(reading, self._board.work_for_more):
+            self._board.allow(self._pace.connections)
+        with self._lock:
+            lanes = tuple(self._lanes)
+        self._laggards.look(lanes, reading.now)
 
     def _halt(self) -> None:
         self._stop.set()
@@ -222,12 +242,17 @@ class _Run:
         if not transfer.began:
             transfer.began = self._clock.monotonic()
             transfer.patience.progressed()  # the time it was queued is not the network's
-        lane = Lane(transfer, buffer, self._ingests, self._stop, self._emit)
+        lane = Lane(transfer, buffer, self._ingests, clock=self._clock, stop=self._stop, emit=self._emit)
+        with self._lock:
+            self._lanes.add(lane)
         try:
             lane.run()
         except NotFoundError as error:
             transfer.gone = error
             transfer.ask_restart(error.message)
+        finally:
+            with self._lock:
+                self._lanes.discard(lane)
         last = self._board.leave(transfer)
         if last and not self._stop.is_set():
             self._settle(transfer)

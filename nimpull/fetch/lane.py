@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nimpull.core.digest import new_hasher
 from nimpull.core.events import Advanced
-from nimpull.core.ports import Cancel, Emit, Ingests
+from nimpull.core.ports import Cancel, Clock, Emit, Ingests
 from nimpull.core.ranges import Span
 from nimpull.errors import NetworkError, StoreIOError
 from nimpull.fetch.failures import Abandoned, RestartNeeded
@@ -17,14 +17,40 @@ class Lane:
     """Fetches segments of ``transfer`` until none is to be had. ``buffer``: the worker's own block."""
 
     def __init__(
-        self, transfer: Transfer, buffer: memoryview, ingests: Ingests, stop: Cancel, emit: Emit
+        self,
+        transfer: Transfer,
+        buffer: memoryview,
+        ingests: Ingests,
+        *,
+        clock: Clock,
+        stop: Cancel,
+        emit: Emit,
     ) -> None:
         self.buffer = buffer
+        self._clock = clock
+        self._received = 0  # bytes
+        self._waited = 0.0  # seconds
+        self._waiting: float | None = None  # since when
         self._transfer = transfer
         self._ingests = ingests
         self._stop = stop
         self._emit = emit
         self._reader = Reader(transfer.exchange, transfer.patience, stop, transfer.progressed)
+
+    # -- what the supervisor sees: see laggards.Connection --------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return self._transfer.exchange.host
+
+    def flow(self, now: float) -> tuple[int, float]:
+        waiting = self._waiting
+        return self._received, self._waited + (now - waiting if waiting is not None else 0.0)
+
+    def drop(self) -> None:
+        self._reader.drop()
+
+    # -- the worker ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Raises Stopped, and the NimpullError that ends the file."""
@@ -96,7 +122,11 @@ class Lane:
         if transfer.restart:
             raise Abandoned
         view = self.buffer[: min(BLOCK - position % BLOCK, end - position)]
+        began = self._waiting = self._clock.monotonic()
         self._reader.fill(view, position, transfer.run_end(end), transfer.size or 0)
+        self._waiting = None
+        self._waited += self._clock.monotonic() - began
+        self._received += len(view)
         try:
             transfer.ingest.write(view, position)
         except StoreIOError:

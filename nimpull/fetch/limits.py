@@ -22,8 +22,8 @@ class FetchLimits:
 
     connections: int = 16
     start: int = 4
-    pool: int = 64 << 20
-    chunk: int = 16 << 20
+    pool: int = 32 << 20
+    chunk: int = 8 << 20
     journal: int = 4 << 20
     small: int = BLOCK
     retry_budget: float = 600.0
@@ -48,11 +48,6 @@ class FetchLimits:
             batch_bytes=min(self.batch_bytes, share),
         )
 
-    def segment(self, connections: int) -> int:
-        """Bytes of one range request while ``connections`` share a file: all of them fit the pool."""
-        share = max(BLOCK, self.pool // max(1, connections))
-        return min(self.chunk, 1 << (share.bit_length() - 1))
-
 
 class Hosts:
     """Pauses that hosts asked for, and which hosts ignore ranges. Thread-safe."""
@@ -62,10 +57,13 @@ class Hosts:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}
         self._rangeless: set[str] = set()
+        self.refusals = 0  # pauses that were asked for
 
     def pause(self, host: str, seconds: float) -> None:
         with self._lock:
             until = self._clock.monotonic() + seconds
+            if self._until.get(host, 0.0) <= self._clock.monotonic():
+                self.refusals += 1
             self._until[host] = max(until, self._until.get(host, 0.0))
 
     def keep(self, host: str, stop: Cancel) -> None:

@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
-_INTERVAL = 0.5  # seconds between two looks
+from dataclasses import dataclass
+
+_INTERVAL = 0.4  # seconds that a rate is measured over, at least
+_FIRST = 0.2  # seconds of the first measurement: a limited connection is found out at once
+_SETTLE = 0.2  # seconds after a step that do not count: connections open, congestion windows grow
+_LEAST = 8 << 20  # bytes that a rate is measured over, unless they take longer than _LONGEST
+_LONGEST = 5.0  # seconds
 _GROWTH = 1.1  # a step is kept if it made the whole this much faster
+_IDLE = 0.5  # cores: a process that uses less waits for the network, or for the disk
+_AGAIN = 15.0  # seconds before what did not pay is tried again; doubles each time
+_AGAIN_MOST = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """``now``: monotonic seconds; ``received``: bytes so far; ``cpu``: seconds the process used so far."""
+
+    now: float
+    received: int
+    cpu: float
 
 
 class Pace:
-    """Doubles the connections while that pays; goes back a step, and stays, once it does not."""
+    """Takes a step, looks whether the whole became faster, and goes back where it did not.
 
-    def __init__(self, start: int, most: int, now: float) -> None:
+    A step doubles the connections; it goes to the most at once where the process is idle, for then each
+    connection is limited somewhere else.
+    """
+
+    def __init__(self, start: int, most: int, reading: Reading) -> None:
         self.connections = start
         self._most = most
-        self._looked = now
-        self._received = 0
-        self._rate = 0.0  # with the connections before the last step
-        self._settled = start >= most
+        self._from = reading
+        self._interval = _FIRST
+        self._not_before = reading.now
+        self._before: tuple[int, float] | None = None  # connections and bytes per second before the step
+        self._again = _AGAIN
 
-    def look(self, received: int, now: float, work_for_more: bool) -> bool:
-        """``received``: bytes so far. Returns whether ``connections`` changed."""
-        elapsed = now - self._looked
-        if self._settled or elapsed < _INTERVAL:
+    def look(self, reading: Reading, work_for_more: bool) -> bool:
+        """Whether ``connections`` changed."""
+        if reading.now < self._not_before:
+            self._from = reading
             return False
-        rate = (received - self._received) / elapsed
-        self._looked, self._received = now, received
-        if self._rate and rate < self._rate * _GROWTH:
-            self._settled = True
-            self.connections = max(1, self.connections // 2)
+        elapsed, received = reading.now - self._from.now, reading.received - self._from.received
+        if elapsed < self._interval or (received < _LEAST and elapsed < _LONGEST):
+            return False
+        cores = (reading.cpu - self._from.cpu) / elapsed
+        self._from, self._interval = reading, _INTERVAL
+        rate = received / elapsed
+        before, self._before = self._before, None
+        if before is not None and rate < before[1] * _GROWTH:
+            self.connections = before[0]
+            self._not_before = reading.now + self._again
+            self._again = min(2 * self._again, _AGAIN_MOST)
             return True
-        if not rate or not work_for_more:
+        if not rate or not work_for_more or self.connections >= self._most:
             return False
-        self._rate = rate
-        self.connections = min(self._most, self.connections * 2)
+        self._before = self.connections, rate
+        self.connections = self._most if cores < _IDLE else min(self._most, 2 * self.connections)
+        self._not_before = reading.now + _SETTLE
         return True
+
+    def refused(self, reading: Reading) -> None:
+        """A host asked for a pause: half the connections, and no more for a while."""
+        self.connections = max(1, self.connections // 2)
+        self._before = None
+        self._not_before = reading.now + self._again
+        self._again = min(2 * self._again, _AGAIN_MOST)

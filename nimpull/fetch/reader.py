@@ -31,6 +31,14 @@ class Reader:
         self._position = 0
         self._end: int | None = None
         self._piece = BLOCK
+        self._dropped = False
+
+    def drop(self) -> None:
+        """From another thread: let this connection go, and ask for the rest on another."""
+        opened = self._opened
+        if opened is not None:
+            self._dropped = True
+            opened.body.abort()
 
     def open(self, start: int, end: int | None, size: int | None) -> Opened:
         """Ask for bytes [start, end). Raises what :meth:`Exchange.open` raises."""
@@ -86,6 +94,9 @@ class Reader:
         host = self._exchange.host
         self.close()
         self._piece = _CAUTIOUS
+        if self._dropped:
+            self._dropped = False
+            return count
         self._patience.wait_or_raise(
             error
             or NetworkError(

@@ -10,15 +10,18 @@ from typing import Protocol, Self, cast
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest, Hasher, new_hasher
 from nimpull.core.events import Advanced
+from nimpull.core.names import display
 from nimpull.core.ports import Claim, Emit, Ingest
 from nimpull.core.ranges import Span, disjoint, first_segment, gaps
-from nimpull.errors import NotFoundError
+from nimpull.errors import NotFoundError, StoreIOError
 from nimpull.fetch.buffers import BufferPool, new_buffer
 from nimpull.fetch.exchange import Exchange
 from nimpull.fetch.failures import Abandoned, Patience
 from nimpull.fetch.limits import BLOCK, FetchLimits
 
 _LEAST_SEGMENT = 4 << 20  # bytes; below, the cost of a request shows
+_MOST_LINES = 1 << 15  # of a journal that follows the hash
+_MOST_AHEAD = 512 << 20  # bytes; what is left to hash once the last byte is here takes half a second
 UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
 
 
@@ -29,11 +32,15 @@ class _Forking(Hasher, Protocol):
 class Transfer:
     """One file that is fetched in segments. Fields change only under ``lock``, the run's one lock.
 
-    ``frontier``: bytes hashed so far, in order. Bytes that arrive ahead of it wait in pool buffers, at most
-    ``limits.pool`` ahead; a claim of an earlier run is read back, hashed and checked when the frontier comes
-    to it. The journal follows the frontier, with the digest of all bytes before it: what proves a chunk to
-    the next run is the hash that is computed anyway. ``ready``: the first response was accepted, others may
-    join.
+    ``frontier``: bytes hashed so far, in order. Bytes that arrive ahead of it wait in pool buffers. Where the
+    pool is empty and the hash waits for the network, they are left on disk, with a claim of their own, and
+    read back; where the hash is what is waited for, the worker waits too. A claim of an earlier run is read
+    back and checked when the frontier comes to it.
+
+    The journal follows the frontier, with the digest of all bytes before it: what proves a chunk to the next
+    run is the hash that is computed anyway.
+
+    ``ready``: the first response was accepted, others may join.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class Transfer:
         self.mismatches = self.store_failures = 0
         self.fetched = self.resumed = self.counted = 0
         self.frontier = self._recorded = self._reached = 0
+        self._step = limits.journal
         self._ingest: Ingest | None = None
         self._lock = lock
         self._pool = pool
@@ -72,6 +80,7 @@ class Transfer:
         self._missing: list[Span] = []
         self._claims: dict[int, Claim] = {}
         self._deposits: dict[int, tuple[memoryview, int]] = {}
+        self._spilled: dict[int, int] = {}  # offset -> bytes
         self._draining = False
         self._scratch: memoryview | None = None
 
@@ -131,6 +140,7 @@ class Transfer:
         """The size is known and the first response is good: others may join."""
         self.ingest.begin(size, validator)
         with self._lock:
+            self._step = max(self._limits.journal, size // _MOST_LINES)
             if self.size is None:
                 self.size = size
                 self._missing = [(0, size)] if size else []
@@ -156,6 +166,7 @@ class Transfer:
             for buffer, _ in self._deposits.values():
                 self._pool.give(buffer)
             self._deposits.clear()
+            self._spilled.clear()
             self.size = self.artifact.size
             self._claims.clear()
             self._missing = [(0, self.size)] if self.size else []
@@ -188,7 +199,11 @@ class Transfer:
             return False
         if self.active and self.exchange.rangeless():
             return False
-        return self.active == 0 or self._missing[0][0] < self.frontier + self._limits.pool
+        return self.active == 0 or self._in_reach(self._missing[0][0])
+
+    def _in_reach(self, start: int) -> bool:
+        """How far ahead of the hash may be fetched: what memory holds, or more while the hash is idle."""
+        return start < self.frontier + (self._limits.pool if self._draining else _MOST_AHEAD)
 
     def take(self, after: int | None) -> Span | None:
         """The next segment, ``after`` (where an open response goes on) before others; None = none now."""
@@ -198,9 +213,9 @@ class Transfer:
             starts = [start for start, _ in self._missing]
             index = starts.index(after) if after in starts else 0
             start, end = self._missing[index]
-            if self.active > 1 and start >= self.frontier + self._limits.pool:
+            if self.active > 1 and not self._in_reach(start):
                 return None
-            grain = self._limits.segment(self.active)
+            grain = self._limits.chunk
             if self.split:
                 share = self.remaining // (2 * self.active) // BLOCK * BLOCK
                 grain = min(grain, max(_LEAST_SEGMENT, share))
@@ -230,26 +245,39 @@ class Transfer:
     # -- hashing in order ------------------------------------------------------------------------------
 
     def submit(self, offset: int, length: int, buffer: memoryview) -> memoryview:
-        """Bytes at ``offset`` are written: hash them now, or keep them until the frontier comes.
+        """Bytes at ``offset`` are written: hash them now, or see that they are hashed later.
 
-        Returns the buffer that the caller may use next. Blocks while the pool is empty, unless the frontier
-        is here: whoever holds the bytes that all others wait for never waits for memory.
+        Returns the buffer that the caller may use next. Blocks while the pool is empty and the hash busy,
+        unless the frontier is here: whoever holds the bytes that all others wait for never waits for memory.
         """
         with self._lock:
             self.fetched += length
             self.counted += length
-            while self._draining or self.frontier != offset:
-                if self.restart or self._stopped():
-                    raise Abandoned
-                spare = self._pool.take()
-                if spare is not None:
-                    self._deposits[offset] = (buffer, length)
-                    return spare
-                self._lock.wait(1.0)
-            self._draining = True
-        self._update(buffer[:length])
-        self._drain(offset + length)
-        return buffer
+            spare, first = self._deposit(offset, length, buffer)
+        if first:
+            self._update(buffer[:length])
+            self._drain(offset + length)
+        elif spare is None:
+            digest = new_hasher("blake3", length)
+            digest.update(buffer[:length])
+            self.ingest.record(Claim(offset, offset + length, bytes.fromhex(digest.hexdigest()), alone=True))
+        return spare or buffer
+
+    def _deposit(self, offset: int, length: int, buffer: memoryview) -> tuple[memoryview | None, bool]:
+        """Under the lock: (a buffer in exchange, or None; whether the caller is to hash, here and now)."""
+        while self._draining or self.frontier != offset:
+            if self.restart or self._stopped():
+                raise Abandoned
+            spare = self._pool.take()
+            if spare is not None:
+                self._deposits[offset] = (buffer, length)
+                return spare, False
+            if not self._draining:
+                self._spilled[offset] = length
+                return None, False
+            self._lock.wait(1.0)
+        self._draining = True
+        return None, True
 
     def _update(self, block: memoryview) -> None:
         if self._hasher is None:
@@ -266,14 +294,15 @@ class Transfer:
     def _drain(self, frontier: int) -> None:
         """The caller is the one that hashes: go on as long as the bytes at the frontier are here."""
         while True:
-            if frontier - self._recorded >= self._limits.journal or frontier == self.size:
+            if frontier - self._recorded >= self._step or frontier == self.size:
                 self._record(frontier)
             with self._lock:
                 self.frontier = frontier
                 self._lock.notify_all()
                 deposit = self._deposits.pop(frontier, None)
-                claim = self._claims.pop(frontier, None) if deposit is None else None
-                if deposit is None and claim is None:
+                spilled = self._spilled.pop(frontier, None)
+                claim = self._claims.pop(frontier, None)
+                if deposit is None and spilled is None and claim is None:
                     self._draining = False
                     return
             if deposit is not None:
@@ -282,9 +311,21 @@ class Transfer:
                 frontier += length
                 with self._lock:
                     self._pool.give(buffer)
+            elif spilled is not None:
+                self._read_back(frontier, spilled)
+                frontier += spilled
             elif claim is not None:
                 self._record(frontier)
                 frontier = self._fold_or_miss(claim)
+
+    def _read_back(self, start: int, length: int) -> None:
+        buffer = self._scratch = self._scratch or new_buffer()
+        if self.ingest.read(buffer[:length], start) < length:
+            raise StoreIOError(
+                f"{display(self.artifact.path, 200)}: what was written at byte {start} is gone",
+                hint="Something else changes the store, or its disk fails. Check the volume, then run again.",
+            )
+        self._update(buffer[:length])
 
     def _fold_or_miss(self, claim: Claim) -> int:
         """The frontier after ``claim``: its end if the bytes on disk are what was written, else its start."""
@@ -302,18 +343,20 @@ class Transfer:
     def _fold(self, claim: Claim) -> bool:
         """Hash the claim's bytes from disk; the hash stays as it was if they are not those of the claim."""
         forked = cast(_Forking, self._hasher).copy()
-        if self._scratch is None:
-            self._scratch = new_buffer()
+        check = new_hasher("blake3", claim.end - claim.start) if claim.alone else forked
+        buffer = self._scratch = self._scratch or new_buffer()
         position = claim.start
         while position < claim.end:
             if self._stopped():
                 raise Abandoned
-            count = self.ingest.read(self._scratch[: min(BLOCK, claim.end - position)], position)
+            count = self.ingest.read(buffer[: min(BLOCK, claim.end - position)], position)
             if not count:
                 return False
-            forked.update(self._scratch[:count])
+            forked.update(buffer[:count])
+            if claim.alone:
+                check.update(buffer[:count])
             position += count
-        if forked.hexdigest() != claim.digest.hex():
+        if check.hexdigest() != claim.digest.hex():
             return False
         self._hasher = forked
         return True

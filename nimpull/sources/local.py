@@ -91,6 +91,9 @@ class LocalBody:
         self._left -= filled
         return filled
 
+    def abort(self) -> None:
+        """A read of a disk does not wait for a peer: it ends by itself."""
+
     def close(self, *, reuse: bool = False) -> None:  # noqa: ARG002 - as the port has it
         self._file.close()
 

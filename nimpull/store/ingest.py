@@ -2,8 +2,8 @@
 
 ``.nimpull/ingest/<sha256 of the identity>/`` holds ``data`` (the bytes, at their offsets), ``artifact`` (what
 they are of: identity, size, digest, validator) and ``journal`` (one line per chunk, with the digest of the
-file up to the chunk's end). Nothing of this is believed because it is there: a chunk counts once the file,
-hashed again up to its end, has the digest of its line, and a file once its whole content was verified.
+file up to the chunk's end, or of the chunk alone). Nothing of this is believed because it is there: a chunk
+counts once its bytes, read back, lead to the digest of its line, and a file once its content was verified.
 
 ``<sha256>.whole`` is a small file that came in one piece; it has no journal, because it is fetched again.
 """
@@ -47,7 +47,8 @@ class Written:
 
 
 def journal_line(claim: Claim) -> bytes:
-    text = f"{VERSION} {claim.start} {claim.end} {claim.digest.hex()}"
+    kind = "alone" if claim.alone else "upto"
+    text = f"{VERSION} {claim.start} {claim.end} {kind} {claim.digest.hex()}"
     return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
 
 
@@ -60,13 +61,16 @@ def parse_journal(content: bytes, size: int) -> tuple[Claim, ...]:
 def _parse_line(line: bytes, size: int) -> Claim | None:
     text, _, check = line.rpartition(b" ")
     fields = text.split(b" ")
-    if len(fields) != 4 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
+    if len(fields) != 5 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
         return None
     try:
-        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[3].decode("ascii"))
+        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[4].decode("ascii"))
     except ValueError:
         return None
-    return Claim(start, end, digest) if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
+    if fields[3] not in (b"upto", b"alone"):
+        return None
+    claim = Claim(start, end, digest, alone=fields[3] == b"alone")
+    return claim if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
 
 
 class IngestArea:

@@ -6,6 +6,7 @@ import io
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -135,6 +136,11 @@ class OpenBody:
         short = f", {missing} bytes short" if missing else ""
         return NetworkError(f"{self.head.url.host}: the connection closed early{short}", hint=_HINT)
 
+    def abort(self) -> None:
+        """See :class:`nimpull.core.ports.Body`; without effect on a body whose end is not known before."""
+        if self._line is not None:
+            self._line.cut()
+
     def close(self, *, reuse: bool = False) -> None:
         if self._closed:
             return
@@ -230,6 +236,11 @@ class _Line:
     def _set_kernel_timeout(self, seconds: float) -> None:
         interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+
+    def cut(self) -> None:
+        with suppress(OSError):
+            # not SSLSocket's: that takes the TLS state away under the thread that reads
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def restore(self) -> None:
         """Tell http.client and the socket that the body was read, so that the connection can be reused."""

@@ -1,0 +1,137 @@
+"""A large file over several connections: what arrives ahead of the hash, and what a slow one costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
+
+import pytest
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.events import Advanced, Event
+from nimpull.errors import Cancelled
+from nimpull.fetch import FetchLimits
+from nimpull.fetch.exchange import Exchange, Service
+from nimpull.fetch.failures import Patience
+from nimpull.fetch.limits import Hosts
+from nimpull.fetch.reader import Reader
+from nimpull.transport import Transport, TransportPolicy
+from tests.committing import artifact
+from tests.pulling import MIB, Pull, noise, pulling, serve
+from tests.servers import Answer, Peer, Seen
+
+#: Two connections, and memory for one block ahead of the hash.
+TIGHT = FetchLimits(connections=2, start=2, pool=MIB, chunk=4 * MIB, journal=MIB)
+
+
+def front_last(content: bytes, freed: Flag, ahead: Flag) -> Answer:
+    """Holds the first byte back until ``freed``; ``ahead`` is set once the last byte was asked for."""
+    good = serve({"model": content})
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        start, end = seen.span or (0, len(content))
+        end = end or len(content)
+        if end == len(content):
+            ahead.set()
+        if start:
+            good(seen, peer)
+            return
+        span = {"Content-Range": f"bytes 0-{end - 1}/{len(content)}"} if seen.span else {}
+        peer.head(206 if span else 200, {"Content-Length": str(end), "ETag": '"v1"', **span})
+        freed.wait(60)
+        peer.send(content[:end])
+
+    return answer
+
+
+def test_bytes_far_ahead_of_the_hash_wait_on_disk(tmp_path: Path) -> None:
+    content = noise(24 * MIB)
+    one = artifact("model", content)
+    freed = Flag()
+    with pulling(tmp_path, front_last(content, freed, freed)) as pull:
+        (outcome,) = pull.run(one, limits=TIGHT)
+    assert pull.committed(one) == {"model": content}
+    assert outcome.fetched == len(content)
+
+
+def test_f39_bytes_far_ahead_of_the_hash_are_kept(tmp_path: Path) -> None:
+    content = noise(24 * MIB)
+    one = artifact("model", content)
+    freed, ahead = Flag(), Flag()
+    with pulling(tmp_path, front_last(content, freed, ahead)) as pull:
+        stop_at(pull, 20 * MIB, freed)
+        with pytest.raises(Cancelled):
+            pull.run(one, limits=TIGHT)
+    with pulling(tmp_path, serve({"model": content})) as again:
+        (outcome,) = again.run(one, limits=TIGHT)
+    assert again.committed(one) == {"model": content}
+    # the segment at the front, and what waited in memory
+    assert outcome.fetched <= 4 * MIB + TIGHT.pool
+
+
+def stop_at(pull: Pull, count: int, freed: Flag) -> None:
+    """Cancels once ``count`` bytes are here, and lets the held answer go."""
+    seen = 0
+
+    def emit(event: Event) -> None:
+        nonlocal seen
+        if isinstance(event, Advanced):
+            seen += event.count
+            if seen >= count:
+                pull.cancel.set()
+                freed.set()
+
+    pull.emit = emit
+
+
+def test_a_damaged_claim_costs_its_own_bytes_only(tmp_path: Path) -> None:
+    content = noise(8 * MIB)
+    one = artifact("model", content)
+    limits = FetchLimits(connections=1, start=1, journal=MIB)
+    with pulling(tmp_path, serve({"model": content})) as pull:
+        stop_at(pull, 6 * MIB, Flag())
+        with pytest.raises(Cancelled):
+            pull.run(one, limits=limits)
+        (data,) = tmp_path.glob(".nimpull/ingest/*/data")
+        with data.open("r+b") as file:
+            file.seek(2 * MIB + 17)
+            file.write(b"\0")
+    with pulling(tmp_path, serve({"model": content})) as again:
+        (outcome,) = again.run(one, limits=limits)
+    assert again.committed(one) == {"model": content}
+    assert outcome.fetched == 3 * MIB
+
+
+def test_a_dropped_connection_is_continued_on_another_at_once(tmp_path: Path) -> None:
+    content = noise(4 * MIB)
+    one = artifact("model", content)
+    good = serve({"model": content})
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        if seen.connection:
+            good(seen, peer)
+            return
+        peer.head(200, {"Content-Length": str(len(content)), "ETag": '"v1"'})
+        peer.send(content[: 2 * MIB + 5])
+        peer.stopped.wait()
+
+    got = memoryview(bytearray(len(content)))
+    with pulling(tmp_path, answer) as pull:
+        first = Flag()
+        with Transport(TransportPolicy(), clock=pull.clock, cancel=pull.cancel, emit=pull.emit) as wire:
+            service = Service(pull.locate, wire.get, Hosts(pull.clock), pull.clock, pull.cancel)
+            reader = reader_of(one, service, pull, first)
+            filling = Thread(target=reader.fill, args=(got, 0, len(content), len(content)))
+            filling.start()
+            assert first.wait(60)
+            reader.drop()
+            filling.join()
+    assert bytes(got) == content
+    assert [seen.connection for seen in pull.server.seen] == [0, 1]
+    assert pull.clock.waits == []
+
+
+def reader_of(one: Artifact, service: Service, pull: Pull, progressed: Flag) -> Reader:
+    patience = Patience(pull.clock, pull.cancel, pull.emit, 60.0)
+    return Reader(Exchange(one, service), patience, pull.cancel, lambda _: progressed.set())
