@@ -1,0 +1,1 @@
+"""Measures nimpull beside other downloaders, on the same work: ``scripts/bench``."""

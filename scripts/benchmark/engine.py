@@ -1,0 +1,66 @@
+"""nimpull's engine alone, as the downloaders are that only fetch: ``python -m scripts.benchmark.engine JOB``.
+
+JOB is a JSON file: ``base``, ``target``, ``ca`` ("" = none), ``connections`` (0 = as the engine finds best)
+and ``files`` (name, size, SHA-256). It fetches, verifies, syncs and commits; it lists nothing and leaves no
+record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+from nimpull.clock import SystemClock
+from nimpull.core.artifacts import Artifact, Location
+from nimpull.core.digest import Digest
+from nimpull.core.events import Event
+from nimpull.core.names import ModelUri, SafePath, Url
+from nimpull.fetch import Fetcher
+from nimpull.fetch.limits import FetchLimits
+from nimpull.store.ingest import IngestArea
+from nimpull.transport import Transport, TransportPolicy
+
+
+class Flat:
+    """The layout: each file by its name in ``target``."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        del digest, etag
+        os.rename(staged, os.path.join(self._target, artifact.path))
+        return self._target, os.path.dirname(staged)
+
+
+def silent(event: Event) -> None:
+    del event
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    uri = ModelUri.parse("hf://bench/engine:main")
+    wanted = [
+        Artifact(SafePath(name), size, (Digest("sha256", digest),), uri.with_path(name))
+        for name, size, digest in job["files"]
+    ]
+
+    def locate(artifact: Artifact, fresh: bool) -> Location:
+        del fresh
+        return Location(Url(f"{job['base']}/{artifact.path}"))
+
+    forced = job["connections"]
+    limits = FetchLimits(connections=forced, start=forced) if forced else FetchLimits()
+    policy = TransportPolicy(ca_files=(job["ca"],) if job["ca"] else ())
+    clock, cancel = SystemClock(), threading.Event()
+    with Transport(policy, clock=clock, cancel=cancel, emit=silent) as wire:
+        area = IngestArea(job["target"], Flat(job["target"]))
+        fetcher = Fetcher(locate, wire.get, area, clock=clock, cancel=cancel, emit=silent, limits=limits)
+        fetcher.run(wanted)
+
+
+if __name__ == "__main__":
+    main()
