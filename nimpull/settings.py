@@ -20,7 +20,7 @@ MANIFEST_PATHS: Final = (
     "/opt/nim/etc/default/model_manifest.yaml",
     "/etc/nim/config/model_manifest.yaml",
 )
-CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
 TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up

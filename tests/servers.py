@@ -6,13 +6,14 @@ import select
 import socket
 import ssl
 import struct
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event, Lock, Thread
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from nimpull.core.names import Url
 
@@ -204,6 +205,25 @@ class ScriptedServer(_Listener):
 
     def _answer(self, seen: Seen, peer: Peer) -> None:
         self.answer(seen, peer)
+
+
+def serve_directory(root: str, files: Mapping[str, bytes], *, user: str = "") -> Answer:
+    """The files below ``root``, with ranges; with ``user`` (name:password) to those who know it only."""
+    wanted = f"Basic {b64encode(user.encode()).decode()}"
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        path = unquote(urlsplit(seen.target).path)
+        content = files.get(path.removeprefix(root)) if path.startswith(root) else None
+        if user and seen.headers.get("authorization") != wanted:
+            peer.reply(401)
+        elif content is None:
+            peer.reply(404)
+        elif seen.method == "HEAD":
+            peer.head(200, {"Content-Length": str(len(content))})
+        else:
+            peer.file(seen, content, f'"{len(content)}"')
+
+    return answer
 
 
 def in_turn(*answers: Answer) -> Answer:

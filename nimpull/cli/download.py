@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from nimpull.cli.options import criteria, find_manifest, read_file, store_path
+from nimpull.cli.options import criteria, find_manifest, model_of, read_file, registry_model, store_path
 from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
-from nimpull.core.names import ModelUri, display
+from nimpull.core.names import display
 from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
@@ -118,7 +118,7 @@ def ask(options: Options) -> tuple[Request, Settings]:
     settings = from_process()
     request = Request(
         store=store_path(options.store, settings),
-        uris=tuple(ModelUri.parse(text) for text in options.uris),
+        uris=tuple(model_of(text, settings) for text in options.uris),
         manifest=b"" if options.uris else _manifest(options.manifest_file or "", settings),
         criteria=_criteria(options, settings),
         wanted=Wanted(include=options.include, exclude=options.exclude),
@@ -184,6 +184,7 @@ def _with_source(request: Request, cache: NimCache, manifest_file: str, settings
     if isinstance(source, HubSource):
         return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR)
     if source.endpoint:
-        return replace(request, uris=(source.endpoint,), layout=LayoutKind.LOCAL_DIR)
+        uri = registry_model(source.endpoint, settings)
+        return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE)
     asked = replace(source.criteria, as_operator=True)
     return replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)

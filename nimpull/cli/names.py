@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from nimpull.cli.options import criteria, find_manifest
+from nimpull.cli.options import criteria, find_manifest, model_of
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import ModelUri, display
@@ -66,7 +66,7 @@ def download_to_cache(
         if model_uri:
             if profiles or everything:
                 raise UsageError("--model-uri goes without profiles", hint="A model-free pull has none.")
-            uri = ModelUri.parse(model_uri)
+            uri = model_of(model_uri, settings)
             request = Request(store=store, uris=(uri,), runtime_manifest=manifest_file or "")
             return under_flags(request, settings), settings
         asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
@@ -115,7 +115,7 @@ def under_flags(request: Request, settings: Settings) -> Request:
 
 @click.command("create-model-store")
 @click.option("-p", "--profile", "profiles", multiple=True, metavar="ID")
-@click.option("--model-repo", metavar="URI", help="hf://namespace/name or ngc://org/team/model:version.")
+@click.option("--model-repo", metavar="URI", help="hf://…, ngc://…, s3://… or https://…")
 @click.option(
     "-m", "--model-store", "directory", required=True, metavar="DIR", help="Where the plain files go."
 )
@@ -127,7 +127,7 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
         if bool(profiles) == bool(model_repo):
             raise UsageError("give either --profile or --model-repo", hint="One of them says what to write.")
         if model_repo:
-            uris = (ModelUri.parse(model_repo),)
+            uris = (model_of(model_repo, settings),)
             return Request(store=directory, uris=uris, layout=LayoutKind.WORKSPACE), settings
         asked = criteria(settings, profiles=profiles)
         manifest = find_manifest("", settings)
@@ -200,6 +200,7 @@ def hub_download(
         if cache_dir and local_dir:
             raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
         settings = from_process({"HF_TOKEN": token} if token else None)
+        settings = replace(settings, repository_override="")  # NIM's, which this command does not know
         uri = _repository(repo_id, repo_type, revision)
         folders = tuple(f"{name}**" for name in filenames if name.endswith("/"))
         files = frozenset(name for name in filenames if not name.endswith("/"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nimpull.core.addresses import as_model
+from nimpull.core.names import ModelUri
 from nimpull.core.selection import Criteria, GpuCriterion, parse_tags_selector
 from nimpull.errors import ManifestError, UsageError
 from nimpull.settings import Settings
@@ -38,6 +40,16 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
         "no model manifest was found at " + " or ".join(settings.manifest_paths),
         hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH.",
     )
+
+
+def model_of(text: str, settings: Settings) -> ModelUri:
+    """A model URI, or the web address of a model on NGC or a Hub. Raises UsageError."""
+    return registry_model(ModelUri.parse(text), settings)
+
+
+def registry_model(uri: ModelUri, settings: Settings) -> ModelUri:
+    """See :func:`nimpull.core.addresses.as_model`; the endpoints of the environment are registries too."""
+    return as_model(uri, ngc=(settings.ngc_api,), hubs=(settings.hf_endpoint,))
 
 
 def store_path(option: str | None, settings: Settings) -> str:

@@ -146,9 +146,9 @@ class ModelUri:
     """Where a model, or one file of it, comes from.
 
     ``ngc://org[/team]/model:version[?file=path]`` (protocol note NGC, section 3),
-    ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix``,
-    ``http(s)://host/prefix``, ``file:///dir``. ``version`` keeps ``+`` literally. For s3, http(s) and file
-    ``name`` is the host or bucket and ``location`` the rest.
+    ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix[?file=path]``,
+    ``http(s)://host/prefix[?file=path]``, ``file:///dir[?file=path]``. ``version`` keeps ``+`` literally. For
+    s3, http(s) and file ``name`` is the host or bucket and ``location`` the rest.
     """
 
     scheme: str
@@ -175,8 +175,9 @@ class ModelUri:
             return cls._ngc(rest, text)
         if scheme == "hf":
             return cls._hf(rest, text)
-        host, _, location = rest.partition("/")
-        return cls(scheme=scheme, name=host, location=location)
+        address, marker, path = rest.partition("?file=")
+        host, _, location = address.partition("/")
+        return cls(scheme=scheme, name=host, location=location, path=unquote(path) if marker else "")
 
     @classmethod
     def _ngc(cls, rest: str, text: str) -> ModelUri:

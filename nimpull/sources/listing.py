@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
@@ -17,7 +19,11 @@ MAX_FILES: Final = 1_000_000
 #: The Hub pages by 1,000 and NGC by 100 at the least; more pages than files at that rate is a loop.
 MAX_PAGES: Final = MAX_FILES // 100
 MAX_FILE_BYTES: Final = (1 << 63) - 1  # off_t
+_QUESTIONS: Final = 8  # asked of one server at the same time
 _REPORT: Final = "The listing comes from the registry; nothing was written. Report it to its owner."
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +155,32 @@ def with_sizes(
     artifacts: Iterable[Artifact], measure: Callable[[Artifact], int | None]
 ) -> tuple[Artifact, ...]:
     """Ask once for each size that the listing leaves out; None stays where ``measure`` cannot tell."""
+    artifacts = tuple(artifacts)
+    sizes = iter(at_once(measure, [artifact for artifact in artifacts if artifact.size is None]))
     return tuple(
-        artifact if artifact.size is not None else replace(artifact, size=measure(artifact))
+        artifact if artifact.size is not None else replace(artifact, size=next(sizes))
         for artifact in artifacts
     )
+
+
+def at_once(ask: Callable[[Item], Answer], items: Iterable[Item]) -> tuple[Answer, ...]:
+    """The answers in the order of the items, a few questions at a time; raises what the first one raises."""
+    with ThreadPoolExecutor(_QUESTIONS, thread_name_prefix="listing") as pool:
+        return tuple(pool.map(ask, items))
+
+
+def relative(path: Any) -> Any:
+    """Some servers write a slash before the name, some ``./``."""
+    return path.removeprefix("/").removeprefix("./") if isinstance(path, str) else path
+
+
+def sealed(artifacts: Iterable[Artifact]) -> str:
+    """40 hex digits for a source that has no revisions: another value once a file is another."""
+    seal = hashlib.sha256()
+    for artifact in sorted(artifacts, key=lambda one: one.path):
+        known = (artifact.path, artifact.size, artifact.etag, *map(str, artifact.digests))
+        seal.update("\0".join(map(str, known)).encode() + b"\n")
+    return seal.hexdigest()[:40]
 
 
 def as_digest(algorithm: str, text: object) -> tuple[Digest, ...]:

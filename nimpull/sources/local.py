@@ -33,7 +33,8 @@ class LocalSource:
         entries = Entries(display(uri.repo))
         seal = hashlib.sha256()
         for path, status in _files(root):
-            entries.add(path, status.st_size)
+            # as web servers make an ETag of a file
+            entries.add(path, status.st_size, (), f"{status.st_mtime_ns:x}-{status.st_size:x}")
             seal.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
         repo = uri.repo.with_revision(seal.hexdigest()[:40])
         return Listing(repo, uri.revision, entries.artifacts(repo, wanted), Url(root.as_uri()))

@@ -7,36 +7,29 @@ as a whole, is the key: ``ngc://nim/meta/llama:hf?file=config.json`` is the obje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, unquote
-from xml.etree import ElementTree
 
 from nimpull.core.artifacts import Artifact, Listing, Location
-from nimpull.core.digest import Digest
-from nimpull.core.names import ModelUri, SafePath, Url, display
+from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Reply, Wanted
 from nimpull.errors import AuthError, ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
-from nimpull.sources.answers import common_refusal, expiry, is_page, length
-from nimpull.sources.listing import MAX_PAGES, Entries
-from nimpull.sources.ngc import CHECKSUMS, checksum_lines
+from nimpull.sources.answers import common_refusal, is_page, length
+from nimpull.sources.checksums import CHECKSUMS, checksum_lines
+from nimpull.sources.listing import Entries, sealed, with_sizes
+from nimpull.sources.s3 import Bucket, Sign, unverifiable, with_digests
 
-if TYPE_CHECKING:
-    from boto3 import Session
-
-#: (operation of S3, its parameters) -> a presigned URL.
-Sign = Callable[[str, Mapping[str, str]], Url]
-
-_SIGNED_SECONDS: Final = 3600
-_S3: Final = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class MirrorSource:
-    """Implements :class:`nimpull.core.ports.Source`. Thread-safe."""
+    """Implements :class:`nimpull.core.ports.Source` for ngc:// and hf://. Thread-safe."""
 
     def __init__(self, api: Api, *, override: str, sign: Sign | None = None) -> None:
-        """``sign`` is for s3 only; the default asks boto3, see :func:`boto_signer`. Raises UsageError."""
+        """``sign`` is for s3:// and needed there. Raises UsageError for what is no mirror."""
         self._api = api
         self._mirror = ModelUri.parse(override)
         if self._mirror.scheme not in ("s3", "https", "http") or not self._mirror.name:
@@ -46,176 +39,117 @@ class MirrorSource:
             )
         self._base = override.rstrip("/")
         self._prefix = f"{self._mirror.location.strip('/')}/".lstrip("/")
-        self._sign = sign
-        if self._mirror.scheme == "s3" and sign is None:
-            self._sign = boto_signer()
+        self._bucket = Bucket(api, self._mirror.name, sign) if sign else None
+        self._asked: dict[ModelUri, ModelUri] = {}
+        self._lock = threading.Lock()
 
     # -- Source ----------------------------------------------------------------------------------------
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
-        """See :meth:`nimpull.core.ports.Source.list`. A web server cannot be listed: name the files there."""
+        """See :meth:`nimpull.core.ports.Source.list`. A web server cannot be listed: it has the files that
+        are named, or those of the model's ``checksums.blake3``."""
         if uri.path:
             wanted = replace(wanted, paths=wanted.paths | {uri.path})
         repo = uri.repo
+        checksums = self._checksums(repo)
         entries = Entries(f"{self._mirror} ({display(repo)})")
-        if wanted.paths:
-            for path in sorted(wanted.paths):
-                size, digests = self._measure(repo, SafePath(path))
-                entries.add(path, size, digests)
-        elif self._sign is not None:
-            for path, size_text in self._objects(repo, self._sign):
-                entries.add(path, size_text)
+        if not wanted.paths and self._bucket:
+            self._add_objects(repo, self._bucket, entries)
         else:
-            raise ListingError(
-                f"{self._mirror} cannot say which files {repo} has: it is a web server",
-                hint="Name a profile of a manifest: that names the files. Or mirror to s3://.",
-            )
-        notes = self._add_checksums(repo, entries)
-        return Listing(repo, uri.revision, entries.artifacts(repo, wanted), Url(self._base), notes)
+            for path in self._names(repo, wanted, checksums):
+                entries.add(path)
+        for path, digest in checksum_lines(checksums or b""):
+            if path in entries and path != CHECKSUMS:
+                entries.add(path, None, (digest,))
+        artifacts = self._described(repo, entries.artifacts(repo, wanted))
+        pinned = self._pinned(repo, artifacts)
+        artifacts = tuple(replace(one, uri=pinned.with_path(one.path)) for one in artifacts)
+        return Listing(pinned, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
-        url = self._place("get_object", artifact.uri.repo, artifact.path)
-        return Location(url, expires_at=expiry(url) if self._sign else None)
+        with self._lock:
+            repo = self._asked.get(artifact.uri.repo, artifact.uri.repo)
+        return self._place(repo, artifact.path)
+
+    # -- listing ---------------------------------------------------------------------------------------
+
+    def _pinned(self, repo: ModelUri, artifacts: tuple[Artifact, ...]) -> ModelUri:
+        """A branch of the Hub moves, its copy in a mirror has no commit: the revision is a hash of what is
+        listed, and the objects keep the name that was asked for."""
+        if repo.scheme != "hf" or _COMMIT.fullmatch(repo.revision):
+            return repo
+        pinned = repo.with_revision(sealed(artifacts))
+        with self._lock:
+            self._asked[pinned] = repo
+        return pinned
+
+    def _names(self, repo: ModelUri, wanted: Wanted, checksums: bytes | None) -> tuple[str, ...]:
+        if wanted.paths:
+            return tuple(sorted(wanted.paths))
+        if checksums is None:
+            raise ListingError(
+                f"{self._mirror} cannot say which files {display(repo)} has: it is a web server, and has no "
+                f"{CHECKSUMS} of it",
+                hint="Name a profile of a manifest: that names the files. Or mirror to s3://.",
+            )
+        return tuple(dict.fromkeys([*(path for path, _ in checksum_lines(checksums)), CHECKSUMS]))
+
+    def _add_objects(self, repo: ModelUri, bucket: Bucket, entries: Entries) -> None:
+        start = self._prefix + object_key(repo) + quote("?file=", safe="")
+        for found in bucket.objects(start):
+            path = unquote(unquote(found.key.removeprefix(start)))
+            entries.add(path, found.size, (), found.etag)
+        if not len(entries):
+            raise NotFoundError(
+                f"{self._mirror} has no file of {display(repo)}",
+                hint="Mirror it under the keys that NIM expects, and check NIM_REPOSITORY_OVERRIDE.",
+            )
+
+    def _described(self, repo: ModelUri, artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+        """With sizes, and what S3 tells of the content."""
+        if self._bucket:
+            return with_digests(self._bucket, artifacts, lambda one: self._key(repo, one.path))
+        return with_sizes(artifacts, lambda one: self._measure(repo, one.path))
 
     # -- requests --------------------------------------------------------------------------------------
 
-    def _place(self, operation: str, repo: ModelUri, path: str) -> Url:
-        key = object_key(repo.with_path(path))
-        if self._sign is None:
-            # the signs of percent are part of the name: on the wire they are encoded once more
-            return Url(f"{self._base}/{quote(key, safe='')}")
-        parameters = {"Bucket": self._mirror.name, "Key": self._prefix + key}
-        if operation == "head_object":
-            parameters["ChecksumMode"] = "ENABLED"
-        return self._sign(operation, parameters)
+    def _key(self, repo: ModelUri, path: str) -> str:
+        return self._prefix + object_key(repo.with_path(path))
 
-    def _measure(self, repo: ModelUri, path: SafePath) -> tuple[int | None, tuple[Digest, ...]]:
-        """Size and, where S3 keeps one of the whole object, the SHA-256."""
-        url = self._place("head_object", repo, path)
-        reply = self._api.request("HEAD", url, headers=_signed_headers(url))
+    def _place(self, repo: ModelUri, path: str) -> Location:
+        if self._bucket:
+            return self._bucket.place(self._key(repo, path))
+        # the signs of percent are part of the name: on the wire they are encoded once more
+        return Location(Url(f"{self._base}/{quote(object_key(repo.with_path(path)), safe='')}"))
+
+    def _measure(self, repo: ModelUri, path: str) -> int | None:
+        reply = self._api.request("HEAD", self._place(repo, path).url)
         if reply.status != 200:
-            raise self._refusal(reply, f"file “{display(path, 120)}” of {repo}")
-        return length(reply), _sha256(reply)
+            raise self._refusal(reply, f"file “{display(path, 120)}” of {display(repo)}")
+        return length(reply)
 
-    def _add_checksums(self, repo: ModelUri, entries: Entries) -> tuple[str, ...]:
+    def _checksums(self, repo: ModelUri) -> bytes | None:
         """NGC models carry the BLAKE3 digests of their files; a mirror of one has that file too."""
-        reply = self._api.request("GET", self._place("get_object", repo, CHECKSUMS))
+        reply = self._api.request("GET", self._place(repo, CHECKSUMS).url)
         if reply.status not in (200, 403, 404):
-            raise self._refusal(reply, f"file “{CHECKSUMS}” of {repo}")
-        if reply.status != 200 or is_page(reply):
-            return (f"{self._mirror} has no {CHECKSUMS} for {repo}: files are checked by what else is known",)
-        for path, digest in checksum_lines(reply.body):
-            if path in entries and path != CHECKSUMS:
-                entries.add(path, None, (digest,))
-        return ()
-
-    def _objects(self, repo: ModelUri, sign: Sign) -> Iterator[tuple[str, str]]:
-        """(path, size) of every object under the repository's key (ListObjectsV2)."""
-        start = self._prefix + object_key(repo) + quote("?file=", safe="")
-        parameters = {"Bucket": self._mirror.name, "Prefix": start}
-        for _ in range(MAX_PAGES):
-            reply = self._api.request("GET", sign("list_objects_v2", parameters))
-            if reply.status != 200:
-                raise self._refusal(reply, f"listing of {repo}")
-            page = self._page(reply)
-            encoded = page.findtext(f"{_S3}EncodingType") == "url"
-            for item in page.iter(f"{_S3}Contents"):
-                key = item.findtext(f"{_S3}Key", "")
-                key = unquote(key) if encoded else key
-                yield unquote(unquote(key.removeprefix(start))), item.findtext(f"{_S3}Size", "")
-            token = page.findtext(f"{_S3}NextContinuationToken", "")
-            if not token or token == parameters.get("ContinuationToken"):
-                return
-            parameters = {**parameters, "ContinuationToken": token}
-        raise ListingError(f"the listing of {repo} in {self._mirror} does not end", hint="Check the bucket.")
-
-    def _page(self, reply: Reply) -> ElementTree.Element:
-        try:
-            if b"<!DOCTYPE" in reply.body:
-                raise ElementTree.ParseError("a document type, which S3 does not send")
-            return ElementTree.fromstring(reply.body)  # noqa: S314 - no DTD, so no entities; size is bounded
-        except ElementTree.ParseError as error:
-            raise ListingError(
-                f"{reply.url.host} answers with something that is not S3's listing: {display(error, 120)}",
-                hint="Check NIM_REPOSITORY_OVERRIDE and AWS_ENDPOINT_URL.",
-            ) from error
+            raise self._refusal(reply, f"file “{CHECKSUMS}” of {display(repo)}")
+        return reply.body if reply.status == 200 and not is_page(reply) else None
 
     def _refusal(self, reply: Reply, what: str) -> NimpullError:
-        where = f"{self._mirror} answers HTTP {reply.status} for the {what}"
+        if self._bucket:
+            return self._bucket.refusal(reply, what)
+        where = f"{self._mirror} answers HTTP {reply.status} for {what}"
         if reply.status == 404:
             return NotFoundError(
                 f"{self._mirror} has no {what}",
                 hint="Mirror it under the key that NIM expects, and check NIM_REPOSITORY_OVERRIDE.",
             )
-        if reply.status == 401:
-            return AuthError(where, hint="Check the credential of the mirror.")
-        if reply.status == 403:
-            return ForbiddenError(
-                where,
-                hint="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; without permission to "
-                "list the bucket, S3 answers so for an object that is missing too.",
-            )
+        if reply.status in (401, 403):
+            kind = AuthError if reply.status == 401 else ForbiddenError
+            return kind(where, hint="Check the user and password in NIM_REPOSITORY_OVERRIDE, if it has any.")
         return common_refusal(reply, what, "")
 
 
 def object_key(uri: ModelUri) -> str:
     """The key of a file in a mirror, or what the keys of a repository begin with."""
     return quote(str(uri).partition("://")[2], safe="")
-
-
-def boto_signer(endpoint: str = "", region: str = "") -> Sign:
-    """Presigned URLs from the credentials that boto3 finds: AWS_*, web identity. Plain ones if it finds none.
-
-    "" leaves endpoint and region to boto3. Raises UsageError without boto3, or for settings it refuses.
-    """
-    try:
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "a mirror in s3:// needs boto3, which is not installed", hint="Install nimpull[s3]."
-        ) from error
-    try:
-        session = _session(region)
-        signature = "s3v4" if session.get_credentials() else UNSIGNED
-        client = session.client(
-            "s3", endpoint_url=endpoint or None, config=Config(signature_version=signature)
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise UsageError(
-            f"boto3 cannot use the settings for S3: {display(error)}",
-            hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
-        ) from error
-
-    def sign(operation: str, parameters: Mapping[str, str]) -> Url:
-        return Url(client.generate_presigned_url(operation, Params=parameters, ExpiresIn=_SIGNED_SECONDS))
-
-    return sign
-
-
-def _session(region: str) -> Session:
-    """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name."""
-    import boto3
-    from botocore.exceptions import ProfileNotFound
-    from botocore.session import Session as CoreSession
-
-    try:
-        return boto3.Session(region_name=region or None)
-    except ProfileNotFound as error:
-        if error.kwargs["profile"] != "default":
-            raise
-    unnamed = CoreSession(session_vars={"profile": (None, [], None, None)})
-    return boto3.Session(botocore_session=unnamed, region_name=region or None)
-
-
-def _signed_headers(url: Url) -> Mapping[str, str]:
-    """A header that takes part in the signature has to be sent as it was signed."""
-    return {"x-amz-checksum-mode": "ENABLED"} if "x-amz-checksum-mode" in url.reveal().lower() else {}
-
-
-def _sha256(reply: Reply) -> tuple[Digest, ...]:
-    try:
-        return (Digest.from_base64("sha256", reply.headers["x-amz-checksum-sha256"]),)
-    except (KeyError, ValueError):  # absent, or of the parts of a multipart upload
-        return ()

@@ -26,10 +26,10 @@ from nimpull.errors import (
     NotFoundError,
 )
 from nimpull.sources.answers import EXPIRY_MARGIN, common_refusal, expiry, is_page, length, read_json, said
-from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, with_sizes
+from nimpull.sources.checksums import CHECKSUMS, checksum_lines
+from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, relative, with_sizes
 from nimpull.sources.ngc_access import KEY_HINT, Access
 
-CHECKSUMS: Final = "checksums.blake3"
 _LATEST: Final = "latest"
 _PAGE_SIZE: Final = 500
 _CATALOG: Final = "https://catalog.ngc.nvidia.com"
@@ -160,7 +160,7 @@ class NgcSource:
             for answer in self._pages(url, repo, entries):
                 for row in _rows(answer, "modelFiles"):
                     digests = _sha256(row.get("sha256_base64"))
-                    entries.add(_relative(row.get("path")), row.get("sizeInBytes"), digests)
+                    entries.add(relative(row.get("path")), row.get("sizeInBytes"), digests)
         except _Refused:
             return  # the manifest will tell whether it is this call or the key
 
@@ -354,12 +354,7 @@ def _manifest_rows(answer: Mapping[str, Any]) -> list[tuple[str, tuple[Digest, .
         raise ListingError("NGC's files manifest names no files", hint="Run again, then report it.")
     if not isinstance(digests, list) or len(digests) != len(paths):
         digests = [None] * len(paths)
-    return [(_relative(path), _sha256(text)) for path, text in zip(paths, digests, strict=True)]
-
-
-def _relative(path: Any) -> Any:
-    """Some servers write a slash before the name, some ``./``."""
-    return path.removeprefix("/").removeprefix("./") if isinstance(path, str) else path
+    return [(relative(path), _sha256(text)) for path, text in zip(paths, digests, strict=True)]
 
 
 def _sha256(text: object) -> tuple[Digest, ...]:
@@ -381,15 +376,6 @@ def _extent(answer: Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(pages, int):
         pages = -(-results // size) if isinstance(size, int) and size > 0 else 1
     return max(1, pages), results
-
-
-def checksum_lines(content: bytes) -> Iterator[tuple[str, Digest]]:
-    """``<hex>  <path>`` per line, as b3sum writes; other lines are not checksums."""
-    for line in content.decode("utf-8", "replace").splitlines():
-        value, separator, path = line.partition("  ")
-        digests = as_digest("blake3", value)
-        if separator and digests:
-            yield _relative(path), digests[0]
 
 
 def _status_code(answer: Mapping[str, Any]) -> str:

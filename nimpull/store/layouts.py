@@ -200,7 +200,8 @@ class _Layout:
         except OSError as error:
             raise store_error(error, "commit", staged) from error
         changed = self._with_parents(self._tree.rename(staged, path))
-        self._record.add(Entry(path, status.st_size, status.st_mtime_ns, digest, artifact.identity, etag))
+        known = artifact.etag or etag
+        self._record.add(Entry(path, status.st_size, status.st_mtime_ns, digest, artifact.identity, known))
         return changed
 
     def _check_replaceable(self, path: str) -> None:

@@ -40,13 +40,17 @@ class Entry:
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
     def is_content_of(self, artifact: Artifact) -> bool:
-        """By digest where both have one algorithm, else by identity (a revision is immutable) and size."""
+        """By digest where both have one algorithm, else by identity, size and ETag.
+
+        Most revisions are immutable; the content of a bucket or a directory is not, but its ETag tells.
+        """
         if artifact.size is not None and artifact.size != self.size:
             return False
         for digest in artifact.digests:
             if digest.algorithm == self.digest.algorithm:
                 return digest.hex == self.digest.hex
-        return self.identity == artifact.identity
+        same_etag = not artifact.etag or not self.etag or self.etag == artifact.etag
+        return self.identity == artifact.identity and same_etag
 
 
 class Record:

@@ -19,18 +19,18 @@ from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Note, Phase, Waiting
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.manifest import runtime_manifest
-from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, Url
-from nimpull.core.ports import Body, Clock, Source, Wanted
+from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath
+from nimpull.core.ports import Body, Clock, Wanted
 from nimpull.core.report import termination_message, to_json
 from nimpull.core.reported import Report, State, StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError, UsageError
+from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
+    from nimpull.edges.registries import Registries
     from nimpull.progress import Progress
-    from nimpull.sources import LocalSource
     from nimpull.store.ingest import IngestArea
     from nimpull.store.layouts import StoreLayout
     from nimpull.store.lease import Lease
@@ -128,76 +128,26 @@ class Edges:
             Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
         )
 
-    def source(self, uri: ModelUri) -> Source:
-        match uri.scheme:
-            case "ngc":
-                return self._ngc
-            case "hf":
-                return self._hub_source
-            case "file":
-                return self._local
-        raise UsageError(
-            f"{uri.scheme}:// is not a source that can be pulled from",
-            hint="Use ngc://, hf:// or file://; for a mirror of NGC in s3:// or https:// set "
-            "NIM_REPOSITORY_OVERRIDE.",
-        )
-
     @cached_property
-    def _ngc(self) -> Source:
-        """NGC, or what NIM_REPOSITORY_OVERRIDE puts in its place."""
-        from nimpull.sources import NgcSource
+    def registries(self) -> Registries:
+        from nimpull.edges.registries import Registries
 
-        settings = self.settings
-        if settings.repository_override:
-            return self._mirror(settings.repository_override)
-        return NgcSource(
-            self.transport,
-            api_endpoint=Url(settings.ngc_api),
-            auth_endpoint=Url(settings.ngc_auth),
-            key=settings.ngc_key,
-            clock=self.clock,
-        )
-
-    def _mirror(self, override: str) -> Source:
-        from nimpull.sources.mirror import MirrorSource, boto_signer
-
-        scheme = override.partition("://")[0].lower()
-        if scheme == "jfrog":
-            raise UsageError(
-                "NIM_REPOSITORY_OVERRIDE=jfrog://… is no place that files can be fetched from",
-                hint="Artifactory answers as NGC does: set NGC_API_ENDPOINT and NGC_AUTH_ENDPOINT to "
-                "HOST/artifactory/api/nimmodel/REPOSITORY and NGC_API_KEY to its token, and leave "
-                "NIM_REPOSITORY_OVERRIDE out.",
-            )
-        sign = boto_signer(self.settings.s3_endpoint, self.settings.s3_region) if scheme == "s3" else None
-        return MirrorSource(self.transport, override=override, sign=sign)
-
-    @cached_property
-    def _hub_source(self) -> Source:
-        from nimpull.sources import HubSource
-
-        settings = self.settings
-        return HubSource(
-            self.transport, endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self.clock
-        )
-
-    @cached_property
-    def _local(self) -> LocalSource:
-        from nimpull.sources import LocalSource
-
-        return LocalSource()
+        return Registries(self.settings, self.clock, lambda: self.transport)
 
     def get(self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
         """Implements :class:`nimpull.core.ports.Get` over sockets and local files."""
-        opened = self._local if location.url.scheme == "file" else self.transport
+        opened = self.registries.local if location.url.scheme == "file" else self.transport
         return opened(location, start, end, fresh_connection=fresh_connection)
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         self.emit(Phase("listing", str(uri)))
-        return self.source(uri).list(uri, wanted)
+        listing = self.registries.source(uri).list(uri, wanted)
+        for note in listing.notes:
+            self.emit(Note(note, "warning"))
+        return listing
 
     def locate(self, artifact: Artifact, fresh: bool) -> Location:
-        return self.source(artifact.uri).locate(artifact, fresh=fresh)
+        return self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
 
     # -- store -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,105 @@
+"""Which source answers for a model URI: built on first use from what the environment says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nimpull.core.names import ModelUri, Url
+from nimpull.core.ports import Clock, Source
+from nimpull.errors import UsageError
+from nimpull.settings import Settings
+
+if TYPE_CHECKING:
+    from nimpull.sources import LocalSource
+    from nimpull.sources.s3 import Sign
+    from nimpull.transport import Transport
+
+
+class Registries:
+    """``transport`` is asked for once a source needs the network."""
+
+    def __init__(self, settings: Settings, clock: Clock, transport: Callable[[], Transport]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._transport = transport
+
+    def source(self, uri: ModelUri) -> Source:
+        """NIM_REPOSITORY_OVERRIDE takes the place of both registries."""
+        match uri.scheme:
+            case "ngc" | "hf" if self._settings.repository_override:
+                return self._mirror
+            case "ngc":
+                return self._ngc
+            case "hf":
+                return self._hub_source
+            case "s3":
+                return self._s3
+            case "https" | "http":
+                return self._web
+        return self.local
+
+    @cached_property
+    def _ngc(self) -> Source:
+        from nimpull.sources import NgcSource
+
+        settings = self._settings
+        return NgcSource(
+            self._transport(),
+            api_endpoint=Url(settings.ngc_api),
+            auth_endpoint=Url(settings.ngc_auth),
+            key=settings.ngc_key,
+            clock=self._clock,
+        )
+
+    @cached_property
+    def _mirror(self) -> Source:
+        from nimpull.sources import MirrorSource
+
+        override = self._settings.repository_override
+        scheme = override.partition("://")[0].lower()
+        if scheme == "jfrog":
+            raise UsageError(
+                "NIM_REPOSITORY_OVERRIDE=jfrog://… is no place that files can be fetched from",
+                hint="Artifactory answers as NGC does: set NGC_API_ENDPOINT and NGC_AUTH_ENDPOINT to "
+                "HOST/artifactory/api/nimmodel/REPOSITORY and NGC_API_KEY to its token, and leave "
+                "NIM_REPOSITORY_OVERRIDE out.",
+            )
+        return MirrorSource(self._transport(), override=override, sign=self._sign if scheme == "s3" else None)
+
+    @cached_property
+    def _sign(self) -> Sign:
+        from nimpull.sources import boto_signer
+        from nimpull.transport.trust import SYSTEM_STORE
+
+        store = SYSTEM_STORE if Path(SYSTEM_STORE).is_file() else ""
+        return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, store)
+
+    @cached_property
+    def _s3(self) -> Source:
+        from nimpull.sources import S3Source
+
+        return S3Source(self._transport(), sign=self._sign)
+
+    @cached_property
+    def _web(self) -> Source:
+        from nimpull.sources import WebSource
+
+        return WebSource(self._transport())
+
+    @cached_property
+    def _hub_source(self) -> Source:
+        from nimpull.sources import HubSource
+
+        settings = self._settings
+        return HubSource(
+            self._transport(), endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self._clock
+        )
+
+    @cached_property
+    def local(self) -> LocalSource:
+        from nimpull.sources import LocalSource
+
+        return LocalSource()

@@ -1,0 +1,23 @@
+"""Lists of digests that lie beside the files: ``checksums.blake3`` in every NGC version, ``SHA256SUMS``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from nimpull.core.digest import Digest
+from nimpull.sources.listing import as_digest, relative
+
+CHECKSUMS: Final = "checksums.blake3"
+#: As b3sum and sha256sum (GNU coreutils) write it; the star says that the file was read as binary.
+_LINE: Final = re.compile(r"([0-9A-Fa-f]{32,128}) [ *](.+)")
+
+
+def checksum_lines(content: bytes, algorithm: str = "blake3") -> Iterator[tuple[str, Digest]]:
+    """(path, digest) of each line ``<hex>  <path>``; other lines are not checksums."""
+    for text in content.decode("utf-8", "replace").splitlines():
+        line = _LINE.fullmatch(text)
+        digests = as_digest(algorithm, line[1]) if line else ()
+        if line and digests:
+            yield relative(line[2]), digests[0]

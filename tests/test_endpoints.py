@@ -1,0 +1,279 @@
+"""``modelEndpoint`` of a universal NIM: S3, addresses of NGC, plain web servers; and mirrors of the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from nimpull.core.names import ModelUri
+from nimpull.core.ports import Wanted
+from nimpull.errors import UsageError
+from nimpull.sources import S3Source, boto_signer
+from nimpull.sources.mirror import object_key
+from nimpull.transport import Transport
+from tests.registry import Registry
+from tests.servers import ScriptedServer, serve_directory
+from tests.test_container import bucket
+from tests.test_mirror import Bucket, transport
+from tests.test_names import FILES, call, plain
+
+__all__ = ["transport"]
+MODEL = ModelUri.parse("s3://bucket/models/tiny")
+AWS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "aws-canary"}
+UNIVERSAL = ("create-model-store", "--model-repo")
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with Registry() as started:
+        started.add_ngc_model("acme", "", "tiny", "1.0", FILES)
+        yield started
+
+
+def model_bucket(files: dict[str, bytes], page: int = 2) -> Bucket:
+    made = Bucket("/bucket/", page)
+    made.objects = {f"models/tiny/{path}": content for path, content in files.items()}
+    made.objects |= {"models/tiny/sub/": b"", "models/tiny2/other.json": b"of another model"}
+    return made
+
+
+def s3(transport: Transport, server: ScriptedServer) -> S3Source:
+    return S3Source(transport, sign=boto_signer(server.url().reveal().rstrip("/"), "us-east-1"))
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+
+
+def report(store: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((store / ".nimpull/report.json").read_text())
+    return document
+
+
+def verified(store: Path) -> dict[str, str]:
+    return {entry["path"]: entry["verifiedBy"] for entry in report(store)["artifacts"]}
+
+
+# -- s3://, the listing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_prefix_is_listed_page_by_page_with_what_s3_knows(transport: Transport) -> None:
+    files = {**FILES, "a b+c.json": b"[]"}
+    with ScriptedServer(model_bucket(files)) as server:
+        listing = s3(transport, server).list(MODEL, Wanted())
+    listed = {
+        str(each.path): (each.size, {str(digest) for digest in each.digests}) for each in listing.artifacts
+    }
+    assert listed == {
+        path: (
+            len(content),
+            {f"sha256:{hashlib.sha256(content).hexdigest()}", f"md5:{hashlib.md5(content).hexdigest()}"},
+        )
+        for path, content in files.items()
+    }
+    assert listing.notes == ()
+    assert "aws-canary" not in "".join(f"{seen.target}{seen.headers}" for seen in server.seen)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("encryption", "etag", "digests"),
+    [
+        ({}, "", 1),
+        ({"x-amz-server-side-encryption": "AES256"}, "", 1),
+        ({"x-amz-server-side-encryption": "aws:kms"}, "", 0),
+        ({"x-amz-server-side-encryption-customer-algorithm": "AES256"}, "", 0),
+        ({"ETag": '"b4176c7b80db34b87dc36f66287c7fed-3"'}, "", 0),
+    ],
+)
+def test_an_etag_is_a_digest_only_where_it_is_the_md5(
+    transport: Transport, encryption: dict[str, str], etag: str, digests: int
+) -> None:
+    made = model_bucket({"config.json": b"{}"})
+    made.checksums, made.encryption = False, encryption
+    with ScriptedServer(made) as server:
+        listing = s3(transport, server).list(MODEL, Wanted())
+    assert len(listing.artifacts[0].digests) == digests
+    assert [("config.json" in note) for note in listing.notes] == [True] * (1 - digests)
+
+
+@pytest.mark.usefixtures("keys")
+def test_the_checksums_of_an_ngc_version_go_along(transport: Transport) -> None:
+    sums = "".join(f"{blake3(content).hexdigest()}  {path}\n" for path, content in FILES.items())
+    with ScriptedServer(model_bucket({**FILES, "checksums.blake3": sums.encode()})) as server:
+        listing = s3(transport, server).list(MODEL, Wanted(include=("*.json",)))
+    (config,) = listing.artifacts
+    assert str(config.digest) == f"blake3:{blake3(FILES['config.json']).hexdigest()}"
+    assert not [seen for seen in server.seen if seen.method == "HEAD"], "all is known already"
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_bucket_elsewhere_says_where(transport: Transport) -> None:
+    with (
+        ScriptedServer(
+            lambda seen, peer: peer.reply(301, b"", {"x-amz-bucket-region": "eu-west-1"})
+        ) as server,
+        pytest.raises(UsageError) as caught,
+    ):
+        s3(transport, server).list(MODEL, Wanted())
+    assert caught.value.hint == "Set AWS_REGION=eu-west-1."
+
+
+# -- the Jobs ----------------------------------------------------------------------------------------------
+
+
+def test_the_job_of_an_s3_endpoint(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "pvc"
+    command = (*UNIVERSAL, "s3://bucket/models/tiny", "--model-store", str(store))
+    made = model_bucket(FILES)
+    with ScriptedServer(made) as server:
+        env = {**AWS, "AWS_ENDPOINT_URL": server.url().reveal().rstrip("/")}
+        code, text = call(registry, store, *command, **env)
+        assert code == 0, text
+        assert plain(store) == FILES
+        assert verified(store) == dict.fromkeys(FILES, "sha256")
+        assert report(store)["source"]["uri"] == "s3://bucket/models/tiny"
+        asked = len(server.seen)
+        assert call(registry, store, *command, **env)[0] == 0
+        assert len(server.seen) == asked, "the second pod asks nothing"
+        made.objects.clear()
+        code, text = call(registry, store, "nimpull", "download", "s3://bucket/other", **env)
+        assert code == 21, text
+    assert "aws-canary" not in text + (store / ".nimpull/report.json").read_text()
+    assert registry.log() == []
+
+
+def test_an_object_that_changed_comes_anew_although_its_size_is_the_same(
+    registry: Registry, tmp_path: Path
+) -> None:
+    made = model_bucket({"config.json": b"{1}", "same.json": b"[]"})
+    made.checksums, made.encryption = False, {"x-amz-server-side-encryption": "aws:kms"}
+    pull = ("nimpull", "download", "s3://bucket/models/tiny", "--layout", "local-dir")
+    with ScriptedServer(made) as server:
+        env = {**AWS, "AWS_ENDPOINT_URL": server.url().reveal().rstrip("/")}
+        assert call(registry, tmp_path, *pull, **env)[0] == 0
+        made.objects["models/tiny/config.json"] = b"{2}"
+        code, text = call(registry, tmp_path, *pull, "--refresh", **env)
+    assert code == 0, text
+    assert "“config.json” among them" in text
+    assert (tmp_path / "config.json").read_bytes() == b"{2}"
+    assert {entry["path"]: entry["action"] for entry in report(tmp_path)["artifacts"]} == {
+        "config.json": "fetched",
+        "same.json": "skipped",
+    }
+
+
+ADDRESS = "https://api.ngc.nvidia.com/v2/models/acme/tiny/versions/1.0"
+NIMCACHE = f"""apiVersion: apps.nvidia.com/v1alpha1
+kind: NIMCache
+metadata: {{name: uni-https}}
+spec:
+  source:
+    ngc: {{modelPuller: image, authSecret: secret, modelEndpoint: "{ADDRESS}"}}
+  storage: {{pvc: {{create: true, size: 50Gi}}}}
+"""
+
+
+def test_the_job_of_an_ngc_address(registry: Registry, tmp_path: Path) -> None:
+    store, cache = tmp_path / "pvc", tmp_path / "nimcache.yaml"
+    cache.write_text(NIMCACHE)
+    code, text = call(registry, store, *UNIVERSAL, ADDRESS, "--model-store", str(store))
+    assert code == 0, text
+    assert plain(store) == FILES
+    assert report(store)["source"]["uri"] == "ngc://acme/tiny:1.0"
+    asked = len(registry.log())
+    code, text = call(registry, store, "nimpull", "download", "-f", str(cache), "--store", str(store))
+    assert code == 0, text
+    assert len(registry.log()) == asked, "the NIMCache asks for what its Job has left"
+
+
+# -- a plain web server ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "mark"), [("SHA256SUMS", " *"), ("checksums.blake3", "  ")])
+def test_a_web_server_with_a_list_of_checksums(
+    registry: Registry, tmp_path: Path, name: str, mark: str
+) -> None:
+    digest = hashlib.sha256 if name == "SHA256SUMS" else blake3
+    sums = "".join(f"{digest(content).hexdigest()}{mark}./{path}\n" for path, content in FILES.items())
+    files = {**FILES, name: sums.encode()}
+    with ScriptedServer(serve_directory("/models/tiny/", files)) as server:
+        address = server.url("/models/tiny").reveal()
+        store = tmp_path / "pvc"
+        code, text = call(registry, store, *UNIVERSAL, address, "--model-store", str(store))
+        assert code == 0, text
+        assert plain(store) == files
+        algorithm = "sha256" if name == "SHA256SUMS" else "blake3"
+        assert verified(store) == {**dict.fromkeys(FILES, algorithm), name: "size"}
+        files["config.json"] = b"[]"
+        code, text = call(registry, tmp_path / "b", *UNIVERSAL, address, "--model-store", str(tmp_path / "b"))
+        assert (code, "config.json" in text) == (33, True), text
+        del files[name]
+        code, text = call(registry, tmp_path / "c", *UNIVERSAL, address, "--model-store", str(tmp_path / "c"))
+        assert (code, "neither checksums.blake3 nor SHA256SUMS" in text) == (22, True), text
+
+
+def test_a_web_server_that_wants_a_password(registry: Registry, tmp_path: Path) -> None:
+    files = {
+        "config.json": b"{}",
+        "SHA256SUMS": f"{hashlib.sha256(b'{}').hexdigest()}  config.json\n".encode(),
+    }
+    with ScriptedServer(serve_directory("/m/", files, user="bob:pass-canary")) as server:
+        plain_address = server.url("/m").reveal()
+        known = plain_address.replace("://", "://bob:pass-canary@")
+        code, text = call(registry, tmp_path / "a", *UNIVERSAL, plain_address, "-m", str(tmp_path / "a"))
+        assert (code, "user and a password" in text) == (20, True), text
+        code, text = call(registry, tmp_path / "a", *UNIVERSAL, known, "-m", str(tmp_path / "a"))
+    assert code == 0, text
+    assert plain(tmp_path / "a") == files
+    written = "".join(path.read_text() for path in (tmp_path / "a/.nimpull").rglob("*.json*"))
+    assert "pass-canary" not in text + written
+
+
+# -- NIM_REPOSITORY_OVERRIDE for the Hub --------------------------------------------------------------------
+
+
+def hub_mirror(model: str, files: dict[str, bytes]) -> Bucket:
+    made = bucket("/nim_bucket/")
+    made.page = 10
+    uri = ModelUri.parse(model)
+    made.objects = {object_key(uri.with_path(path)): content for path, content in files.items()}
+    return made
+
+
+@pytest.mark.parametrize("revision", ["main", "0123456789abcdef0123456789abcdef01234567"])
+def test_a_mirror_takes_the_place_of_the_hub(registry: Registry, tmp_path: Path, revision: str) -> None:
+    store, written = tmp_path / "pvc", tmp_path / "pvc/model_manifest.json"
+    model = f"hf://acme/Tiny-LM:{revision}"
+    with ScriptedServer(hub_mirror(model, FILES)) as server:
+        address = server.url().reveal().rstrip("/")
+        mirror = {**AWS, "AWS_ENDPOINT_URL": address, "NIM_REPOSITORY_OVERRIDE": "s3://nim_bucket/"}
+        command = ("download-to-cache", "--model-uri", model, "--manifest-file", str(written))
+        code, text = call(registry, store, *command, **mirror)
+    assert code == 0, text
+    assert registry.log() == [], "the Hub was asked"
+    (snapshot,) = (store / "huggingface/hub/hub/models--acme--Tiny-LM/snapshots").iterdir()
+    assert {path: (snapshot / path).read_bytes() for path in FILES} == FILES
+    assert len(snapshot.name) == 40
+    if revision == "main":
+        reference = snapshot.parent.parent / "refs/main"
+        assert reference.read_text() == snapshot.name
+    else:
+        assert snapshot.name == revision
+
+
+def test_huggingface_cli_does_not_know_nims_mirror(registry: Registry, tmp_path: Path) -> None:
+    registry.add_hub_repo("acme/Tiny-LM", FILES)
+    command = ("huggingface-cli", "download", "acme/Tiny-LM", "--local-dir", str(tmp_path / "pvc"))
+    code, text = call(registry, tmp_path, *command, NIM_REPOSITORY_OVERRIDE="s3://nim_bucket/")
+    assert code == 0, text
+    assert plain(tmp_path / "pvc") == FILES
