@@ -201,7 +201,7 @@ def test_a_body_without_length_ends_with_the_connection(rig: Callable[..., Rig])
 def test_without_http_client_below_the_public_interface_is_used(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nimpull.transport.body._Line.of", lambda answer: None)
+    monkeypatch.setattr("nimpull.transport.lines.SPEAKABLE", False)
     with ScriptedServer(lambda seen, peer: peer.file(seen, CONTENT)) as server:
         get = rig().transport
         for _ in range(2):
@@ -239,7 +239,7 @@ def test_f01_a_reset_is_named(rig: Callable[..., Rig], monkeypatch: pytest.Monke
         peer.reset()
 
     if not direct:
-        monkeypatch.setattr("nimpull.transport.body._Line.of", lambda answer: None)
+        monkeypatch.setattr("nimpull.transport.lines.SPEAKABLE", False)
     with ScriptedServer(broken) as server, pytest.raises(NetworkError, match="reset"):
         fetch(rig().transport, server)
 
@@ -254,7 +254,7 @@ def test_f02_a_short_body_is_named(
         peer.close()
 
     if not direct:
-        monkeypatch.setattr("nimpull.transport.body._Line.of", lambda answer: None)
+        monkeypatch.setattr("nimpull.transport.lines.SPEAKABLE", False)
     with ScriptedServer(short) as server, pytest.raises(NetworkError, match="closed early"):
         fetch(rig().transport, server)
 
@@ -322,7 +322,7 @@ def test_f15_a_trickle_is_dropped(
             peer.send(b"x")
 
     if not direct:
-        monkeypatch.setattr("nimpull.transport.body._Line.of", lambda answer: None)
+        monkeypatch.setattr("nimpull.transport.lines.SPEAKABLE", False)
     # twelve seconds pass at each look: under the read timeout, over the low-speed window in three
     with ScriptedServer(drip) as server, pytest.raises(NetworkError, match=r"too slow, 0\.\d KiB/s"):
         fetch(rig(clock=StepClock(12.0), read_timeout=60.0).transport, server)

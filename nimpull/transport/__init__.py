@@ -23,6 +23,7 @@ from nimpull.transport.body import Meter, OpenBody
 from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
 from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause
 from nimpull.transport.policy import TransportPolicy
+from nimpull.transport.streams import Pooled
 from nimpull.transport.wire import Answer, Wire
 
 __all__ = ["Transport", "TransportPolicy"]
@@ -103,7 +104,7 @@ class Transport:
         """See :meth:`nimpull.core.ports.Api.request`. An answer over ``max_bytes`` is a NetworkError."""
         began = self._clock.monotonic()
 
-        def send() -> Answer:
+        def send() -> Answer[Pooled]:
             return self._wire.exchange(method, url, headers or {}, body, follow=follow)
 
         def attempt() -> Reply:
@@ -146,7 +147,7 @@ class Transport:
             attempts = retrying.statistics["attempt_number"]
             raise last.error_after(attempts) from last.__cause__
 
-    def _attempt(self, send: Callable[[], Answer], max_bytes: int) -> Reply:
+    def _attempt(self, send: Callable[[], Answer[Pooled]], max_bytes: int) -> Reply:
         try:
             reply = self._read_whole(send(), max_bytes)
         except (OversizeError, ProxyRefusedError):
@@ -158,12 +159,12 @@ class Transport:
             raise _Unsettled(f"{reply.url.host} answers HTTP {reply.status}", reply=reply)
         return reply
 
-    def _read_whole(self, answer: Answer, max_bytes: int) -> Reply:
+    def _read_whole(self, answer: Answer[Pooled], max_bytes: int) -> Reply:
         blocks: list[bytes] = []
         size = 0
         meter = self._meter(answer.url)
         try:
-            while block := answer.raw.read1(_API_BLOCK, decode_content=True):
+            while block := answer.stream.raw.read1(_API_BLOCK, decode_content=True):
                 blocks.append(block)
                 size += len(block)
                 meter.count(len(block))
@@ -173,13 +174,13 @@ class Transport:
                         hint="This is not what a registry sends. Check the address.",
                     )
         except WIRE_ERRORS as error:
-            answer.drop()
+            answer.stream.drop()
             meter.stop_if_cancelled()
             raise explain(error, answer.url, answer.proxy) from error
         except NimpullError:
-            answer.drop()
+            answer.stream.drop()
             raise
-        answer.raw.release_conn()
+        answer.stream.release()
         return Reply(answer.status, answer.headers, b"".join(blocks), answer.url)
 
     # -- Get -------------------------------------------------------------------------------------------
@@ -195,12 +196,12 @@ class Transport:
         headers = dict(location.headers)
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        answer = self._wire.exchange("GET", location.url, headers, fresh_connection=fresh_connection)
+        answer = self._wire.get(location.url, headers, fresh_connection=fresh_connection)
         if answer.status in (429, 503):
             self._note_pause(answer.url.host, answer.status, answer.headers)
         coding = answer.headers.get("content-encoding", "identity").strip().lower()
         if coding not in ("", "identity") and answer.status < 300:
-            answer.drop()
+            answer.stream.drop()
             raise IntegrityError(
                 f"{answer.url.host} sent {answer.url} with Content-Encoding {display(coding, 40)}, "
                 "which was not asked for; nothing was decoded",

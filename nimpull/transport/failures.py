@@ -19,6 +19,7 @@ from nimpull.errors import NetworkError, ProxyError, TlsError, TransferError
 WIRE_ERRORS: Final = (
     urllib3.exceptions.HTTPError,
     requests.exceptions.RequestException,
+    http.client.HTTPException,
     OSError,
     ssl.SSLError,
 )

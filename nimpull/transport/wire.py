@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar, cast
 from weakref import WeakSet
 
 import requests
@@ -18,33 +18,33 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProxyError
 
 from nimpull.core.names import Url
 from nimpull.errors import NetworkError, TransferError
 from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
+from nimpull.transport.lines import Lines, Route
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.proxies import Proxies, is_http
 from nimpull.transport.redirects import Hop, is_redirect, next_hop, refuse_internal
+from nimpull.transport.streams import Pooled, Stream
 from nimpull.transport.trust import client_context
 
+_PORTS: Final = {"http": 80, "https": 443}
 _HOSTS: Final = 64  # hosts whose pools are kept
 _UNREADABLE: Final = (ValueError, urllib3.exceptions.LocationValueError)
+S_co = TypeVar("S_co", bound=Stream, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Generic[S_co]):
     """A response whose body is still on the wire. ``proxy``: the one it came through."""
 
-    raw: urllib3.BaseHTTPResponse
+    stream: S_co
     status: int
     headers: Mapping[str, str]
     url: Url
     proxy: Url | None
-
-    def drop(self) -> None:
-        """Close the connection: what is left of the body must not reach the next request on it."""
-        self.raw.close()
-        self.raw.release_conn()
 
 
 class Wire:
@@ -67,9 +67,12 @@ class Wire:
         self._reached: set[str] = set()
         self._aborted = False
         self._adapter = self._pools(policy.connections)
+        self._lines = Lines(self._route, most=policy.connections, read_timeout=policy.read_timeout)
+        self._own_headers = {"User-Agent": policy.user_agent, "Accept-Encoding": "identity"}
         self._timeout = urllib3.Timeout(connect=policy.connect_timeout, read=policy.read_timeout)
 
     def close(self) -> None:
+        self._lines.close()
         self._adapter.close()
 
     def abort(self) -> None:
@@ -96,27 +99,39 @@ class Wire:
         body: bytes | None = None,
         *,
         follow: bool = True,
-        fresh_connection: bool = False,
-    ) -> Answer:
-        """The first answer that is not a followed redirect.
+    ) -> Answer[Pooled]:
+        """The first answer that is not a followed redirect, over urllib3's pools.
 
         Raises NetworkError, TlsError, ProxyError, RedirectError.
         """
-        own = {"User-Agent": self._policy.user_agent, "Accept-Encoding": "identity"}
-        hop = Hop(method, url, {**own, **headers}, body)
+        hop = Hop(method, url, {**self._own_headers, **headers}, body)
+        return self._chain(hop, lambda hop: self._send(hop, self._adapter), follow=follow)
+
+    def get(self, url: Url, headers: Mapping[str, str], *, fresh_connection: bool = False) -> Answer[Stream]:
+        """The same for bytes: over a line where that can be."""
         pools = self._pools(1) if fresh_connection else self._adapter
+
+        def send(hop: Hop) -> Answer[Stream]:
+            return self._ask(hop, fresh=fresh_connection) or self._send(hop, pools)
+
+        return self._chain(Hop("GET", url, {**self._own_headers, **headers}), send)
+
+    def _chain(self, hop: Hop, send: Callable[[Hop], Answer[S_co]], *, follow: bool = True) -> Answer[S_co]:
         while True:
             self._gate(hop.url.host)
-            answer = self._send(hop, pools)
+            answer = send(hop)
+            if answer.status == 407 and answer.proxy is not None:
+                answer.stream.drop()
+                raise proxy_refused(answer.status, hop.url, answer.proxy)
             if not follow or not is_redirect(answer.status, answer.headers):
                 return answer
-            answer.drop()
+            answer.stream.drop()
             hop = self._follow(hop, answer)
 
     def _pools(self, connections: int) -> _Pools:
         return _Pools(self._context, connections, self._opened)
 
-    def _follow(self, hop: Hop, answer: Answer) -> Hop:
+    def _follow(self, hop: Hop, answer: Answer[S_co]) -> Hop:
         following = next_hop(hop, answer.status, answer.headers["location"])
         if following.url.origin != hop.url.origin:
             # behind a proxy the name is the proxy's to resolve, and may not exist here
@@ -124,7 +139,17 @@ class Wire:
             refuse_internal(hop.url, following.url, resolve=direct)
         return following
 
-    def _send(self, hop: Hop, pools: _Pools) -> Answer:
+    def _ask(self, hop: Hop, *, fresh: bool) -> Answer[Stream] | None:
+        try:
+            found = self._lines.get(hop.url, hop.headers, lambda: self._gate(hop.url.host), fresh=fresh)
+        except WIRE_ERRORS as error:
+            raise self._broken(error, hop) from error
+        if found is None:
+            return None
+        status, headers, stream = found
+        return Answer(stream, status, headers, hop.url, self._proxies.choose(hop.url))
+
+    def _send(self, hop: Hop, pools: _Pools) -> Answer[Pooled]:
         if not is_http(hop.url):
             raise _unreadable(None, hop.url)
         proxy = self._proxies.choose(hop.url)
@@ -135,14 +160,23 @@ class Wire:
                 raise self._explain(error, hop.url, proxy) from error
             raise _unreadable(error, hop.url) from None  # the cause quotes the URL or the header
         except WIRE_ERRORS as error:
-            self._gate(hop.url.host)  # a broken connection may be the end of the run
-            raise self._explain(error, hop.url, proxy) from error
+            raise self._broken(error, hop) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
-        answer = Answer(raw, raw.status, headers, hop.url, proxy)
-        if raw.status == 407 and proxy is not None:
-            answer.drop()
-            raise proxy_refused(raw.status, hop.url, proxy)
-        return answer
+        return Answer(Pooled(raw), raw.status, headers, hop.url, proxy)
+
+    def _broken(self, error: Exception, hop: Hop) -> TransferError:
+        self._gate(hop.url.host)  # a broken connection may be the end of the run
+        return self._explain(error, hop.url, self._proxies.choose(hop.url))
+
+    def _route(self, url: Url) -> Route | None:
+        """None for what is not one connection of plain TLS or TCP: a forwarding proxy, TLS within TLS."""
+        proxy = self._proxies.choose(url)
+        scheme, host, port = url.origin
+        if proxy is not None and (scheme == "http" or proxy.scheme == "https"):
+            return None
+        name = f"[{host}]" if ":" in host else host
+        shown = name if port == _PORTS[scheme] else f"{name}:{port}"
+        return Route(shown, self._adapter.connector(url, proxy, self._policy.connect_timeout))
 
     def _explain(self, error: Exception, url: Url, proxy: Url | None) -> TransferError:
         failure = explain(error, url, proxy)
@@ -192,6 +226,12 @@ class _Pools(HTTPAdapter):
         manager.pool_classes_by_scheme = self._classes
         return manager
 
+    def connector(self, url: Url, proxy: Url | None, timeout: float) -> Callable[[], HTTPConnection]:
+        """Makes open connections to the origin of ``url``; ``timeout`` in seconds."""
+        manager = self.proxy_manager_for(proxy.reveal()) if proxy else self.poolmanager
+        pool = manager.connection_from_url(url.reveal())
+        return lambda: _open_connection(pool, timeout)
+
     def open(self, hop: Hop, proxy: Url | None, timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
         """Send one request; its body is not read, not decoded, and no redirect is followed."""
         prepared = requests.Request(hop.method, hop.url.reveal(), dict(hop.headers), data=hop.body).prepare()
@@ -225,3 +265,21 @@ def _telling(
 
     telling = type(connection.__name__, (connection,), {"connect": connect})
     return type(pool.__name__, (pool,), {"ConnectionCls": telling})
+
+
+def _open_connection(pool: HTTPConnectionPool, timeout: float) -> HTTPConnection:
+    """As ``urlopen`` makes one, tunnel and errors included; it is the caller's."""
+    connection = pool._new_conn()
+    connection.timeout = timeout
+    try:
+        if pool.proxy:
+            pool._prepare_proxy(connection)
+        else:
+            connection.connect()
+    except (OSError, urllib3.exceptions.HTTPError) as error:
+        reached = connection.has_connected_to_proxy or not pool.proxy
+        connection.close()
+        if reached:
+            raise
+        raise ProxyError("cannot connect to the proxy", error) from error
+    return cast(HTTPConnection, connection)

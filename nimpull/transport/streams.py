@@ -1,0 +1,58 @@
+"""The body of an answer while it is still on the wire."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import urllib3
+
+_BLOCK: Final = 1 << 20  # bytes per read of a body that urllib3 unframes
+
+
+class Stream(Protocol):
+    """What a body is read from. Raises what the wire raises."""
+
+    def receive(self, view: memoryview) -> int | None:
+        """Some bytes into ``view``; 0 = the end, None = none within a tick."""
+        ...
+
+    def at_end(self, *, bounded: bool) -> bool:
+        """Whether nothing of the answer is left; ``bounded``: every byte that its head tells of was read."""
+        ...
+
+    def abort(self) -> None:
+        """From another thread: a ``receive`` under way ends, where the socket can be reached."""
+        ...
+
+    def release(self) -> None:
+        """The connection may carry the next request."""
+        ...
+
+    def drop(self) -> None:
+        """Close the connection: what is left of the body must not reach the next request on it."""
+        ...
+
+
+class Pooled:
+    """A response of urllib3, by its public interface alone."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+        self.raw = raw
+
+    def receive(self, view: memoryview) -> int | None:
+        block = self.raw.read1(min(len(view), _BLOCK), decode_content=False)
+        view[: len(block)] = block
+        return len(block)
+
+    def at_end(self, *, bounded: bool) -> bool:  # noqa: ARG002 - urllib3 knows its framing
+        return not self.raw.read1(1, decode_content=False)
+
+    def abort(self) -> None:
+        """Without effect: urllib3 does not show its socket."""
+
+    def release(self) -> None:
+        self.raw.release_conn()
+
+    def drop(self) -> None:
+        self.raw.close()
+        self.raw.release_conn()
