@@ -166,7 +166,7 @@ def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: b
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        (errno.ENOSPC, NoSpaceError, "bytes free"),
+        (errno.ENOSPC, NoSpaceError, "free"),
         (errno.EDQUOT, NoSpaceError, "quota"),
         (errno.EROFS, NotWritableError, "uid"),
         (errno.EACCES, NotWritableError, "gid"),

@@ -303,3 +303,19 @@ def test_f37_names_of_255_bytes(store: Store, name: str) -> None:
     layout.finish(listing(one))
     assert layout.trusted(one) is not None
     assert Path(store.root, layout.path_of(one)).read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("etag", ["v1", ""], ids=["one-etag", "no-etag"])
+def test_equal_files_without_a_listed_digest_share_a_blob(store: Store, etag: str) -> None:
+    """A mirror may name no digest, and give two files one ETag: S3's is often the MD5 of the content."""
+    layout = store.ngc_hub()
+    uris = NGC.with_path("config.json"), NGC.with_revision("other").with_path("config.json")
+    same = [Artifact(SafePath("config.json"), len(CONFIG), (), uri) for uri in uris]
+    different = Artifact(SafePath("model.bin"), len(WEIGHTS), (), NGC.with_path("model.bin"))
+    for one, content in ((different, WEIGHTS), (same[0], CONFIG), (same[1], CONFIG)):
+        commit(store, layout, one, content, etag=etag)
+    store.record.reload()
+    blobs = {os.path.realpath(store.tree.absolute(layout.path_of(each))) for each in same}
+    assert len(blobs) == 1
+    assert all(layout.trusted(each) for each in (different, *same))
+    assert len(store.files_of(layout, (different, *same))) == 3

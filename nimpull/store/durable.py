@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from nimpull.core.names import display
+from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError, NotWritableError, StoreError, StoreIOError
 
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -55,7 +57,7 @@ def _no_space(action: str, path: str, shown: str) -> NoSpaceError:
             f"cannot {action} {shown}: no inodes left",
             hint="The volume holds as many files as it can. Remove files, or make it with more inodes.",
         )
-    return NoSpaceError(f"cannot {action} {shown}: no space left, {free} bytes free", hint=hint)
+    return NoSpaceError(f"cannot {action} {shown}: no space left, {show_bytes(free)} free", hint=hint)
 
 
 def _free(path: str) -> tuple[int, int, bool] | None:
@@ -108,6 +110,22 @@ def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
         os.close(descriptor)
     os.replace(temporary, path)
     sync_directories((os.path.dirname(path),))
+
+
+def share_with_group(name: str, above: int | None = None) -> None:
+    """Let the group write a new directory where it may write the one above it (fsGroup), whatever the umask.
+
+    ``above``: descriptor of that directory, if ``name`` is no whole path. chmod keeps the setgid bit that
+    mkdir took over; the root's own mode decides, so a private store stays so. Raises OSError.
+    """
+    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        parent = os.stat("..", dir_fd=below).st_mode
+        mode = stat.S_IMODE(os.fstat(below).st_mode)
+        if parent & stat.S_IWGRP and mode & 0o070 != 0o070:
+            os.fchmod(below, mode | 0o070)
+    finally:
+        os.close(below)
 
 
 def tolerate_missing(action: Callable[[str], None], path: str) -> None:

@@ -26,7 +26,14 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Claim, Layout, Verified
 from nimpull.errors import NotWritableError, StoreIOError
-from nimpull.store.durable import replace_file, storing, sync_directories, tolerate_missing, write_all
+from nimpull.store.durable import (
+    replace_file,
+    share_with_group,
+    storing,
+    sync_directories,
+    tolerate_missing,
+    write_all,
+)
 
 VERSION: Final = 2
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
@@ -144,11 +151,22 @@ def _make_directory(path: str) -> None:
     with storing("create", path):
         with suppress(FileExistsError):
             os.mkdir(path, 0o775)
+            share_with_group(path)
         kind = os.lstat(path).st_mode
     if not stat.S_ISDIR(kind):
         raise NotWritableError(
             f"{path} is not a directory", hint="It is nimpull's own name. Remove what stands there."
         )
+
+
+def _drop_foreign(directory: str) -> None:
+    """What a run with another uid left is begun anew: only its owner could make it read-only at the end."""
+    paths = [os.path.join(directory, name) for name in (_JOURNAL, _ARTIFACT, _DATA)]
+    with storing("remove", directory):
+        found = [path for path in paths if os.path.lexists(path)]
+        if os.geteuid() and any(os.lstat(path).st_uid != os.geteuid() for path in found):
+            for path in found:
+                os.unlink(path)
 
 
 def _staged(verified: Verified) -> str:
@@ -272,6 +290,7 @@ class FileIngest:
         self._unflushed = 0
         self._written = Written(-1, "", ())
         _make_directory(directory)
+        _drop_foreign(directory)
         self._written = _load(directory, artifact)
         self._open()
 

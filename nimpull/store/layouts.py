@@ -21,13 +21,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import StoreError
+from nimpull.store.durable import storing
 from nimpull.store.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused, store_error
@@ -130,8 +131,10 @@ class _Layout:
 
     def _believed(self, path: str, artifact: Artifact) -> TrustedFile | None:
         status = self._tree.lstat(path)
-        entry = self._record.at(path, status) if status and stat.S_ISREG(status.st_mode) else None
-        if entry is None or not entry.is_content_of(artifact):
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        entry = self._record.content_at(path, status, artifact)
+        if entry is None:
             return None
         return TrustedFile(path, entry.size, entry.mtime_ns, entry.digest)
 
@@ -300,8 +303,22 @@ class _HubLayout(_Layout):
         if not self._tree.symlinks:
             return self._move(artifact, staged, path, digest, etag)
         blob = self._blob(artifact, self._blob_name(artifact, digest, etag))
+        if self._holds(blob, artifact, digest):
+            self._fence()
+            with storing("drop", staged):
+                os.unlink(self._tree.absolute(staged))
+            return self._link(path, blob)
         changed = self._move(artifact, staged, blob, digest, etag)
         return changed + self._link(path, blob)
+
+    def _holds(self, blob: str, artifact: Artifact, digest: Digest) -> bool:
+        """Whether the blob is there with this content: another file's, which must not lose its record."""
+        status = self._tree.lstat(blob)
+        entry = self._record.at(blob, status) if status else None
+        if entry is None or entry.digest != digest:
+            return False
+        self._record.add(replace(entry, identity=artifact.identity))
+        return True
 
     def _link(self, path: str, blob: str) -> tuple[str, ...]:
         """The relative link of a snapshot; it survives a copy or a mount elsewhere."""

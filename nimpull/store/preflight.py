@@ -6,11 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.names import STATE_DIRECTORY, SafePath, display
+from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
+from nimpull.store.durable import share_with_group
 from nimpull.store.tree import TEMPORARY, Tree, store_error
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
@@ -31,7 +34,7 @@ def probe(root: str) -> None:
     Raises NotWritableError with uid, gid and the mode of what refused, NoSpaceError, StoreIOError.
     """
     try:
-        os.makedirs(root, exist_ok=True)
+        _make_root(os.path.abspath(root))
     except OSError as error:
         raise _explained(error, root) from error
     tree = Tree(root)
@@ -48,6 +51,15 @@ def probe(root: str) -> None:
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise _explained(cause, root) from error
         raise
+
+
+def _make_root(path: str) -> None:
+    if os.path.isdir(path):
+        return
+    _make_root(os.path.dirname(path))
+    with suppress(FileExistsError):  # another pod's: or a file, which the probe refuses
+        os.mkdir(path)
+        share_with_group(path)
 
 
 def _explained(error: OSError, root: str) -> StoreError:
@@ -125,7 +137,8 @@ def check_room(root: str, need: int, *, files: int = 0, limit: int | None = None
     wanted = need + RESERVE if need else 0
     if wanted > has:
         raise NoSpaceError(
-            f"{display(root, 300)}: needs {wanted:,} bytes, has {has:,}, short by {wanted - has:,} bytes",
+            f"{display(root, 300)}: needs {show_bytes(wanted)}, has {show_bytes(has)}, "
+            f"short by {show_bytes(wanted - has)}",
             hint="Enlarge the volume (NIMCache: spec.storage.pvc.size) or select fewer profiles.",
         )
     if free.inodes is not None and files > free.inodes:

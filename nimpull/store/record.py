@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
@@ -82,10 +83,18 @@ class Record:
         self._by_digest.setdefault(entry.digest, []).append(entry)
 
     def at(self, path: str, status: os.stat_result) -> Entry | None:
-        """The entry that ``status`` of the file at ``path`` still agrees with."""
+        """The latest entry that ``status`` of the file at ``path`` still agrees with."""
+        return next(self._agreeing(path, status), None)
+
+    def content_at(self, path: str, status: os.stat_result, artifact: Artifact) -> Entry | None:
+        """The same for the content of ``artifact``: one blob may have been committed for several."""
+        agreeing = self._agreeing(path, status)
+        return next((entry for entry in agreeing if entry.is_content_of(artifact)), None)
+
+    def _agreeing(self, path: str, status: os.stat_result) -> Iterator[Entry]:
         with self._lock:
             entries = tuple(self._by_path.get(path, ()))
-        return next((entry for entry in reversed(entries) if entry.matches(status)), None)
+        return (entry for entry in reversed(entries) if entry.matches(status))
 
     def of(self, artifact: Artifact) -> tuple[Entry, ...]:
         """Entries with the content of ``artifact``, wherever they stand."""

@@ -82,7 +82,7 @@ class Tree:
         try:
             with suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(segment, 0o777, dir_fd=above)
-                _inherit_group_write(above, segment)
+                durable.share_with_group(segment, above)
             return os.open(segment, _DIRECTORY, dir_fd=above)
         except OSError as error:
             raise self._planted(error, segment, path) from error
@@ -276,19 +276,3 @@ def refused(path: str, reason: str) -> NotWritableError:
         f"{display(path, 300)}: {reason}",
         hint="It was not made by this store and is not replaced. Remove it, or use another directory.",
     )
-
-
-def _inherit_group_write(above: int, segment: str) -> None:
-    """On a volume that its group may write (fsGroup), a new directory is the group's too, whatever the umask.
-
-    chmod keeps the setgid bit that mkdir took over; the root's own mode decides, so a private store stays so.
-    """
-    parent = os.fstat(above).st_mode
-    if parent & stat.S_IWGRP:
-        below = os.open(segment, _DIRECTORY, dir_fd=above)
-        try:
-            mode = stat.S_IMODE(os.fstat(below).st_mode)
-            if mode & 0o070 != 0o070:
-                os.fchmod(below, mode | 0o070)
-        finally:
-            os.close(below)
