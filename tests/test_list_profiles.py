@@ -133,7 +133,7 @@ def test_no_manifest_is_told_with_the_places(run: Run, monkeypatch: pytest.Monke
     assert "no model manifest was found at /opt/nim/etc/default/model_manifest.yaml or /etc" in result.stderr
     assert "pull" not in result.stderr.replace("nimpull", "")
     monkeypatch.setenv("NIM_MANIFEST_PATH", "/nonexistent/manifest.yaml")
-    assert "no model manifest was found at /nonexistent/manifest.yaml\n" in run().stderr
+    assert "no model manifest was found at /nonexistent/manifest.yaml — Give" in run().stderr
 
 
 def test_the_group_knows_the_command() -> None:

@@ -231,6 +231,10 @@ def test_closing_line_of_a_failure_says_what_to_do() -> None:
         "nimpull: Failed (unauthorized, exit 20, a retry does not help): "
         "api.ngc.nvidia.com refused the key (401) — Set NGC_API_KEY."
     )
+    listing = closing_line(
+        failed(errors.NoProfileError("nothing runs; nearest:\n  a: too large\n  b: no GPU"))
+    )
+    assert listing.endswith("nothing runs; nearest: a: too large; b: no GPU")
 
 
 def test_closing_line_of_a_complete_store() -> None:

@@ -38,7 +38,8 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
             return read_file(path, "the manifest")
     raise UsageError(
         "no model manifest was found at " + " or ".join(settings.manifest_paths),
-        hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH.",
+        hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH. "
+        "docs/image.md says how a manifest gets into the image of a modelPuller.",
     )
 
 

@@ -92,23 +92,26 @@ def show_plan(report: Report, request: Request) -> None:
 
 def fail_unasked(error: NimpullError) -> int:
     """The same, with the termination message: the operator's Jobs for the Hub show no log in their status."""
-    from nimpull.clock import SystemClock
     from nimpull.edges import leave_message
 
-    now = SystemClock().time()
-    report = Report(State.FAILED, now, now, version=__version__, error=Failure.of(error))
-    code = fail(error)
+    report = failed(error)
     if problem := leave_message(termination_log(), report):
         click.echo(f"nimpull: {problem}", err=True)
-    return code
+    click.echo(closing_line(report), err=True)
+    return error.exit_code
 
 
 def fail(error: NimpullError) -> int:
-    """Before there is a request there is no report: one line says it."""
-    click.echo(f"nimpull: {error.reference}: {error.message}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+    """Before there is a request there is no report: the line that closes a job's log says it all."""
+    click.echo(closing_line(failed(error)), err=True)
     return error.exit_code
+
+
+def failed(error: NimpullError) -> Report:
+    from nimpull.clock import SystemClock
+
+    now = SystemClock().time()
+    return Report(State.FAILED, now, now, version=__version__, error=Failure.of(error))
 
 
 @contextmanager

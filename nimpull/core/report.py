@@ -371,4 +371,9 @@ def closing_line(report: Report) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(part for line in prose(text).split("\n") for part in line.split())
+    """Indented lines are the items of a list."""
+    joined = ""
+    for line in filter(str.strip, prose(text).split("\n")):
+        between = "; " if line.startswith("  ") and not joined.endswith(":") else " "
+        joined += (between if joined else "") + " ".join(line.split())
+    return joined

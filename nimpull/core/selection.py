@@ -75,7 +75,11 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
     fitter = Fitter(hardware, table)
     verdicts = tuple((profile, fitter.verdict(profile)) for profile in manifest.profiles)
     if not manifest.profiles:
-        raise NoProfileError("the manifest holds no profile", hint="Check that this is the model's manifest.")
+        raise NoProfileError(
+            "the manifest holds no profile",
+            hint="Use the NIM's own: with NIM_MANIFEST_PATH, or in the image of the modelPuller, whose "
+            "default is enough for Hugging Face and DataStore only (docs/image.md).",
+        )
     if criteria.all or "all" in criteria.profiles:
         return Selection(verdicts, _whole(_by_tags(manifest.profiles, criteria)), "all")
     if criteria.profiles:
@@ -120,7 +124,8 @@ def best(verdicts: Sequence[tuple[Profile, Verdict]], *, lora: bool = False) -> 
         return min(running, key=lambda each: each[:2])[2]
     raise NoProfileError(
         "no profile of the manifest runs on this hardware; nearest:\n" + "\n".join(nearest_misses(verdicts)),
-        hint="Name a profile (--profile), ask for criteria, or say which GPUs will run it (--gpu H100:8).",
+        hint="Name a profile (--profile, NIM_MODEL_PROFILE), ask for criteria, or say which GPUs will run it "
+        "(--gpu H100:8, NIMPULL_GPUS).",
     )
 
 

@@ -44,8 +44,10 @@ LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls int
 def leave_message(path: str, report: Report) -> str:
     """Write the termination message where Kubernetes made a file for it; returns why it could not, or ""."""
     try:
-        if Path(path).exists() and os.access(path, os.W_OK):
-            Path(path).write_bytes(termination_message(report))
+        with open(os.open(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            file.write(termination_message(report))
+    except FileNotFoundError:
+        return ""  # not in a pod
     except OSError as error:
         return f"the termination message could not be written: {error}"
     return ""

@@ -49,7 +49,8 @@ class _Unsettled(Exception):
     def error_after(self, attempts: int) -> TransferError:
         kind = type(self._error) if self._error else NetworkError
         hint = self._error.hint if self._error else ""
-        return kind(f"{self.reason} (after {attempts} attempts)", hint=hint)
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        return kind(f"{self.reason} (after {times})", hint=hint)
 
 
 class OversizeError(NetworkError):
