@@ -49,18 +49,12 @@ def call(registry: Registry, store: Path, *command: str, **environment: str) -> 
     return invoke(command, {**known, **environment})
 
 
-def invoke(
-    command: Sequence[str], environment: Mapping[str, str], *, before: str = "", directory: Path | None = None
-) -> tuple[int, str]:
-    """(exit code, stdout then stderr) of one of nimpull's scripts with this environment and no other.
-
-    ``before``: Python that runs first; ``directory``: where it starts.
-    """
+def invoke(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """(exit code, stdout then stderr) of one of nimpull's scripts with this environment and no other."""
     module, function = COMMANDS[command[0]].split(":")
     done = subprocess.run(
-        [sys.executable, "-c", f"{before}\nfrom {module} import {function} as run; run()", *command[1:]],
+        [sys.executable, "-c", f"from {module} import {function} as run; run()", *command[1:]],
         env=environment,
-        cwd=directory,
         capture_output=True,
         text=True,
         timeout=120,

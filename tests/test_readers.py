@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from nimpull.store.ingest import parse_journal
+from tests.pods import as_user
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer
 from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, snapshot, start, tree
@@ -268,18 +268,8 @@ def test_f35_a_directory_is_not_replaced(registry: Registry, tmp_path: Path) -> 
     assert not list((store / ".nimpull" / "ready").glob("*"))
 
 
-def bound_by_modes() -> tuple[str, ...]:
-    """A command under which modes count: root without its capabilities is bound by them like everyone."""
-    if os.geteuid() != 0:
-        return ()
-    under = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
-    if shutil.which("setpriv") is None or subprocess.run([*under, "true"], check=False).returncode:
-        pytest.skip("setpriv cannot drop capabilities here")
-    return under
-
-
 def test_f31_a_complete_store_may_be_read_only(registry: Registry, tmp_path: Path) -> None:
-    under, store = bound_by_modes(), tmp_path / "store"
+    under, store = as_user(os.geteuid(), os.getegid()), tmp_path / "store"
     pulled(registry, store, MODEL)
     asked = len(registry.requests)
     directories = [store, *(path for path in store.rglob("*") if path.is_dir() and not path.is_symlink())]
@@ -301,7 +291,7 @@ def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
 ) -> None:
     store = tmp_path / "store"
     store.mkdir(mode=0o555)
-    under = bound_by_modes()
+    under = as_user(os.geteuid(), os.getegid())
     if os.geteuid() == 0:
         os.chown(store, 4711, 4712)
     owner = store.stat()

@@ -13,25 +13,16 @@ from pathlib import Path
 import pytest
 
 from nimpull.core.names import SafePath
+from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store import preflight
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
 from tests.committing import artifact, commit, tree_of
+from tests.pods import mounted
 
 NOBODY = 65534
 SHM = "/dev/shm"
-
-
-@contextmanager
-def mounted(*arguments: str) -> Iterator[None]:
-    done = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", arguments[-1]], check=True)
 
 
 @pytest.fixture
@@ -131,7 +122,8 @@ def test_f29_too_little_room_says_by_how_much(tmp_path: Path) -> None:
             preflight.check_room(str(tmp_path), need)
         wanted = need + preflight.RESERVE
         assert caught.value.message == (
-            f"{tmp_path}: needs {wanted:,} bytes, has {free:,}, short by {wanted - free:,} bytes"
+            f"{tmp_path}: needs {show_bytes(wanted)}, has {show_bytes(free)}, "
+            f"short by {show_bytes(wanted - free)}"
         )
         preflight.check_room(str(tmp_path), free - preflight.RESERVE)
 
@@ -140,7 +132,7 @@ def test_f29_the_limit_of_the_request_counts(tmp_path: Path) -> None:
     room = preflight.room(str(tmp_path))
     assert room.bytes > 0
     preflight.check_room(str(tmp_path), 1000, limit=1000 + preflight.RESERVE)
-    with pytest.raises(NoSpaceError, match=r"short by 1 bytes"):
+    with pytest.raises(NoSpaceError, match=r"short by 1 B$"):
         preflight.check_room(str(tmp_path), 1001, limit=1000 + preflight.RESERVE)
     preflight.check_room(str(tmp_path), 0, limit=0)
 
