@@ -118,7 +118,8 @@ class Bucket:
         if reply.status == 404:
             return NotFoundError(
                 f"{reply.url.host} has no {what}",
-                hint="Check the bucket, the prefix and AWS_ENDPOINT_URL; keys are case-sensitive.",
+                hint="Check bucket and prefix, in the URI or in NIM_REPOSITORY_OVERRIDE, and "
+                "AWS_ENDPOINT_URL; keys are case-sensitive.",
             )
         if reply.status == 401:
             return AuthError(where, hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
