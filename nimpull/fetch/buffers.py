@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import mmap
 
-from nimpull.fetch.limits import BLOCK
 
-
-def new_buffer() -> memoryview:
-    """One block, aligned to a page as O_DIRECT needs it."""
-    return memoryview(mmap.mmap(-1, BLOCK))
+def new_buffer(size: int) -> memoryview:
+    """Aligned to a page as O_DIRECT needs it; takes memory as far as it is used."""
+    return memoryview(mmap.mmap(-1, size))
 
 
 class BufferPool:
     """Blocks that hold what arrived ahead of a hash. The caller holds the run's lock for every call."""
 
-    def __init__(self, size: int) -> None:
-        self._unmade = max(1, size // BLOCK)
+    def __init__(self, size: int, block: int) -> None:
+        self._block = block
+        self._unmade = max(1, size // block)
         self._free: list[memoryview] = []
 
     def take(self) -> memoryview | None:
@@ -25,7 +24,7 @@ class BufferPool:
             return self._free.pop()
         if self._unmade:
             self._unmade -= 1
-            return new_buffer()
+            return new_buffer(self._block)
         return None
 
     def give(self, buffer: memoryview) -> None:

@@ -95,7 +95,7 @@ class _Run:
         self._outcomes: dict[int, Outcome] = {}
         self._missing: list[NotFoundError] = []
         self._service = Service(locate, get, Hosts(clock), clock, self._stop)
-        self._pool = BufferPool(limits.pool)
+        self._pool = BufferPool(limits.pool, limits.block)
         large = tuple(n for n, each in enumerate(artifacts) if not self._is_small(each))
         self._transfers = tuple(self._transfer(number) for number in large)
         # two connections keep the hash of one file busy
@@ -236,7 +236,7 @@ class _Run:
     def _work_large(self) -> None:
         buffer: memoryview | None = None
         while (found := self._board.next()) is not None:
-            buffer = self._work_on(found, buffer or new_buffer())
+            buffer = self._work_on(found, buffer or new_buffer(self._limits.block))
 
     def _work_on(self, transfer: Transfer, buffer: memoryview) -> memoryview:
         if not transfer.began:

@@ -8,9 +8,12 @@ from nimpull.core.ports import Cancel, Clock, Emit, Ingests
 from nimpull.core.ranges import Span
 from nimpull.errors import NetworkError, StoreIOError
 from nimpull.fetch.failures import Abandoned, RestartNeeded
-from nimpull.fetch.limits import BLOCK
+from nimpull.fetch.limits import MIB
 from nimpull.fetch.reader import Reader
 from nimpull.fetch.transfer import Transfer
+
+_LEAST_PIECE = MIB // 4
+_LONG = 0.5  # seconds for one piece
 
 
 class Lane:
@@ -31,6 +34,7 @@ class Lane:
         self._received = 0  # bytes
         self._waited = 0.0  # seconds
         self._waiting: float | None = None  # since when
+        self._piece = MIB  # bytes that are received before they are written and told
         self._transfer = transfer
         self._ingests = ingests
         self._stop = stop
@@ -121,12 +125,11 @@ class Lane:
         transfer = self._transfer
         if transfer.restart:
             raise Abandoned
-        view = self.buffer[: min(BLOCK - position % BLOCK, end - position)]
+        view = self.buffer[: min(self._piece - position % self._piece, end - position)]
         began = self._waiting = self._clock.monotonic()
         self._reader.fill(view, position, transfer.run_end(end), transfer.size or 0)
         self._waiting = None
-        self._waited += self._clock.monotonic() - began
-        self._received += len(view)
+        self._note(len(view), self._clock.monotonic() - began)
         try:
             transfer.ingest.write(view, position)
         except StoreIOError:
@@ -137,3 +140,12 @@ class Lane:
         self._emit(Advanced(len(view)))
         self.buffer = transfer.submit(position, len(view), self.buffer)
         return position + len(view)
+
+    def _note(self, received: int, seconds: float) -> None:
+        """A fast connection fills its buffer; what a slow one brings is not kept waiting for seconds."""
+        self._received += received
+        self._waited += seconds
+        if seconds > _LONG:
+            self._piece = max(_LEAST_PIECE, self._piece // 2)
+        elif seconds < _LONG / 8:
+            self._piece = min(len(self.buffer), self._piece * 2)

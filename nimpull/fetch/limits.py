@@ -7,41 +7,51 @@ from dataclasses import dataclass, replace
 
 from nimpull.core.ports import Cancel, Clock
 
-BLOCK = 1 << 20  # bytes of one buffer: smaller ones cost twice the CPU, larger ones gain nothing
+MIB = 1 << 20
+_LARGEST_BLOCK = 4 * MIB  # of a buffer: a disk takes few large writes faster, beyond this nothing is gained
 
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
     """Bounds of one run. Sizes in bytes, times in seconds.
 
-    ``connections``: at most, over all hosts; ``start``: how many it begins with. ``pool``: memory for bytes
-    that arrived ahead of a file's hash. ``chunk``: what one request of several for a file covers, at most.
+    ``connections``: at most, over all hosts; ``start``: how many it begins with. ``buffers``: memory that all
+    connections receive into; ``pool``: memory for bytes that arrived ahead of a file's hash. ``chunk``: what
+    one request of several for a file covers, at most.
     ``journal``: how often the journal notes what is hashed. ``small``: files up to this come whole, in memory
-    (at most one block). ``retry_budget``: without any progress.
+    (at most a MiB, the least block). ``retry_budget``: without any progress.
     """
 
     connections: int = 16
     start: int = 4
-    pool: int = 32 << 20
-    chunk: int = 8 << 20
-    journal: int = 4 << 20
-    small: int = BLOCK
+    buffers: int = 64 * MIB
+    pool: int = 32 * MIB
+    chunk: int = 8 * MIB
+    journal: int = 4 * MIB
+    small: int = MIB
     retry_budget: float = 600.0
     batch_files: int = 128
-    batch_bytes: int = 64 << 20
+    batch_bytes: int = 64 * MIB
+
+    @property
+    def block(self) -> int:
+        """Bytes of one buffer: a power of two, 1 to 4 MiB; smaller ones cost twice the CPU."""
+        share = min(_LARGEST_BLOCK, self.buffers // self.connections)
+        return max(MIB, 1 << share.bit_length() - 1)
 
     def within(self, memory: int | None) -> FetchLimits:
         """The same, for a process that may use ``memory`` bytes (None = no limit), page cache included.
 
-        An eighth of it for the pool: interpreter, connections' blocks, sockets and the page cache of what is
-        written share the rest. Never under two blocks a connection, or the pool would stop its own streams.
+        An eighth of it for the connections' blocks, and as much for the pool: interpreter, sockets and the
+        page cache of what is written share the rest.
         """
         if memory is None:
             return self
-        share = max(8 * BLOCK, memory // 8)
-        connections = max(2, min(self.connections, share // (2 * BLOCK)))
+        share = max(8 * MIB, memory // 8)
+        connections = max(2, min(self.connections, share // (2 * MIB)))
         return replace(
             self,
+            buffers=min(self.buffers, share),
             pool=min(self.pool, share),
             connections=connections,
             start=min(self.start, connections),

@@ -9,9 +9,9 @@ from nimpull.core.ranges import Cause
 from nimpull.errors import NetworkError
 from nimpull.fetch.exchange import Exchange, Opened
 from nimpull.fetch.failures import Patience, Stopped, failure
-from nimpull.fetch.limits import BLOCK
 
 _CAUTIOUS = 64 << 10  # bytes per read after a failure: what a reset can cost
+_TRUSTING = 16 << 20  # more than any buffer holds
 
 
 class Reader:
@@ -30,7 +30,7 @@ class Reader:
         self._opened: Opened | None = None
         self._position = 0
         self._end: int | None = None
-        self._piece = BLOCK
+        self._piece = _TRUSTING
         self._dropped = False
 
     def drop(self) -> None:
@@ -66,7 +66,7 @@ class Reader:
                 self.open(position + filled, None if whole else end, size)
             wanted = min(len(view) - filled, self._piece)
             filled += self._read(view[filled : filled + wanted], position + filled)
-        self._piece = min(BLOCK, self._piece * 2)
+        self._piece = min(_TRUSTING, self._piece * 2)
         if self._position == self._end:
             self.finish()
 

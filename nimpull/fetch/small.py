@@ -39,6 +39,7 @@ class SmallFiles:
         missing: Callable[[NotFoundError], None],
     ) -> None:
         self._artifacts = artifacts
+        self._largest = limits.small
         self._service = service
         self._ingests = ingests
         self._patience = patience
@@ -65,7 +66,7 @@ class SmallFiles:
         """Fetch until all are committed. Raises Stopped, and the NimpullError that ends the run."""
         buffer: memoryview | None = None
         while (number := self._next()) is not None:
-            buffer = buffer or new_buffer()
+            buffer = buffer or new_buffer(self._largest)
             try:
                 self._fetch(number, buffer)
             except NotFoundError as error:

@@ -17,11 +17,11 @@ from nimpull.errors import NotFoundError, StoreIOError
 from nimpull.fetch.buffers import BufferPool, new_buffer
 from nimpull.fetch.exchange import Exchange
 from nimpull.fetch.failures import Abandoned, Patience
-from nimpull.fetch.limits import BLOCK, FetchLimits
+from nimpull.fetch.limits import MIB, FetchLimits
 
-_LEAST_SEGMENT = 4 << 20  # bytes; below, the cost of a request shows
+_LEAST_SEGMENT = 4 * MIB  # bytes; below, the cost of a request shows
 _MOST_LINES = 1 << 15  # of a journal that follows the hash
-_MOST_AHEAD = 512 << 20  # bytes; what is left to hash once the last byte is here takes half a second
+_MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
 UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
 
 
@@ -217,7 +217,7 @@ class Transfer:
                 return None
             grain = self._limits.chunk
             if self.split:
-                share = self.remaining // (2 * self.active) // BLOCK * BLOCK
+                share = self.remaining // (2 * self.active) // MIB * MIB
                 grain = min(grain, max(_LEAST_SEGMENT, share))
             segment = first_segment((start, end), grain)
             self._missing[index : index + 1] = [(segment[1], end)] if segment[1] < end else []
@@ -319,7 +319,7 @@ class Transfer:
                 frontier = self._fold_or_miss(claim)
 
     def _read_back(self, start: int, length: int) -> None:
-        buffer = self._scratch = self._scratch or new_buffer()
+        buffer = self._scratch = self._scratch or new_buffer(self._limits.block)
         if self.ingest.read(buffer[:length], start) < length:
             raise StoreIOError(
                 f"{display(self.artifact.path, 200)}: what was written at byte {start} is gone",
@@ -344,12 +344,12 @@ class Transfer:
         """Hash the claim's bytes from disk; the hash stays as it was if they are not those of the claim."""
         forked = cast(_Forking, self._hasher).copy()
         check = new_hasher("blake3", claim.end - claim.start) if claim.alone else forked
-        buffer = self._scratch = self._scratch or new_buffer()
+        buffer = self._scratch = self._scratch or new_buffer(self._limits.block)
         position = claim.start
         while position < claim.end:
             if self._stopped():
                 raise Abandoned
-            count = self.ingest.read(buffer[: min(BLOCK, claim.end - position)], position)
+            count = self.ingest.read(buffer[: claim.end - position], position)
             if not count:
                 return False
             forked.update(buffer[:count])
