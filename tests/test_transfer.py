@@ -22,7 +22,7 @@ from tests.pulling import MIB, Pull, noise, pulling, serve
 from tests.servers import Answer, Peer, Seen
 
 #: Two connections, and memory for one block ahead of the hash.
-TIGHT = FetchLimits(connections=2, start=2, pool=MIB, chunk=4 * MIB, journal=MIB)
+TIGHT = FetchLimits(connections=2, start=2, buffers=2 * MIB, pool=MIB, chunk=4 * MIB, journal=MIB)
 
 
 def front_last(content: bytes, freed: Flag, ahead: Flag) -> Answer:
@@ -88,7 +88,7 @@ def stop_at(pull: Pull, count: int, freed: Flag) -> None:
 def test_a_damaged_claim_costs_its_own_bytes_only(tmp_path: Path) -> None:
     content = noise(8 * MIB)
     one = artifact("model", content)
-    limits = FetchLimits(connections=1, start=1, journal=MIB)
+    limits = FetchLimits(connections=1, start=1, buffers=MIB, journal=MIB)
     with pulling(tmp_path, serve({"model": content})) as pull:
         stop_at(pull, 6 * MIB, Flag())
         with pytest.raises(Cancelled):
@@ -122,7 +122,7 @@ def test_a_dropped_connection_is_continued_on_another_at_once(tmp_path: Path) ->
         with Transport(TransportPolicy(), clock=pull.clock, cancel=pull.cancel, emit=pull.emit) as wire:
             service = Service(pull.locate, wire.get, Hosts(pull.clock), pull.clock, pull.cancel)
             reader = reader_of(one, service, pull, first)
-            filling = Thread(target=reader.fill, args=(got, 0, len(content), len(content)))
+            filling = Thread(target=fill, args=(reader, got))
             filling.start()
             assert first.wait(60)
             reader.drop()
@@ -130,6 +130,11 @@ def test_a_dropped_connection_is_continued_on_another_at_once(tmp_path: Path) ->
     assert bytes(got) == content
     assert [seen.connection for seen in pull.server.seen] == [0, 1]
     assert pull.clock.waits == []
+
+
+def fill(reader: Reader, got: memoryview) -> None:
+    for start in range(0, len(got), MIB):
+        reader.fill(got[start : start + MIB], start, len(got), len(got))
 
 
 def reader_of(one: Artifact, service: Service, pull: Pull, progressed: Flag) -> Reader:

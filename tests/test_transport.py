@@ -89,11 +89,9 @@ def bundle(ca: trustme.CA, tmp_path: Path) -> str:
 def read_all(body: Body, block: int = 1 << 20) -> bytes:
     buffer = memoryview(bytearray(block))
     received = bytearray()
-    while True:
-        count = body.readinto(buffer)
+    while count := body.readinto(buffer):
         received += buffer[:count]
-        if count < block:
-            return bytes(received)
+    return bytes(received)
 
 
 def fetch(transport: Transport, server: ScriptedServer) -> bytes:
@@ -310,6 +308,20 @@ def test_f14_silence_after_the_head_is_a_stall(
     clock = StepClock(step=3.0)
     with ScriptedServer(silent, tls=tls) as server, pytest.raises(NetworkError, match="stalled for"):
         fetch(rig(clock=clock, ca_files=(bundle,)).transport, server)
+
+
+def test_f01_what_came_before_a_failure_is_returned_before_it_is_raised(rig: Callable[..., Rig]) -> None:
+    def cut(seen: Seen, peer: Peer) -> None:
+        peer.head(200, {"Content-Length": "1000"})
+        peer.send(b"x" * 600)
+        peer.close()
+
+    buffer = memoryview(bytearray(1000))
+    with ScriptedServer(cut) as server, rig().transport(Location(server.url()), 0, None) as body:
+        assert body.readinto(buffer) == 600
+        for _ in range(2):
+            with pytest.raises(NetworkError, match="400 bytes short"):
+                body.readinto(buffer[600:])
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -110,8 +110,9 @@ class Head:
 class Body(Protocol):
     """An open data response. ``head`` is there at once, the bytes come by ``readinto``.
 
-    ``readinto`` fills the buffer as far as it can before the end of the body: a short count means the end
-    (0 = ended before). Raises NetworkError (reset, truncated, stalled, too slow). Content-Encoding is never
+    ``readinto`` fills the buffer as far as it can: a short count is what came before the end, 0 the end.
+    Raises NetworkError (reset, truncated, stalled, too slow), after the bytes that came before it were
+    returned. Content-Encoding is never
     decoded. ``close(reuse=True)`` after the whole body was read gives the connection back to the pool;
     otherwise it is dropped. ``abort``, from another thread: a ``readinto`` under way ends with NetworkError.
     """

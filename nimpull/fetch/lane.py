@@ -105,16 +105,16 @@ class Lane:
             except NetworkError as error:
                 transfer.patience.wait_or_raise(error)
                 raise RestartNeeded(error.message) from error
+            if not count:
+                self._reader.close()
+                transfer.end_stream(position, hasher)
+                return
             transfer.ingest.write(self.buffer[:count], position)
             hasher.update(self.buffer[:count])
             position += count
             transfer.counted += count
             transfer.fetched += count
             self._emit(Advanced(count))
-            if count < len(self.buffer):
-                self._reader.close()
-                transfer.end_stream(position, hasher)
-                return
 
     def _fetch(self, segment: Span) -> None:
         position, end = segment

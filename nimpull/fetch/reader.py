@@ -10,9 +10,6 @@ from nimpull.errors import NetworkError
 from nimpull.fetch.exchange import Exchange, Opened
 from nimpull.fetch.failures import Patience, Stopped, failure
 
-_CAUTIOUS = 64 << 10  # bytes per read after a failure: what a reset can cost
-_TRUSTING = 16 << 20  # more than any buffer holds
-
 
 class Reader:
     """One connection's view of a file: ``fill`` continues the open response, or opens another.
@@ -30,7 +27,6 @@ class Reader:
         self._opened: Opened | None = None
         self._position = 0
         self._end: int | None = None
-        self._piece = _TRUSTING
         self._dropped = False
 
     def drop(self) -> None:
@@ -64,14 +60,12 @@ class Reader:
             if not self.holds(position + filled):
                 whole = position + filled == 0 and end == size
                 self.open(position + filled, None if whole else end, size)
-            wanted = min(len(view) - filled, self._piece)
-            filled += self._read(view[filled : filled + wanted], position + filled)
-        self._piece = min(_TRUSTING, self._piece * 2)
+            filled += self._read(view[filled:], position + filled)
         if self._position == self._end:
             self.finish()
 
     def read_some(self, view: memoryview) -> int:
-        """Of a response without a known length: what fits; a short count is its end. No retry."""
+        """What comes next of the open response; 0 = its end. No retry."""
         if self._opened is None:
             raise Stopped
         if self._stop.is_set():
@@ -84,27 +78,25 @@ class Reader:
 
     def _read(self, view: memoryview, position: int) -> int:
         error: NetworkError | None = None
-        count = 0
         try:
             count = self.read_some(view)
+            if count:
+                return count
         except NetworkError as caught:
             error = caught
-        if count == len(view):
-            return count
         host = self._exchange.host
         self.close()
-        self._piece = _CAUTIOUS
         if self._dropped:
             self._dropped = False
-            return count
+            return 0
         self._patience.wait_or_raise(
             error
             or NetworkError(
-                f"{host}: the response ended early, at byte {position + count}",
+                f"{host}: the response ended early, at byte {position}",
                 hint="It is tried again; if it stays, something on the way cuts connections.",
             )
         )
-        return count
+        return 0
 
     def finish(self) -> None:
         """All that was asked for is here: give the connection back. More bytes are IntegrityError."""

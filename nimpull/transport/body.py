@@ -71,26 +71,34 @@ class OpenBody:
         self._meter = meter
         self._remaining = _content_length(answer)
         self._ended = self._remaining == 0
+        self._failure: NetworkError | None = None
         self._closed = False
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer``; a short count is the end of the body. Raises NetworkError, Cancelled."""
+        """Fill ``buffer``; a short count is what came before the end, or before what the next call raises.
+
+        Raises NetworkError, Cancelled.
+        """
+        if self._failure is not None:
+            raise self._failure
         wanted = len(buffer)
         if self._remaining is not None:
             wanted = min(wanted, self._remaining)
         filled = 0
         self._meter.resume()
-        while filled < wanted and not self._ended:
-            received = self._receive(buffer[filled:wanted])
-            if received is None:
-                self._meter.count(0)
-                continue
-            if received == 0:
-                self._meter.stop_if_cancelled()  # which shuts the socket down
-                self._end_early_unless_complete(filled)
-                break
-            filled += received
-            self._meter.count(received)
+        try:
+            while filled < wanted and not self._ended:
+                received = self._receive(buffer[filled:wanted])
+                if received == 0:
+                    self._meter.stop_if_cancelled()  # which shuts the socket down
+                    self._end_early_unless_complete(filled)
+                    break
+                filled += received or 0
+                self._meter.count(received or 0)
+        except NetworkError as error:
+            if not filled:
+                raise
+            self._failure = error
         self._meter.rest()
         if self._remaining is not None:
             self._remaining -= filled
