@@ -10,11 +10,13 @@ from nimpull.errors import NetworkError
 from nimpull.fetch.exchange import Exchange, Opened
 from nimpull.fetch.failures import Patience, Stopped, failure
 
+_PROGRESS = 64 << 10  # bytes; fewer, unless they are the last, are the trickle of a dying connection
+
 
 class Reader:
     """One connection's view of a file: ``fill`` continues the open response, or opens another.
 
-    ``progressed``: told the position after every read that brought bytes.
+    ``progressed``: told the position after reads that brought bytes worth the name.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Reader:
         self._position = 0
         self._end: int | None = None
         self._dropped = False
+        self._untold = 0
 
     def drop(self) -> None:
         """From another thread: let this connection go, and ask for the rest on another."""
@@ -71,8 +74,10 @@ class Reader:
         if self._stop.is_set():
             raise Stopped
         count = self._opened.body.readinto(view)
-        if count:
-            self._position += count
+        self._position += count
+        self._untold += count
+        if self._untold >= _PROGRESS or (count and self._position == self._end):
+            self._untold = 0
             self._progressed(self._position)
         return count
 
