@@ -30,7 +30,7 @@ from nimpull.core.reported import (
 from nimpull.core.request import Request
 from nimpull.core.selection import Selection, profile_name, select
 from nimpull.edges import Edges
-from nimpull.errors import ManifestError, NimpullError, UsageError
+from nimpull.errors import Cancelled, ManifestError, NimpullError, UsageError
 
 _log: Final = logging.getLogger("nimpull")
 
@@ -47,6 +47,18 @@ def run(request: Request, edges: Edges) -> Report:
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
         _log.exception("unexpected error")
         report = _failed(edges.draft or report, error, edges)
+    edges.publish(report)
+    return report
+
+
+def abandon(edges: Edges) -> Report:
+    """The report of a run that was told to stop and does not: the process ends next, as by a kill."""
+    now = edges.clock.time()
+    error = Cancelled(
+        "stopped while something that it waited for did not let go",
+        hint="Run again to continue: what is on the volume is kept. Check that volume and network answer.",
+    )
+    report = _failed(edges.draft or Report(State.IN_PROGRESS, now, now, version=__version__), error, edges)
     edges.publish(report)
     return report
 

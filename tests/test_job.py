@@ -48,10 +48,18 @@ def registry() -> Iterator[Registry]:
         yield started
 
 
+PROGRAM = (sys.executable, "-m", "nimpull")
+
+
 def start(
-    registry: Registry, store: Path, *arguments: str, under: tuple[str, ...] = (), **environment: str
+    registry: Registry,
+    store: Path,
+    *arguments: str,
+    under: tuple[str, ...] = (),
+    program: tuple[str, ...] = PROGRAM,
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    """``under``: a command that runs nimpull, such as setpriv."""
+    """``under``: a command that runs nimpull, such as setpriv; ``program``: what stands for nimpull."""
     known = {
         "PATH": os.environ["PATH"],
         "HOME": str(store.parent),
@@ -64,7 +72,7 @@ def start(
         "NIMPULL_RETRY_SECONDS": "0",
         "NIMPULL_TERMINATION_LOG": str(store.parent / "no-termination-log"),
     }
-    command = [*under, sys.executable, "-m", "nimpull", *arguments]
+    command = [*under, *program, *arguments]
     return subprocess.Popen(
         command, env={**known, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -81,7 +89,7 @@ def ended(process: subprocess.Popen[str], store: Path) -> Run:
 
 
 def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
-    return ended(start(registry, store, *arguments, under=(), **environment), store)
+    return ended(start(registry, store, *arguments, under=(), program=PROGRAM, **environment), store)
 
 
 def tree(root: Path) -> dict[str, bytes]:

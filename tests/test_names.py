@@ -17,10 +17,10 @@ from tests.registry import Registry
 FILES = {"config.json": b"{}", "weights/model.bin": b"\1" * 3_000_000}
 COMMANDS = {
     "nimpull": "nimpull.__main__:main",
-    "download-to-cache": "nimpull.cli.names:download_to_cache_script",
-    "create-model-store": "nimpull.cli.names:create_model_store_script",
-    "huggingface-cli": "nimpull.cli.names:hugging_face_script",
-    "check-cache-env": "nimpull.cli.container:check_cache_env_script",
+    "download-to-cache": "nimpull.__main__:download_to_cache",
+    "create-model-store": "nimpull.__main__:create_model_store",
+    "huggingface-cli": "nimpull.__main__:hugging_face",
+    "check-cache-env": "nimpull.__main__:check_cache_env",
 }
 
 

@@ -314,7 +314,7 @@ HELD_AT = 20 << 20  # the byte that the registry keeps back
 
 @contextmanager
 def under_way(
-    registry: Registry, store: Path, release: threading.Event
+    registry: Registry, store: Path, release: threading.Event, *, under: tuple[str, ...] = ()
 ) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A pull of LARGE whose end does not come, once its journal has a line; and that journal."""
     registry.add_hub_repo("acme/large", {"config.json": CONFIG, "model.safetensors": LARGE})
@@ -325,7 +325,7 @@ def under_way(
         return replace(answer, hold=release, hold_at=HELD_AT - answer.start)
 
     registry.faults.append(Fault(hold, server="cdn", times=None))
-    with start(registry, store, "download", "hf://acme/large", *LOCAL) as process:
+    with start(registry, store, "download", "hf://acme/large", *LOCAL, under=under) as process:
         try:
             deadline = time.monotonic() + 60
             while not (found := [path for path in store.glob(JOURNALS) if claimed(path)]):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
+from threading import Event
 from typing import Final
 
 import click
 
 from nimpull import __version__
+from nimpull.cli.signals import stopping
 from nimpull.core.report import closing_line, exit_code, to_json
 from nimpull.core.reported import Failure, Report, State
 from nimpull.core.request import Request
@@ -41,18 +38,23 @@ def execute(
         return fail_unasked(error)
     from nimpull.clock import SystemClock
     from nimpull.edges import Edges
-    from nimpull.job import run
+    from nimpull.job import abandon, run
     from nimpull.progress import Mode, Progress, choose_mode
 
-    cancel = threading.Event()
+    cancel = Event()
     clock = SystemClock()
     mode = choose_mode(sys.stderr) if progress == "auto" else Mode(progress)
     if progress == "auto" and settings.jsonl_logging:
         mode = Mode.JSON
-    with stopping(cancel), Progress(mode, sys.stderr, clock) as shown:
-        edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
+    shown = Progress(mode, sys.stderr, clock)
+    edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
+
+    def tell(report: Report) -> int:
+        return show(report, request, output, to_stdout=report_path == "-", closing=closing)
+
+    with stopping(cancel, lambda: tell(abandon(edges))), shown:
         report = run(request, edges)
-    return show(report, request, output, to_stdout=report_path == "-", closing=closing)
+    return tell(report)
 
 
 def show(report: Report, request: Request, output: str, *, to_stdout: bool, closing: bool) -> int:
@@ -112,24 +114,3 @@ def failed(error: NimpullError) -> Report:
 
     now = SystemClock().time()
     return Report(State.FAILED, now, now, version=__version__, error=Failure.of(error))
-
-
-@contextmanager
-def stopping(cancel: threading.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT stops in order, the second at once (exit 143)."""
-
-    received = False  # not what ``cancel`` says: a failure sets that too, and its report is still to come
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
-        nonlocal received
-        if received:
-            os._exit(143)
-        received = True
-        cancel.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)

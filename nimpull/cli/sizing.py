@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nimpull.cli.running import stopping
+from nimpull.cli.signals import stopping
 from nimpull.core.artifacts import Listing
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri
@@ -30,7 +30,7 @@ def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Si
     cancel = threading.Event()
     clock = SystemClock()
     request = Request(store=store, dry_run=True)
-    with stopping(cancel), Progress(Mode.QUIET, sys.stderr, clock) as shown:
+    with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
         edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown)
         with edges:
             return _ask(profiles, edges)

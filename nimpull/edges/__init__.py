@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -77,6 +77,7 @@ class Edges:
         self._report_path = report_path
         self._stack = ExitStack()
         self._done = Event()
+        self._unpublished = Lock()
         self._writer: Thread | None = None
 
     def emit(self, event: JobEvent) -> None:
@@ -120,7 +121,6 @@ class Edges:
         settings = self.settings
         policy = TransportPolicy(
             ca_files=settings.ca_files,
-            ca_directories=settings.ca_directories,
             http_proxy=settings.http_proxy,
             https_proxy=settings.https_proxy,
             no_proxy=settings.no_proxy,
@@ -282,7 +282,9 @@ class Edges:
     ) -> None:
         from nimpull.store.ready import Ready
 
-        files = self.store.files_of(self.layout, [outcome.artifact for outcome in outcomes])
+        artifacts = [outcome.artifact for outcome in outcomes]
+        self._ingests.sweep(artifacts)
+        files = self.store.files_of(self.layout, artifacts)
         revisions = tuple(str(listing.uri) for listing in plan)
         self.store.mark_ready(Ready(key, self.layout.name, self.clock.time(), files, revisions, ids))
 
@@ -340,8 +342,8 @@ class Edges:
 
     def publish(self, report: Report) -> None:
         """The file, and the termination message where Kubernetes reads one. Never hides the job's outcome."""
-        if report.state is State.IN_PROGRESS:
-            return
+        if report.state is State.IN_PROGRESS or not self._unpublished.acquire(blocking=False):
+            return  # or a run that was given up came to its end after all: the first word stands
         self._write(report)
         if problem := leave_message(self.settings.termination_log, report):
             self.emit(Note(problem, "warning"))

@@ -106,7 +106,10 @@ class SmallFiles:
         exchange = Exchange(artifact, self._service)
         found = fetch_whole(artifact, exchange, self._patience(), self._service.stop, buffer)
         self._emit(Advanced(size))
-        ingest = self._ingests.stage(artifact, buffer[:size])
+        try:
+            ingest = self._ingests.stage(artifact, buffer[:size])
+        except StoreIOError:  # an I/O error costs one more try
+            ingest = self._ingests.stage(artifact, buffer[:size])
         outcome = Outcome(
             artifact=artifact,
             action=Action.FETCHED,

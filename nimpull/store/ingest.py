@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,6 +39,7 @@ VERSION: Final = 2
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
 _DATA, _JOURNAL, _ARTIFACT = "data", "journal", "artifact"
+_WHOLE: Final = ".whole"
 _MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
 _NO_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _COMMITTED: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -96,7 +97,7 @@ class IngestArea:
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
         self._make_area()
-        path = os.path.join(self._area, f"{_name(artifact)}.whole")
+        path = os.path.join(self._area, f"{_name(artifact)}{_WHOLE}")
         with storing("write", path):
             try:
                 descriptor = os.open(path, _CREATE | os.O_EXCL, 0o664)
@@ -128,6 +129,21 @@ class IngestArea:
             if isinstance(verified.ingest, FileIngest):
                 verified.ingest.remove()
 
+    def sweep(self, artifacts: Iterable[Artifact]) -> None:
+        """Drop what is left of the ingests of committed artifacts: of a run that was killed right after.
+
+        Raises StoreError.
+        """
+        with storing("list", self._area):
+            left = set(os.listdir(self._area)) if os.path.isdir(self._area) else set()
+        for artifact in artifacts if left else ():
+            name = _name(artifact)
+            if name in left:
+                _remove(os.path.join(self._area, name))
+            if f"{name}{_WHOLE}" in left:
+                with storing("remove", self._area):
+                    tolerate_missing(os.unlink, os.path.join(self._area, f"{name}{_WHOLE}"))
+
     def _make_area(self) -> None:
         with self._lock:
             if self._made:
@@ -144,6 +160,13 @@ _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _name(artifact: Artifact) -> str:
     return sha256(artifact.identity.encode()).hexdigest()
+
+
+def _remove(directory: str) -> None:
+    with storing("remove", directory):
+        for name in (_JOURNAL, _ARTIFACT, _DATA):
+            tolerate_missing(os.unlink, os.path.join(directory, name))
+        tolerate_missing(os.rmdir, directory)
 
 
 def _make_directory(path: str) -> None:
@@ -409,7 +432,4 @@ class FileIngest:
 
     def remove(self) -> None:
         """Drop what is left of the ingest once its file was placed. Raises StoreError."""
-        with storing("remove", self._directory):
-            for name in (_JOURNAL, _ARTIFACT, _DATA):
-                tolerate_missing(os.unlink, os.path.join(self._directory, name))
-            tolerate_missing(os.rmdir, self._directory)
+        _remove(self._directory)

@@ -193,6 +193,7 @@ def acquire(
             )
             if _link(tree, key, holder):
                 _remove_below(tree, key, generation)
+                tree.sweep(_path(key, generation))
                 return Lease(tree, key, holder, clock)
             continue  # another was faster: look again
         if clock.monotonic() >= until:

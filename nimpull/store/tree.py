@@ -20,6 +20,7 @@ from nimpull.store import durable
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 TEMPORARY = f"{STATE_DIRECTORY}/new"
+STALE = 3600.0  # seconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
@@ -178,13 +179,35 @@ class Tree:
                     os.fsync(stream.fileno())
             above = self.rename(self.absolute(temporary), path)
         except OSError as error:
+            self._drop(temporary)
             raise store_error(error, "write", self.absolute(path)) from error
+        except StoreError:
+            self._drop(temporary)
+            raise
         if durable:
             self.sync(above)
+
+    def _drop(self, temporary: str) -> None:
+        with suppress(OSError, StoreError):  # what went wrong before says more; ``sweep`` comes again
+            self.unlink(temporary)
 
     def temporary(self) -> str:
         """A fresh name for something that a rename will make visible; never longer than any name may be."""
         return f"{TEMPORARY}/{secrets.token_hex(16)}"
+
+    def sweep(self, fresh: str) -> None:
+        """Remove temporaries of processes that were killed: an hour older than the file ``fresh``.
+
+        By the volume's own clock, since that of another node may be wrong; a live process keeps one for
+        milliseconds.
+        """
+        now = self.lstat(fresh)
+        for name in self.names(TEMPORARY):
+            path = f"{TEMPORARY}/{name}"
+            status = self.lstat(path)
+            if now and status and status.st_mtime < now.st_mtime - STALE:
+                with suppress(FileNotFoundError):
+                    self.unlink(path)
 
     def rename(self, source: str, path: str) -> str:
         """Move ``source`` (absolute, same file system) over ``path``; returns the directory that changed.

@@ -1,0 +1,67 @@
+"""SIGTERM and SIGINT: the first stops a run in order, the second at once.
+
+A Python handler runs between two bytecodes of the main thread: not while that thread is in an fsync that
+hangs, or looks up a name. So none is relied on: the interpreter writes each signal into a pipe from its C
+handler (``signal.set_wakeup_fd``), and a thread reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from types import FrameType
+from typing import Final
+
+from nimpull.errors import Cancelled
+
+GRACE: Final = 4.0  # seconds to stop in order; most runs take a tenth of one
+LAST_WORDS: Final = 1.0  # seconds for the report of a run that did not
+_NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stopping(cancel: Event, overdue: Callable[[], object]) -> Iterator[None]:
+    """The first signal sets ``cancel``, the second ends the process (exit 143).
+
+    ``overdue``: called in a thread, before the end, if the block is not left within GRACE seconds of the
+    first: something it waits for (a connection that nobody accepts, a volume that hangs) does not let go.
+    What is on the disk then is what a kill would leave.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _heard) for number in _NUMBERS}
+    listening = Thread(target=_listen, args=(reader, cancel, overdue), name="nimpull-signals", daemon=True)
+    listening.start()
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+        listening.join()
+        os.close(reader)
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    """The default action must not be taken; the pipe says the rest."""
+
+
+def _listen(reader: int, cancel: Event, overdue: Callable[[], object]) -> None:
+    if not os.read(reader, 1):
+        return  # the block was left
+    cancel.set()
+    in_time, _, _ = select.select([reader], [], [], GRACE)
+    if in_time:
+        if not os.read(reader, 1):
+            return
+    else:
+        speaking = Thread(target=overdue, name="nimpull-overdue", daemon=True)
+        speaking.start()
+        speaking.join(LAST_WORDS)  # the volume that hangs may be where the report goes
+    os._exit(Cancelled.exit_code)

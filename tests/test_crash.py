@@ -1,0 +1,187 @@
+"""Whole pulls, each a process of its own, that are killed at a call or meet a volume that refuses one.
+
+``scripts/crash-test`` kills at every call of a pull; this is a short set of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.crashing import FILES, LARGE, Case, complaints, kept_bytes, resume, serving
+from tests.pods import mounted
+from tests.registry import Fault, Registry, Request
+from tests.registry.wire import Answer
+from tests.test_job import Run
+from tests.test_report import check
+from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
+Served = tuple[Registry, Mapping[str, Case]]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving() as registry_and_cases:
+        yield registry_and_cases
+
+
+# -- killed ------------------------------------------------------------------------------------------------
+
+#: Layout, call, which of them, path.
+KILLS = [
+    "ngc linkat 1 /leases/",
+    "hub mkdir 1 /ingest",
+    "local-dir ftruncate64 1 /ingest/",
+    "ngc pwrite64 20 /data",
+    "hub write 12 /journal",
+    "ngc renameat 1 /blobs/",
+    "hub renameat 4 /blobs/",
+    "ngc symlinkat 3 /snapshots/",
+    "local-dir renameat 1 /x/y/deep.json",
+    "local-dir write 2 /record/",
+    "hub unlink 2 /ingest/",
+    "ngc renameat 1 /ready/",
+    "local-dir renameat 1 /report.json",
+]
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_f39_a_kill_at_a_call_costs_no_more_than_what_was_in_flight(
+    served: Served, tmp_path: Path, kill: str
+) -> None:
+    registry, cases = served
+    name, call, turn, path = kill.split()
+    at = VolumeFault("kill", (call,), int(turn), path=path)
+    run = cases[name].pull(registry, tmp_path / "s", **faulty(at))
+    assert run.code == -9, run.text
+    assert resume(cases[name], registry, tmp_path / "s") == []
+
+
+def test_f39_what_is_written_counts(served: Served, tmp_path: Path) -> None:
+    """The bound is one: half a file that is on the disk must not come again."""
+    registry, cases = served
+    half = VolumeFault("kill", ("pwrite64",), 24, path="/data")
+    assert cases["hub"].pull(registry, tmp_path / "s", **faulty(half)).code == -9
+    assert len(LARGE) / 2 < kept_bytes(tmp_path / "s") < len(LARGE)
+
+
+# -- an I/O error ------------------------------------------------------------------------------------------
+
+#: (calls, path, exit code when it comes once)
+ERRORS = [
+    (("pwrite64",), "/data", 0),
+    (("fsync", "fdatasync", "syncfs"), "/ingest/", 42),
+    (("renameat",), "/blobs/", 0),
+    (("pwrite64",), ".whole", 0),
+    (("close",), ".whole", 0),
+    (("close",), "/ingest/", 42),
+    (("write",), "/journal", 42),
+    (("write",), "/record/", 0),
+    (("fsync",), "/ready", 42),
+]
+
+
+@pytest.mark.parametrize(
+    ("calls", "path", "once"), ERRORS, ids=[f"{calls[0]} {path}" for calls, path, _ in ERRORS]
+)
+def test_f32_an_io_error_is_never_ignored(
+    served: Served, tmp_path: Path, calls: tuple[str, ...], path: str, once: int
+) -> None:
+    registry, cases = served
+    case = cases["hub"]
+    for last, code in ((1, once), (1 << 31, 42)):
+        store = tmp_path / str(last)
+        run = case.pull(registry, store, **faulty(VolumeFault(errno.EIO, calls, last=last, path=path)))
+        assert run.code == code, run.text
+        assert "Traceback" not in run.text
+        check(run.report)
+        if code:
+            assert run.report["error"]["reference"] == "store-io"
+            assert "Input/output error" in run.report["error"]["message"]
+            assert resume(case, registry, store) == []
+        assert complaints(store, case) == []
+
+
+# -- no room -----------------------------------------------------------------------------------------------
+
+
+def is_full(run: Run, words: str) -> None:
+    assert run.code == 40, run.text
+    assert "no-space" in run.err.splitlines()[-1]
+    assert words in run.err.splitlines()[-1]
+    assert "Traceback" not in run.text
+    if run.report:
+        check(run.report)
+        assert run.report["error"]["reference"] == "no-space"
+    else:  # it goes to the same volume
+        assert "the report could not be written" in run.err
+
+
+def test_f30_a_quota_that_is_used_up_is_named(served: Served, tmp_path: Path) -> None:
+    registry, cases = served
+    refusing = VolumeFault(errno.EDQUOT, ("pwrite64",), 20, path="/data")
+    run = cases["ngc"].pull(registry, tmp_path / "s", **faulty(refusing))
+    is_full(run, "quota")
+    assert kept_bytes(tmp_path / "s") > len(LARGE) / 3
+    assert resume(cases["ngc"], registry, tmp_path / "s") == []
+
+
+def test_f30_a_volume_that_another_fills_meanwhile(served: Served, tmp_path: Path) -> None:
+    registry, cases = served
+    store, filler = tmp_path / "volume" / "s", tmp_path / "volume" / "filler"
+    store.parent.mkdir()
+    begun = threading.Event()
+
+    def fill(_request: Request, answer: Answer) -> Answer:
+        if answer.start > len(LARGE) // 2 and not begun.is_set():
+            begun.set()
+            with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+        return answer
+
+    with mounted("-t", "tmpfs", "-o", "size=24m", "tmpfs", str(store.parent)):
+        registry.faults.append(Fault(fill, server="cdn", times=None))
+        try:
+            is_full(cases["hub"].pull(registry, store), " B free")
+        finally:
+            registry.faults.clear()
+        assert begun.is_set()
+        assert kept_bytes(store) > 0
+        filler.unlink()
+        assert resume(cases["hub"], registry, store) == []
+
+
+def test_f30_a_volume_that_runs_out_of_inodes(served: Served, tmp_path: Path) -> None:
+    registry, cases = served
+    store = tmp_path / "volume" / "s"
+    store.parent.mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=30", "tmpfs", str(store.parent)):
+        is_full(cases["local-dir"].pull(registry, store), "inodes")
+        assert complaints(store, cases["local-dir"]) == []
+        kept = kept_bytes(store)
+        assert 0 < kept < sum(map(len, FILES.values()))
+
+
+# -- two file systems --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ngc", "local-dir"])
+def test_f33_a_rename_into_another_file_system_is_refused_and_not_a_copy(
+    served: Served, tmp_path: Path, name: str
+) -> None:
+    registry, cases = served
+    place = "/blobs/" if name == "ngc" else "/model.safetensors"
+    across = VolumeFault(errno.EXDEV, ("rename", "renameat"), path=place)
+    run = cases[name].pull(registry, tmp_path / "s", **faulty(across))
+    assert run.code == 42, run.text
+    assert "another file system" in run.report["error"]["message"]
+    assert "one file system" in run.report["error"]["hint"]
+    assert not list((tmp_path / "s").rglob("*model.safetensors"))
+    assert resume(cases[name], registry, tmp_path / "s") == []
