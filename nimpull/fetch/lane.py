@@ -131,12 +131,12 @@ class Lane:
         self._waiting = None
         self._note(len(view), self._clock.monotonic() - began)
         try:
-            transfer.ingest.write(view, position)
+            transfer.write(view, position)
         except StoreIOError:
             if transfer.store_failures:
                 raise
             transfer.store_failures += 1
-            transfer.ingest.write(view, position)
+            transfer.write(view, position)
         self._emit(Advanced(len(view)))
         self.buffer = transfer.submit(position, len(view), self.buffer)
         return position + len(view)

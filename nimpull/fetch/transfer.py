@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import insort
 from collections.abc import Callable
 from typing import Protocol, Self, cast
@@ -21,6 +22,7 @@ from nimpull.fetch.limits import MIB, FetchLimits
 
 _LEAST_SEGMENT = 4 * MIB  # bytes; below, the cost of a request shows
 _MOST_LINES = 1 << 15  # of a journal that follows the hash
+_STARVED = 0.05  # seconds; the kernel's socket buffers hold what comes meanwhile
 _MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
 UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
 
@@ -81,6 +83,8 @@ class Transfer:
         self._claims: dict[int, Claim] = {}
         self._deposits: dict[int, tuple[memoryview, int]] = {}
         self._spilled: dict[int, int] = {}  # offset -> bytes
+        self._writing: set[int] = set()  # offsets
+        self._moved = 0.0  # when the frontier did, last
         self._draining = False
         self._scratch: memoryview | None = None
 
@@ -272,12 +276,27 @@ class Transfer:
             if spare is not None:
                 self._deposits[offset] = (buffer, length)
                 return spare, False
-            if not self._draining:
+            if self._starving():
                 self._spilled[offset] = length
                 return None, False
-            self._lock.wait(1.0)
+            self._lock.wait(_STARVED)
         self._draining = True
         return None, True
+
+    def _starving(self) -> bool:
+        """Whether the hash waits for the network: not for a moment only, and not for the disk."""
+        idle = not self._draining and self.frontier not in self._writing
+        return idle and time.monotonic() - self._moved > _STARVED
+
+    def write(self, block: memoryview, offset: int) -> None:
+        """Raises StoreError."""
+        with self._lock:
+            self._writing.add(offset)
+        try:
+            self.ingest.write(block, offset)
+        finally:
+            with self._lock:
+                self._writing.discard(offset)
 
     def _update(self, block: memoryview) -> None:
         if self._hasher is None:
@@ -298,6 +317,7 @@ class Transfer:
                 self._record(frontier)
             with self._lock:
                 self.frontier = frontier
+                self._moved = time.monotonic()
                 self._lock.notify_all()
                 deposit = self._deposits.pop(frontier, None)
                 spilled = self._spilled.pop(frontier, None)
