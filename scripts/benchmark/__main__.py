@@ -24,7 +24,7 @@ from scripts.benchmark import tables
 from scripts.benchmark.cases import Case, all_cases
 from scripts.benchmark.goals import goal_section
 from scripts.benchmark.growth import Series, all_series, run_series
-from scripts.benchmark.measure import Bench, Result, say
+from scripts.benchmark.measure import Bench, say
 from scripts.benchmark.peers import KEYS, Peer, Places, find_peers, versions
 from scripts.benchmark.server import find_nginx
 from scripts.benchmark.session import Failed, Session
@@ -154,17 +154,15 @@ def measure(session: Session, options: argparse.Namespace, nginx: str) -> None:
     source = tables.file_system(options.source) if options.source else "memory where the files fit"
     told = [f"nimpull {nimpull.__version__}", *versions(peers)]
     out.add("machine", "", tables.machine(options.target, source, told))
-    results: dict[str, Result] = {}
     times = f"{options.rounds} round{'s' if options.rounds > 1 else ''}"
     for case in cases:
         allowed = tuple(peer for peer in peers if not case.peers or peer.key in case.peers)
-        results[case.name] = bench.run(case, allowed, options.rounds)
-        out.add(case.name, f"{case.title} ({times})", tables.section(results[case.name]))
+        result = bench.run(case, allowed, options.rounds)
+        goals = [] if options.quick else goal_section(result)
+        out.add(case.name, f"{case.title} ({times})", [*tables.section(result), *goals])
     for each in series:
         lines = tables.growth_section(each, run_series(bench, each, options.rounds))
         out.add(each.name, f"{each.peer.name}, {each.title} ({times})", lines)
-    if cases and not options.quick:
-        out.add("goals", "", goal_section(results))
 
 
 def main() -> int:

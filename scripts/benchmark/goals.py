@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.benchmark.measure import Result
@@ -92,14 +92,13 @@ GOALS = (
 )
 
 
-def goal_section(results: Mapping[str, Result]) -> list[str]:
-    """Those of the cases that ran."""
+def goal_section(result: Result) -> list[str]:
+    """The goals of the case that ran, those that its rows can answer; [] where there is none."""
     rows = []
     for goal in GOALS:
-        result = results.get(goal.case)
-        found = goal.measure(result) if result and result.rows else None
+        found = goal.measure(result) if goal.case == result.case.name and result.rows else None
         if found is not None:
             met = found >= goal.bar if goal.at_least else found <= goal.bar
             bar = f"{'at least' if goal.at_least else 'at most'} {goal.bar:g}"
-            rows.append([goal.case, goal.what, bar, f"{found:.2f}", "yes" if met else "no"])
-    return table(["case", "what", "goal", "median", "reached"], rows)
+            rows.append([f"{goal.what}: {bar}", f"{found:.2f}", "yes" if met else "no"])
+    return ["", *table(["goal", "median", "reached"], rows)] if rows else []
