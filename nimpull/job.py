@@ -103,7 +103,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         for listing in plan.listings:
             edges.finish(listing, complete=_is_whole(request))
         outcomes = (*plan.present, *fetched)
-        edges.show_plain_tree(plan.listings)
+        edges.name_twice(plan.listings, complete=_is_whole(request))
         edges.write_runtime_manifest(plan.listings)
         edges.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
     transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries)
@@ -120,7 +120,7 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
             "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
             hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
         )
-    listed = {uri: edges.list(uri, files) for uri, files in needs.repositories.items()}
+    listed = {uri: edges.list(uri, files, needs.promised) for uri, files in needs.repositories.items()}
     listings = tuple(listed.values())
     if empty := [listing for listing in listings if not listing.artifacts]:
         raise UsageError(
@@ -130,6 +130,7 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
     edges.destinations = resolved(edges.destinations, listed)
     plan = settle(listings, resolved(needs.promised, listed), edges.present)
     plan = replace(plan, resumed=edges.resumable(plan.missing))
+    edges.tell_of_cache()
     count = len(plan.present) + len(plan.missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
     for outcome in plan.present:

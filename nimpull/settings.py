@@ -77,6 +77,15 @@ class Settings:
         """``HF_HUB_CACHE`` as huggingface_hub derives it: ``$HF_HOME/hub``."""
         return f"{self.hf_home or f'{self.cache_path or DEFAULT_CACHE}/huggingface'}/hub"
 
+    def hub_in(self, store: str) -> str:
+        """``$HF_HOME/hub`` below the store, as the operator sets it; else NIM's default."""
+        return self.hub_inside(store) or "huggingface/hub"
+
+    def hub_inside(self, store: str) -> str:
+        """``$HF_HOME/hub`` below the store; "" where HF_HOME is elsewhere, or not set."""
+        inside = os.path.relpath(self.hf_home, store) if self.hf_home else ".."
+        return "" if inside.split("/")[0] == ".." else os.path.normpath(f"{inside}/hub")
+
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the variables. Raises UsageError for one whose value cannot be meant."""

@@ -78,7 +78,7 @@ def plain(store: Path) -> dict[str, bytes]:
     return {
         path.relative_to(store).as_posix(): path.read_bytes()
         for path in store.rglob("*")
-        if path.is_file() and path.relative_to(store).parts[0] not in (".nimpull", ".cache")
+        if path.is_file() and path.relative_to(store).parts[0] not in (".nimpull", ".cache", "huggingface")
     }
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from nimpull.cli.options import criteria, find_manifest, model_of, read_file, registry_model, store_path
+from nimpull.cli.options import (
+    SERVING_HUB,
+    criteria,
+    find_manifest,
+    model_of,
+    read_file,
+    registry_model,
+    second_hub,
+    store_path,
+)
 from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
 from nimpull.core.names import display
@@ -116,13 +125,17 @@ def ask(options: Options) -> tuple[Request, Settings]:
     if options.uris and (options.manifest_file or options.profiles or options.everything):
         raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
     settings = from_process()
+    store, layout = store_path(options.store, settings), LayoutKind(options.layout)
+    uris = tuple(model_of(text, settings) for text in options.uris)
+    second = [second_hub(store, uri, settings) for uri in uris] if layout is LayoutKind.LOCAL_DIR else []
     request = Request(
-        store=store_path(options.store, settings),
-        uris=tuple(model_of(text, settings) for text in options.uris),
+        store=store,
+        uris=uris,
+        hub=next(filter(None, second), ""),
         manifest=b"" if options.uris else _manifest(options.manifest_file or "", settings),
         criteria=_criteria(options, settings),
         wanted=Wanted(include=options.include, exclude=options.exclude),
-        layout=LayoutKind(options.layout),
+        layout=layout,
         dry_run=options.dry_run,
         refresh=options.refresh,
         gpus=options.gpus or settings.gpus,
@@ -182,9 +195,10 @@ def _variables(cache: NimCache) -> dict[str, str]:
 def _with_source(request: Request, cache: NimCache, manifest_file: str, settings: Settings) -> Request:
     source = cache.source
     if isinstance(source, HubSource):
-        return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR)
+        return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR, hub=SERVING_HUB)
     if source.endpoint:
         uri = registry_model(source.endpoint, settings)
-        return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE)
+        hub = SERVING_HUB if uri.scheme == "hf" else ""
+        return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE, hub=hub)
     asked = replace(source.criteria, as_operator=True)
     return replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from nimpull.cli.options import criteria, find_manifest, model_of
+from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, model_of, second_hub
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import ModelUri, display
@@ -120,15 +120,23 @@ def under_flags(request: Request, settings: Settings) -> Request:
     "-m", "--model-store", "directory", required=True, metavar="DIR", help="Where the plain files go."
 )
 def create_model_store(profiles: tuple[str, ...], model_repo: str | None, directory: str) -> None:
-    """Write one profile, or one repository, as a plain directory."""
+    """Write one profile, or one repository, as plain files; what the NIM cache has is linked from it."""
 
     def ask() -> tuple[Request, Settings]:
         settings = from_process()
         if bool(profiles) == bool(model_repo):
             raise UsageError("give either --profile or --model-repo", hint="One of them says what to write.")
+        cache = settings.cache_path or DEFAULT_CACHE
         if model_repo:
-            uris = (model_of(model_repo, settings),)
-            return Request(store=directory, uris=uris, layout=LayoutKind.WORKSPACE), settings
+            uri = model_of(model_repo, settings)
+            request = Request(
+                store=directory,
+                uris=(uri,),
+                layout=LayoutKind.WORKSPACE,
+                hub=second_hub(directory, uri, settings) or served_hub(directory, uri, settings),
+                cache=cache,
+            )
+            return request, settings
         asked = criteria(settings, profiles=profiles)
         manifest = find_manifest("", settings)
         return (
@@ -137,12 +145,21 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
                 manifest=manifest,
                 criteria=asked,
                 layout=LayoutKind.WORKSPACE,
+                cache=cache,
                 gpus=settings.gpus,
             ),
             settings,
         )
 
     sys.exit(execute(ask))
+
+
+def served_hub(directory: str, uri: ModelUri, settings: Settings) -> str:
+    """The operator's Job for ``modelEndpoint: hf://…`` has no HF_HOME, but its store is NIM_CACHE_PATH: the
+    pods that serve it will have HF_HOME there."""
+    if settings.hf_home or uri.scheme != "hf" or not settings.cache_path:
+        return ""
+    return SERVING_HUB if os.path.realpath(settings.cache_path) == os.path.realpath(directory) else ""
 
 
 # -- huggingface-cli, hf -------------------------------------------------------------------------------
@@ -212,7 +229,7 @@ def hub_download(
             uris=(uri,),
             wanted=wanted,
             layout=LayoutKind.LOCAL_DIR if local_dir else LayoutKind.CACHE,
-            hub="" if local_dir else os.path.basename(hub),
+            hub=second_hub(where, uri, settings) if local_dir else os.path.basename(hub),
             dry_run=dry_run,
             refresh=force_download,
         )

@@ -12,6 +12,7 @@ from nimpull.settings import Settings
 
 MAX_MANIFEST_BYTES = 16 << 20
 DEFAULT_STORE = "/model-store"
+SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
 
 
 def read_file(path: str, what: str) -> bytes:
@@ -51,6 +52,11 @@ def model_of(text: str, settings: Settings) -> ModelUri:
 def registry_model(uri: ModelUri, settings: Settings) -> ModelUri:
     """See :func:`nimpull.core.addresses.as_model`; the endpoints of the environment are registries too."""
     return as_model(uri, ngc=(settings.ngc_api,), hubs=(settings.hf_endpoint,))
+
+
+def second_hub(store: str, uri: ModelUri, settings: Settings) -> str:
+    """The hub cache below a store of plain files that a universal NIM looks into as well, "" = none."""
+    return settings.hub_inside(store) if uri.scheme == "hf" else ""
 
 
 def store_path(option: str | None, settings: Settings) -> str:

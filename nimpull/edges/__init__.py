@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Location, Outcome
+from nimpull.core.digest import Digest
 from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Note, Phase, Waiting
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
@@ -29,6 +30,7 @@ from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
+    from nimpull.edges.cache import NimCache
     from nimpull.edges.registries import Registries
     from nimpull.progress import Progress
     from nimpull.store.ingest import IngestArea
@@ -74,6 +76,7 @@ class Edges:
         self.draft: Report | None = None
         self.destinations: Mapping[str, SafePath] = {}
         self.retries = 0
+        self._named_twice: list[Artifact] = []
         self._report_path = report_path
         self._stack = ExitStack()
         self._done = Event()
@@ -142,7 +145,10 @@ class Edges:
         opened = self.registries.local if location.url.scheme == "file" else self.transport
         return opened(location, start, end, fresh_connection=fresh_connection)
 
-    def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
+    def list(self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest] | None = None) -> Listing:
+        """``promised``: a manifest's digests by identity; what the NIM cache has whole is not asked for."""
+        if self._cache and (listing := self._cache.listing(uri, wanted, promised or {})):
+            return listing
         self.emit(Phase("listing", str(uri)))
         listing = self.registries.source(uri).list(uri, wanted)
         for note in listing.notes:
@@ -150,6 +156,9 @@ class Edges:
         return listing
 
     def locate(self, artifact: Artifact, fresh: bool) -> Location:
+        """Of the copy in the NIM cache, unless that was tried."""
+        if self._cache and not fresh and (near := self._cache.location(artifact)):
+            return near
         return self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
 
     # -- store -----------------------------------------------------------------------------------------
@@ -167,22 +176,36 @@ class Edges:
             return self.store.local_dir()
         if self.request.layout is LayoutKind.WORKSPACE:
             return self.store.workspace(self.destinations)
-        return self.store.nim_cache(hub=self._hub())
+        return self.store.nim_cache(hub=self.request.hub or self.settings.hub_in(self.request.store))
 
-    def _hub(self) -> str:
-        """``$HF_HOME/hub`` where that is inside the store, as the operator sets it; else NIM's default."""
-        if self.request.hub:
-            return self.request.hub
-        home = self.settings.hf_home
-        inside = os.path.relpath(home, self.request.store) if home else ".."
-        return "huggingface/hub" if inside.startswith("..") else f"{inside}/hub"
+    @cached_property
+    def _second_layout(self) -> tuple[StoreLayout, str] | None:
+        """Where else a reader looks, and its name; None where there is one place only.
+
+        A model-free NIM looks at the store's root (NIM_MODEL_NAME) and into the hub cache (HF_HOME).
+        """
+        if self.request.runtime_manifest:
+            return self.store.workspace(), "the hub cache"
+        if self.request.layout is not LayoutKind.CACHE and self.request.hub:
+            return self.store.hugging_face(self.request.hub), "the plain tree"
+        return None
+
+    @cached_property
+    def _cache(self) -> NimCache | None:
+        from nimpull.edges.cache import NimCache
+
+        path = self.request.cache
+        if not path or not Path(path).is_dir():
+            return None
+        return self._stack.enter_context(NimCache(path, self.settings.hub_in(path)))
 
     def ready_outcomes(self, key: str) -> tuple[Outcome, ...] | None:
         """From the marker and stat calls alone; None = not ready."""
         if not Path(self.request.store).is_dir():
             return None
         ready = self.store.ready(key)
-        if ready is None:
+        written = self.request.runtime_manifest
+        if ready is None or (written and not Path(written).is_file()):
             return None
         source = ModelUri.parse(ready.revisions[0]) if len(ready.revisions) == 1 else ModelUri("file")
         return tuple(
@@ -235,9 +258,15 @@ class Edges:
             found = self.layout.verify(artifact)
         if found is None and (found := self.layout.adopt(artifact)):
             action = Action.LINKED
+        if found is None and self._cache and (found := self._cache.link(artifact, self.layout)):
+            action = Action.LINKED
         if found is None:
             return None
         return Outcome(artifact, action, 0, 0, 0.0, found.digest.algorithm, found.size, found.digest)
+
+    def tell_of_cache(self) -> None:
+        for text in self._cache.notes() if self._cache else ():
+            self.emit(Note(text))
 
     def check_room(self, need: int, total: int, promised: int | None) -> None:
         if promised is not None and total > promised:
@@ -260,13 +289,24 @@ class Edges:
     def finish(self, listing: Listing, *, complete: bool) -> None:
         self.layout.finish(listing, complete=complete)
 
-    def show_plain_tree(self, listings: Sequence[Listing]) -> None:
-        """A model-free NIM looks at the store's root too (NIM_MODEL_NAME): second names, no second bytes."""
-        if not self.request.runtime_manifest:
+    def name_twice(self, listings: Sequence[Listing], *, complete: bool) -> None:
+        """Second names where another reader looks: no second bytes. What cannot be is told once."""
+        if self._second_layout is None:
             return
-        for artifact in (artifact for listing in listings for artifact in listing.artifacts):
-            if reason := self.store.name_in_root(artifact):
-                self.emit(Note(f"{artifact.path} is only in the hub cache: {reason}", "warning"))
+        layout, only = self._second_layout
+        failed: dict[str, list[tuple[SafePath, str]]] = {}
+        for listing in listings:
+            for artifact in listing.artifacts:
+                if reason := self.store.name_too(artifact, self.layout, layout):
+                    kind = reason.rpartition(": ")[2]
+                    failed.setdefault(kind, []).append((artifact.path, reason))
+                else:
+                    self._named_twice.append(artifact)
+            if not failed:
+                layout.finish(listing, complete=complete)
+        for (path, reason), *others in failed.values():
+            what = f"{len(others) + 1} files are" if others else f"{path} is"
+            self.emit(Note(f"{what} only in {only}: {reason}", "warning"))
 
     def write_runtime_manifest(self, listings: Sequence[Listing]) -> None:
         """Where a model-free pull was told to; before the marker, which speaks for the whole."""
@@ -285,8 +325,10 @@ class Edges:
         artifacts = [outcome.artifact for outcome in outcomes]
         self._ingests.sweep(artifacts)
         files = self.store.files_of(self.layout, artifacts)
+        second = self._second_layout
+        names = self.store.files_of(second[0], self._named_twice) if second else ()
         revisions = tuple(str(listing.uri) for listing in plan)
-        self.store.mark_ready(Ready(key, self.layout.name, self.clock.time(), files, revisions, ids))
+        self.store.mark_ready(Ready(key, self.layout.name, self.clock.time(), files, revisions, ids, names))
 
     def store_summary(self, size: int = 0) -> StoreSummary:
         root = self.request.store

@@ -11,16 +11,18 @@
 
 All answer the same questions. ``trusted``: is it committed and may it be believed without reading it.
 ``verify``: is what stands there (whoever wrote it) the right content; reads it. ``adopt``: is the content in
-this store elsewhere; links it, fetches nothing. ``place``: make a finished ingest visible. A file is never
-believed for having the right name and size.
+this store elsewhere; links it, fetches nothing. ``found`` and ``adopt_from``: the same over two stores, of
+which one is only read. ``place``: make a finished ingest visible. No file is believed for its name and size.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -61,6 +63,8 @@ class StoreLayout(Protocol):
     def trusted(self, artifact: Artifact) -> TrustedFile | None: ...
     def verify(self, artifact: Artifact) -> TrustedFile | None: ...
     def adopt(self, artifact: Artifact) -> TrustedFile | None: ...
+    def found(self, artifact: Artifact) -> TrustedFile | None: ...
+    def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None: ...
     def finish(self, listing: Listing, *, complete: bool = False) -> None: ...
 
 
@@ -144,6 +148,13 @@ class _Layout:
         return self._checked(path, artifact) if path else None
 
     def _checked(self, path: str, artifact: Artifact) -> TrustedFile | None:
+        file = self._read(path, artifact)
+        if file:
+            self._note(file, artifact)
+        return file
+
+    def _read(self, path: str, artifact: Artifact) -> TrustedFile | None:
+        """By its digest alone; nothing is written."""
         expected = artifact.digest
         status = self._tree.lstat(path)
         if expected is None or status is None or not stat.S_ISREG(status.st_mode):
@@ -154,17 +165,17 @@ class _Layout:
             found, status = hash_file(self._tree, path, expected.algorithm)
         except FileNotFoundError:
             return None
-        if found != expected:
-            return None
-        entry = Entry(path, status.st_size, status.st_mtime_ns, found, artifact.identity, artifact.etag)
-        self._record.add(entry)
-        return TrustedFile(path, entry.size, entry.mtime_ns, found)
+        return TrustedFile(path, status.st_size, status.st_mtime_ns, found) if found == expected else None
+
+    def _note(self, file: TrustedFile, artifact: Artifact) -> None:
+        self._record.add(
+            Entry(file.path, file.size, file.mtime_ns, file.digest, artifact.identity, artifact.etag)
+        )
 
     def adopt(self, artifact: Artifact) -> TrustedFile | None:
         """Link content that another profile, revision or tool brought into this store. None: fetch it."""
-        recorded = (entry.path for entry in self._record.of(artifact))
         standing = self._file_of(artifact)  # ``verify`` has read that one
-        for path in dict.fromkeys((*self._known_blobs(artifact), *recorded)):
+        for path in self._elsewhere(artifact):
             if path == standing:
                 continue
             try:
@@ -175,19 +186,56 @@ class _Layout:
                 continue
             self._fence()
             try:
-                for directory in self._publish(artifact, path, artifact.etag):
-                    self._tree.sync(self._tree.relative(directory))
+                return self._linked(artifact, source, artifact.etag)
             except OSError as error:
                 if error.errno in NO_LINKS:
                     return None
                 raise store_error(error, "link", self._tree.absolute(path)) from error
-            final = self._file_of(artifact) or path
-            entry = Entry(
-                final, source.size, source.mtime_ns, source.digest, artifact.identity, artifact.etag
-            )
-            self._record.add(entry)
-            return TrustedFile(final, source.size, source.mtime_ns, source.digest)
         return None
+
+    def _elsewhere(self, artifact: Artifact) -> Iterator[str]:
+        """Where the content may be: by a blob's name, or by this store's own record."""
+        recorded = (entry.path for entry in self._record.of(artifact))
+        return iter(dict.fromkeys((*self._known_blobs(artifact), *recorded)))
+
+    def _linked(self, artifact: Artifact, source: TrustedFile, etag: str) -> TrustedFile:
+        """Publish a file of this store as ``artifact``. OSError where it cannot be linked."""
+        for directory in self._publish(artifact, source.path, etag):
+            self._tree.sync(self._tree.relative(directory))
+        file = replace(source, path=self._file_of(artifact) or source.path)
+        self._note(file, artifact)
+        return file
+
+    def found(self, artifact: Artifact) -> TrustedFile | None:
+        """Here or elsewhere in this store, by the record or by reading it; nothing is written."""
+        try:
+            standing = self._file_of(artifact)
+        except StoreError:
+            standing = None
+        for path in (*filter(None, [standing]), *self._elsewhere(artifact)):
+            try:
+                file = self._believed(path, artifact) or self._read(path, artifact)
+            except StoreError:
+                continue
+            if file:
+                return file
+        return None
+
+    def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None:
+        """Link a file of another store, or of this one. None where no hard link can be made: another file
+        system, one without hard links, or a file that is not ours (proc(5), protected_hardlinks)."""
+        self._fence()
+        staged = self._tree.temporary()
+        try:
+            self._tree.link(file.path, staged, of=other)
+            return self._linked(artifact, replace(file, path=staged), artifact.etag or file.digest.hex)
+        except OSError as error:
+            if error.errno in NO_LINKS | {errno.EXDEV}:
+                return None
+            raise store_error(error, "link", other.absolute(file.path)) from error
+        finally:
+            with suppress(FileNotFoundError):
+                self._tree.unlink(staged)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """Write what stands beside the files. ``complete``: the listing is the whole repository."""
@@ -493,6 +541,12 @@ class NimCacheLayout:
 
     def adopt(self, artifact: Artifact) -> TrustedFile | None:
         return self._of(artifact.uri).adopt(artifact)
+
+    def found(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).found(artifact)
+
+    def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).adopt_from(other, file, artifact)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         self._of(listing.uri).finish(listing, complete=complete)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +40,8 @@ class Ready:
     """A selection that stands whole in the store.
 
     ``selection``: any text that is equal for the same request; ``layout``: its name; ``time``: seconds
-    since the epoch; ``revisions``: the repositories as resolved; ``profiles``: ids of the profiles.
+    since the epoch; ``revisions``: the repositories as resolved; ``profiles``: ids of the profiles;
+    ``names``: second names of the files, which must stand as well.
     """
 
     selection: str
@@ -49,10 +50,11 @@ class Ready:
     files: tuple[ReadyFile, ...]
     revisions: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
+    names: tuple[ReadyFile, ...] = ()
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files, each once."""
         return sum(file.size for file in self.files)
 
 
@@ -72,16 +74,28 @@ def write_ready(tree: Tree, ready: Ready) -> str:
         "time": ready.time,
         "profiles": ready.profiles,
         "revisions": ready.revisions,
-        "files": [(file.path, file.size, file.mtime_ns, str(file.digest)) for file in ready.files],
+        "files": [_row(file) for file in ready.files],
+        "names": [_row(file) for file in ready.names],
     }
     tree.write(path, json.dumps(document).encode())
     return path
 
 
+def _row(file: ReadyFile) -> tuple[str, int, int, str]:
+    return file.path, file.size, file.mtime_ns, str(file.digest)
+
+
+def _files(rows: Iterable[tuple[str, int, int, str]]) -> tuple[ReadyFile, ...]:
+    return tuple(
+        ReadyFile(str(SafePath(path)), int(size), int(mtime_ns), Digest.parse(digest))
+        for path, size, mtime_ns, digest in rows
+    )
+
+
 def read_ready(tree: Tree, selection: str) -> Ready | None:
     """The marker of a selection if all its files still stand as committed, by one stat each."""
     ready = parse_ready(tree, marker_of(selection))
-    if ready is None or ready.selection != selection or missing_of(tree, ready.files):
+    if ready is None or ready.selection != selection or missing_of(tree, ready):
         return None
     return ready
 
@@ -99,22 +113,20 @@ def parse_ready(tree: Tree, path: str) -> Ready | None:
             selection=str(document["selection"]),
             layout=str(document["layout"]),
             time=float(document["time"]),
-            files=tuple(
-                ReadyFile(str(SafePath(path)), int(size), int(mtime_ns), Digest.parse(digest))
-                for path, size, mtime_ns, digest in document["files"]
-            ),
+            files=_files(document["files"]),
             revisions=tuple(str(one) for one in document["revisions"]),
             profiles=tuple(str(one) for one in document["profiles"]),
+            names=_files(document.get("names", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ListingError):
         return None
 
 
-def missing_of(tree: Tree, files: Sequence[ReadyFile]) -> tuple[ReadyFile, ...]:
+def missing_of(tree: Tree, ready: Ready) -> tuple[ReadyFile, ...]:
     """Those that are gone or no longer as committed. Follows the layouts' own links; reads no content."""
     missing = []
     with tree.directory("") as root:
-        for file in files:
+        for file in (*ready.files, *ready.names):
             try:
                 status = os.stat(file.path, dir_fd=root)
             except OSError:

@@ -56,8 +56,7 @@ def status_of(tree: Tree, record: Record) -> Status:
         if found and stat.S_ISREG(found.st_mode) and record.at(entry.path, found):
             files[found.st_dev, found.st_ino] = found.st_size
     selections = tuple(
-        Selected(ready, tuple(file.path for file in missing_of(tree, ready.files)))
-        for ready in all_ready(tree)
+        Selected(ready, tuple(file.path for file in missing_of(tree, ready))) for ready in all_ready(tree)
     )
     return Status(len(files), sum(files.values()), selections, partials(tree))
 

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -81,17 +82,18 @@ class Store:
         """``destinations``: artifact identity -> path below the root."""
         return WorkspaceLayout(self.tree, self.record, destinations, self.fence)
 
-    def name_in_root(self, artifact: Artifact) -> str:
-        """Give a committed artifact its plain path as a second name. Returns why not, or ""."""
-        plain = self.workspace()
+    def name_too(self, artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
+        """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
         try:
-            if plain.trusted(artifact) or plain.verify(artifact):
+            file = first.trusted(artifact)
+            if file is None or second.trusted(artifact) or second.verify(artifact):
                 return ""
-            path = plain.path_of(artifact)
+            path = second.path_of(artifact)
             status = self.tree.lstat(path)
-            if status is not None and self.record.at(path, status) is None:
+            if status and stat.S_ISREG(status.st_mode) and self.record.at(path, status) is None:
                 return f"something else is in its place, {self.tree.absolute(path)}"
-            return "" if plain.adopt(artifact) else "this file system has no hard links"
+            linked = second.adopt_from(self.tree, file, artifact)
+            return "" if linked else "this file system has no hard links"
         except NotWritableError as error:
             return error.message
 

@@ -241,12 +241,13 @@ class Tree:
             os.symlink(target, os.path.basename(temporary), dir_fd=descriptor)
         return self.rename(self.absolute(temporary), path)
 
-    def link(self, existing: str, path: str) -> str:
-        """Make ``path`` a second name of the file ``existing``, replacing what is there. OSError if not."""
+    def link(self, existing: str, path: str, *, of: Tree | None = None) -> str:
+        """Make ``path`` a second name of the file ``existing`` of this tree, or of another on the same file
+        system, replacing what is there. OSError if not."""
         temporary = self.temporary()
         above, name = os.path.split(existing)
         with (
-            self.directory(above) as source,
+            (of or self).directory(above) as source,
             self.directory(TEMPORARY, create=True) as target,
         ):
             os.link(

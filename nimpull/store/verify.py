@@ -61,7 +61,7 @@ def verify_store(
     read = [entry for entry, result in zip(entries, results, strict=True) if result is not _GONE]
     mismatches = tuple(result for result in results if isinstance(result, Mismatch))
     gone = {entry.path for entry, result in zip(entries, results, strict=True) if result is _GONE}
-    changed = {file.path for ready in all_ready(tree) for file in missing_of(tree, ready.files)}
+    changed = {file.path for ready in all_ready(tree) for file in missing_of(tree, ready)}
     absent = {path for path in changed if not os.path.exists(tree.absolute(path))}
     return Verification(
         files=len(read),
