@@ -131,13 +131,10 @@ def complaints(store: Path, case: Case) -> list[str]:
     return found
 
 
-def kept_bytes(store: Path) -> int:
-    """Bytes that the next run has no right to fetch again: committed, or written well before the end."""
+def standing_bytes(store: Path) -> int:
+    """Bytes of the repository that are on the disk: committed, or in the part of a file that is fetched."""
     committed = {file.read_bytes() for _, file in model_files(store) if file.exists()}
-    partial = sum(
-        max(0, _written(data) - small_steps.IN_FLIGHT) for data in store.glob(".nimpull/ingest/*/data")
-    )
-    return sum(map(len, committed)) + partial
+    return sum(map(len, committed)) + sum(map(_written, store.glob(".nimpull/ingest/*/data")))
 
 
 def _written(path: Path) -> int:
@@ -154,27 +151,38 @@ def _written(path: Path) -> int:
     return found
 
 
-def resume(case: Case, registry: Registry, store: Path) -> list[str]:
-    """Run again after a crash; what is wrong with that."""
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A run after a crash. ``wrong``: what must not be; ``again``: bytes fetched that stood on the disk."""
+
+    wrong: tuple[str, ...]
+    again: int = 0
+
+
+def recover(case: Case, registry: Registry, store: Path) -> Recovery:
+    """Run again after a crash, and look at the store before and after."""
     wrong = complaints(store, case)
-    kept = kept_bytes(store)
+    stood = standing_bytes(store)
     complete = bool(list(store.glob(".nimpull/ready/*.json")))
     for temporary in store.glob(".nimpull/new/*"):  # a day has passed
         os.utime(temporary, (0, 0), follow_symlinks=False)
     run = case.pull(registry, store)
     if run.code:
-        return [*wrong, f"the next run ends with {run.code}: {run.text[-2000:]}"]
+        return Recovery((*wrong, f"the next run ends with {run.code}: {run.text[-2000:]}"))
     wrong += complaints(store, case)
-    standing = {path: file.read_bytes() for path, file in model_files(store) if path}
+    standing = {path for path, _ in model_files(store)}
     wrong += [f"{path} is missing" for path in case.files if path not in standing]
-    fetched = run.report["transfer"]["bytes"]
-    allowed = sum(map(len, case.files.values())) - kept
-    if fetched > allowed:
-        wrong.append(f"fetched {fetched} bytes again, of which {fetched - allowed} were here")
-    left = [*store.glob(".nimpull/ingest/*"), *store.glob(".nimpull/new/*")]
-    if complete:  # the marker answered: a run that writes nothing removes nothing
-        left = []
+    again = run.report["transfer"]["bytes"] - (sum(map(len, case.files.values())) - stood)
+    if again > small_steps.IN_FLIGHT:
+        wrong.append(f"{again} bytes that were here were fetched again")
+    # a complete store is not written to: its marker answers
+    left = [] if complete else [*store.glob(".nimpull/ingest/*"), *store.glob(".nimpull/new/*")]
     wrong += [f"{path} is left behind" for path in left]
     if not list(store.glob(".nimpull/ready/*.json")):
         wrong.append("no ready marker")
-    return wrong
+    return Recovery(tuple(wrong), max(0, again))
+
+
+def resume(case: Case, registry: Registry, store: Path) -> list[str]:
+    """What is wrong with a run after a crash."""
+    return list(recover(case, registry, store).wrong)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crashing import FILES, LARGE, Case, complaints, kept_bytes, resume, serving
+from tests.crashing import FILES, LARGE, Case, complaints, resume, serving, standing_bytes
 from tests.pods import mounted
 from tests.registry import Fault, Registry, Request
 from tests.registry.wire import Answer
@@ -67,7 +67,7 @@ def test_f39_what_is_written_counts(served: Served, tmp_path: Path) -> None:
     registry, cases = served
     half = VolumeFault("kill", ("pwrite64",), 24, path="/data")
     assert cases["hub"].pull(registry, tmp_path / "s", **faulty(half)).code == -9
-    assert len(LARGE) / 2 < kept_bytes(tmp_path / "s") < len(LARGE)
+    assert len(LARGE) / 2 < standing_bytes(tmp_path / "s") < len(LARGE)
 
 
 # -- an I/O error ------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_f30_a_quota_that_is_used_up_is_named(served: Served, tmp_path: Path) ->
     refusing = VolumeFault(errno.EDQUOT, ("pwrite64",), 20, path="/data")
     run = cases["ngc"].pull(registry, tmp_path / "s", **faulty(refusing))
     is_full(run, "quota")
-    assert kept_bytes(tmp_path / "s") > len(LARGE) / 3
+    assert standing_bytes(tmp_path / "s") > len(LARGE) / 3
     assert resume(cases["ngc"], registry, tmp_path / "s") == []
 
 
@@ -153,7 +153,7 @@ def test_f30_a_volume_that_another_fills_meanwhile(served: Served, tmp_path: Pat
         finally:
             registry.faults.clear()
         assert begun.is_set()
-        assert kept_bytes(store) > 0
+        assert standing_bytes(store) > 0
         filler.unlink()
         assert resume(cases["hub"], registry, store) == []
 
@@ -165,7 +165,7 @@ def test_f30_a_volume_that_runs_out_of_inodes(served: Served, tmp_path: Path) ->
     with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=30", "tmpfs", str(store.parent)):
         is_full(cases["local-dir"].pull(registry, store), "inodes")
         assert complaints(store, cases["local-dir"]) == []
-        kept = kept_bytes(store)
+        kept = standing_bytes(store)
         assert 0 < kept < sum(map(len, FILES.values()))
 
 
