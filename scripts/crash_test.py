@@ -101,9 +101,9 @@ def tell(name: str, points: Sequence[Point], case: Case) -> None:
     print(f"{name}: killed at {len(recoveries)} points, {len(recoveries) - len(good)} of them went wrong.")
     most = max((recovery.again for recovery in good), default=0)
     print(
-        f"{name}: in {len(good)} no file under a final name was torn, no marker came before its files, nothing\n"
-        f"  was left behind, and the next run made all {len(case.files)} files whole; it fetched at most {most} of\n"
-        f"  {total} bytes again (allowed: {IN_FLIGHT}).",
+        f"{name}: in {len(good)} no file under a final name was torn, no marker came before its files,\n"
+        f"  nothing was left behind, and the next run made all {len(case.files)} files whole; of {total}\n"
+        f"  bytes it fetched at most {most} again (allowed: {IN_FLIGHT}).",
         flush=True,
     )
     if few := len(points) - len(recoveries):

@@ -101,11 +101,7 @@ def model_files(store: Path) -> Iterator[tuple[str, Path]]:
     """(path in the repository, or "" for a blob; file) of all that stands under a final name."""
     for found in sorted(store.rglob("*")):
         path = found.relative_to(store).as_posix()
-        if (
-            path.startswith(".nimpull/")
-            or _BESIDE.search(path)
-            or (found.is_dir() and not found.is_symlink())
-        ):
+        if path.startswith(".nimpull") or _BESIDE.search(path) or (found.is_dir() and not found.is_symlink()):
             continue
         if "/blobs/" in path:
             yield "", found
@@ -151,6 +147,10 @@ def _written(path: Path) -> int:
     return found
 
 
+def _temporaries(store: Path) -> list[Path]:
+    return [*store.glob(".nimpull/new/*"), *store.glob(".nimpull-probe-*")]
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """A run after a crash. ``wrong``: what must not be; ``again``: bytes fetched that stood on the disk."""
@@ -164,7 +164,7 @@ def recover(case: Case, registry: Registry, store: Path) -> Recovery:
     wrong = complaints(store, case)
     stood = standing_bytes(store)
     complete = bool(list(store.glob(".nimpull/ready/*.json")))
-    for temporary in store.glob(".nimpull/new/*"):  # a day has passed
+    for temporary in _temporaries(store):  # a day has passed
         os.utime(temporary, (0, 0), follow_symlinks=False)
     run = case.pull(registry, store)
     if run.code:
@@ -176,7 +176,7 @@ def recover(case: Case, registry: Registry, store: Path) -> Recovery:
     if again > small_steps.IN_FLIGHT:
         wrong.append(f"{again} bytes that were here were fetched again")
     # a complete store is not written to: its marker answers
-    left = [] if complete else [*store.glob(".nimpull/ingest/*"), *store.glob(".nimpull/new/*")]
+    left = [] if complete else [*store.glob(".nimpull/ingest/*"), *_temporaries(store)]
     wrong += [f"{path} is left behind" for path in left]
     if not list(store.glob(".nimpull/ready/*.json")):
         wrong.append("no ready marker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -319,3 +320,20 @@ def test_equal_files_without_a_listed_digest_share_a_blob(store: Store, etag: st
     assert len(blobs) == 1
     assert all(layout.trusted(each) for each in (different, *same))
     assert len(store.files_of(layout, (different, *same))) == 3
+
+
+def test_f39_a_blob_that_no_record_and_no_link_names_is_found_by_its_content(tmp_path: Path) -> None:
+    """As a kill between the two leaves it: NGC does not list the ETags that name its blobs."""
+    one, other = artifact("model.bin", b"content"), artifact("other.bin", b"another")
+    with Store.open(str(tmp_path)) as store:
+        for each, content in ((one, b"content"), (other, b"another")):
+            commit(store, store.nim_cache(), each, content, etag=f"opaque-{each.path}")
+        (tmp_path / store.nim_cache().path_of(one)).unlink()
+    shutil.rmtree(tmp_path / ".nimpull" / "record")
+    with Store.open(str(tmp_path)) as store:
+        layout = store.nim_cache()
+        found = layout.adopt(one)
+        assert found is not None
+        assert found.path.endswith("/blobs/opaque-model.bin")
+        assert (tmp_path / layout.path_of(one)).read_bytes() == b"content"
+        assert layout.adopt(artifact("model.bin", b"CONTENT")) is None

@@ -284,6 +284,7 @@ class _HubLayout(_Layout):
     def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
         super().__init__(tree, record, fence)
         self._hub = SafePath(hub)
+        self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
 
     def repository(self, uri: ModelUri) -> str:
         """``<hub>/models--…``, below the root."""
@@ -343,6 +344,22 @@ class _HubLayout(_Layout):
             blob = self._regular_blob(artifact, artifact.etag)
             if blob:
                 yield blob
+        elif artifact.size:
+            yield from self._strays(self.repository(artifact.uri)).get(artifact.size, ())
+
+    def _strays(self, repository: str) -> dict[int, list[str]]:
+        """Blobs, by size, that the record does not know: a run ended between a rename and the record's line.
+
+        Where a listing has no ETags nothing else tells what such a blob is of. Looked for once.
+        """
+        if repository not in self._unrecorded:
+            found = self._unrecorded[repository] = {}
+            for name in self._tree.names(f"{repository}/blobs"):
+                blob = f"{repository}/blobs/{name}"
+                status = self._tree.lstat(blob)
+                if status and stat.S_ISREG(status.st_mode) and self._record.at(blob, status) is None:
+                    found.setdefault(status.st_size, []).append(blob)
+        return self._unrecorded[repository]
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         """See ``core.ports.Layout``. Without symbolic links the snapshot holds the plain file and no blob."""

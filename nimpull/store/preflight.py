@@ -14,7 +14,7 @@ from nimpull.core.names import STATE_DIRECTORY, SafePath, display
 from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
 from nimpull.store.durable import share_with_group
-from nimpull.store.tree import TEMPORARY, Tree, store_error
+from nimpull.store.tree import PROBE, TEMPORARY, Tree, store_error
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
@@ -43,7 +43,7 @@ def probe(root: str) -> None:
             _same_device(tree, os.fstat(state).st_dev)
         temporary = tree.temporary()
         tree.write(temporary, b"probe", durable=False)
-        final = f".nimpull-probe-{os.path.basename(temporary)}"
+        final = f"{PROBE}{os.path.basename(temporary)}"
         tree.rename(tree.absolute(temporary), final)
         tree.unlink(final)
     except NotWritableError as error:

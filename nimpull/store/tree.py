@@ -20,6 +20,7 @@ from nimpull.store import durable
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 TEMPORARY = f"{STATE_DIRECTORY}/new"
+PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
@@ -202,8 +203,8 @@ class Tree:
         milliseconds.
         """
         now = self.lstat(fresh)
-        for name in self.names(TEMPORARY):
-            path = f"{TEMPORARY}/{name}"
+        probes = (name for name in self.names("") if name.startswith(PROBE))
+        for path in (*probes, *(f"{TEMPORARY}/{name}" for name in self.names(TEMPORARY))):
             status = self.lstat(path)
             if now and status and status.st_mtime < now.st_mtime - STALE:
                 with suppress(FileNotFoundError):
