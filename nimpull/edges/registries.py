@@ -74,8 +74,10 @@ class Registries:
         from nimpull.sources import boto_signer
         from nimpull.transport.trust import SYSTEM_STORE
 
-        store = SYSTEM_STORE if Path(SYSTEM_STORE).is_file() else ""
-        return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, store)
+        # boto3 takes one bundle only, and SSL_CERT_FILE means it in place of the system's
+        bundles = (*self._settings.ca_files, SYSTEM_STORE)
+        bundle = next((path for path in bundles if Path(path).is_file()), "")
+        return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, bundle)
 
     @cached_property
     def _s3(self) -> Source:

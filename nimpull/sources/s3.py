@@ -17,7 +17,17 @@ from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Reply, Wanted
-from nimpull.errors import AuthError, ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
+from nimpull.errors import (
+    AuthError,
+    ForbiddenError,
+    ListingError,
+    NetworkError,
+    NimpullError,
+    NotFoundError,
+    ProxyError,
+    TlsError,
+    UsageError,
+)
 from nimpull.sources.answers import common_refusal, expiry, is_page, length
 from nimpull.sources.checksums import CHECKSUMS, checksum_lines
 from nimpull.sources.listing import MAX_PAGES, Entries, at_once, sealed
@@ -223,7 +233,7 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
     try:
         from botocore import UNSIGNED
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
     except ModuleNotFoundError as error:
         raise UsageError("s3:// needs boto3, which is not installed", hint="Install nimpull[s3].") from error
     try:
@@ -239,9 +249,41 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
         ) from error
 
     def sign(operation: str, parameters: Mapping[str, str]) -> Url:
-        return Url(client.generate_presigned_url(operation, Params=parameters, ExpiresIn=_SIGNED_SECONDS))
+        try:
+            return Url(client.generate_presigned_url(operation, Params=parameters, ExpiresIn=_SIGNED_SECONDS))
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise _no_credential(error) from error
 
     return sign
+
+
+def _no_credential(error: Exception) -> NimpullError:
+    """boto3 asks for short-lived credentials itself (STS, the metadata service) when it has to sign."""
+    from botocore import exceptions as boto
+
+    said = getattr(error, "kwargs", {})
+    where = Url(said.get("endpoint_url") or "AWS")  # shown without user and password
+    match error:
+        case boto.SSLError():
+            return TlsError(
+                f"boto3 cannot ask for credentials: the certificate of {where} is not trusted",
+                hint="For a private CA: proxy.certConfigMap in the NIMCache, or AWS_CA_BUNDLE.",
+            )
+        case boto.ProxyConnectionError():
+            return ProxyError(
+                f"boto3 cannot ask for credentials: cannot reach the proxy {Url(said.get('proxy_url', ''))}",
+                hint="Check HTTPS_PROXY (proxy.httpsProxy in the NIMCache), or name the host in NO_PROXY.",
+            )
+        case boto.ConnectionError() | boto.HTTPClientError():
+            return NetworkError(
+                f"boto3 cannot ask for credentials: {where} does not answer",
+                hint="Check the network policies, AWS_REGION and AWS_ENDPOINT_URL_STS.",
+            )
+    return AuthError(
+        f"boto3 has no credential for S3: {display(error, 300)}",
+        hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_ROLE_ARN, the role's trust policy "
+        "and the file that AWS_WEB_IDENTITY_TOKEN_FILE names.",
+    )
 
 
 def _session(region: str, ca_bundle: str) -> Session:
