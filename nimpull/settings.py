@@ -52,6 +52,7 @@ class Settings:
     tags_selector: str = ""
     gpus: str = ""
     ca_files: tuple[str, ...] = ()
+    ca_directories: tuple[str, ...] = ()
     http_proxy: str = field(default="", repr=False)
     https_proxy: str = field(default="", repr=False)
     no_proxy: str = ""
@@ -105,6 +106,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         tags_selector=_text(environ, "NIM_TAGS_SELECTOR"),
         gpus=_text(environ, "NIMPULL_GPUS"),
         ca_files=tuple(value for name in CA_VARIABLES if (value := _text(environ, name))),
+        ca_directories=tuple(filter(None, _text(environ, "SSL_CERT_DIR").split(os.pathsep))),
         http_proxy=_either_case(environ, "HTTP_PROXY"),
         https_proxy=_either_case(environ, "HTTPS_PROXY"),
         no_proxy=_either_case(environ, "NO_PROXY"),

@@ -15,7 +15,9 @@ from nimpull.sources.mirror import object_key
 from tests.jobs import COMMIT, PULL_REQUEST, VERSIONS, Job
 from tests.pods import as_user, run, volume
 from tests.registry import Registry
+from tests.servers import Answer as Scripted
 from tests.servers import Proxy, ScriptedServer
+from tests.test_endpoints import model_bucket
 from tests.test_mirror import Bucket
 from tests.test_names import FILES
 from tests.test_report import check as check_schema
@@ -119,7 +121,9 @@ def a_cluster(root: Path, commands: Path) -> Iterator[Cluster]:
     with ExitStack() as world:
         registry = world.enter_context(Registry())
         proxy = world.enter_context(Proxy())
-        mirror = world.enter_context(ScriptedServer(mirror_of_ngc("/nim_bucket/")))
+        mirror = world.enter_context(
+            ScriptedServer(buckets(mirror_of_ngc("/nim_bucket/"), model_bucket(FILES)))
+        )
         stock(registry)
         mirrored = mirror.url().reveal().rstrip("/")
         places = {
@@ -135,6 +139,7 @@ def a_cluster(root: Path, commands: Path) -> Iterator[Cluster]:
             "AWS_ENDPOINT_URL": mirrored,
             "AWS_ACCESS_KEY_ID": "id",
             "AWS_SECRET_ACCESS_KEY": "aws-canary",
+            "AWS_REGION": "us-east-1",
         }
         fixed = {
             "HF_ENDPOINT": registry.hub_url,
@@ -159,10 +164,16 @@ def stock(registry: Registry) -> None:
     """The models that the Jobs ask for."""
     for version, files in VERSIONS.items():
         registry.add_ngc_model("nim", "meta", "tiny", version, files)
+    registry.add_ngc_model("acme", "", "tiny", "1.0", FILES)
     for namespace in ("acme", "default", "team-a"):
         registry.add_hub_repo(f"{namespace}/Tiny-LM", FILES)
         registry.add_hub_repo(f"{namespace}/Tiny-LM", PULL_REQUEST, branches=("refs/pr/7",))
         registry.add_hub_repo(f"{namespace}/tiny-set", FILES, commit=COMMIT, repo_type="dataset")
+
+
+def buckets(mirror: Bucket, models: Bucket) -> Scripted:
+    """Two buckets of one S3."""
+    return lambda seen, peer: (models if seen.target.startswith("/bucket") else mirror)(seen, peer)
 
 
 def mirror_of_ngc(root: str) -> Bucket:

@@ -269,6 +269,14 @@ JOBS = {
     "ngc-mirror-s3": replace(_with(TWO, S3), secrets=AWS),
     "ngc-universal-ngc": _universal("ngc://nim/meta/tiny:hf-1"),
     "ngc-universal-hf": _universal("hf://acme/Tiny-LM"),
+    "ngc-universal-https-nomanifest": replace(
+        _universal("https://api.ngc.nvidia.com/v2/models/acme/tiny/versions/1.0"), manifest=""
+    ),
+    "ngc-universal-s3-subpath": replace(
+        _universal("s3://bucket/models/tiny"),
+        mounts={"/model-store": "u/s3"},
+        secrets=(*AWS, "AWS_REGION"),
+    ),
     "ngc-native": _native("retriever-native"),
     "ngc-native-subpath-env": _native("retriever2", "native", FOO="1"),
     "ngc-native-profiles": _native("retriever3"),

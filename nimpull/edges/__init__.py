@@ -124,6 +124,7 @@ class Edges:
         settings = self.settings
         policy = TransportPolicy(
             ca_files=settings.ca_files,
+            ca_directories=settings.ca_directories,
             http_proxy=settings.http_proxy,
             https_proxy=settings.https_proxy,
             no_proxy=settings.no_proxy,

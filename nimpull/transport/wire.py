@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -61,7 +62,7 @@ class Wire:
         self._gate = gate
         self._policy = policy
         self._proxies = Proxies(policy)
-        self._context = client_context(policy.ca_files)
+        self._context = client_context((*policy.ca_files, *filter(os.path.isdir, policy.ca_directories)))
         self._lock = Lock()
         self._connections: WeakSet[HTTPConnection] = WeakSet()
         self._reached: set[str] = set()
