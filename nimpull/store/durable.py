@@ -112,17 +112,18 @@ def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
     sync_directories((os.path.dirname(path),))
 
 
-def share_with_group(name: str, above: int | None = None) -> None:
-    """Let the group write a new directory where it may write the one above it (fsGroup), whatever the umask.
+def share_with_group(name: str, above: int | None = None, *, like: str = "..") -> None:
+    """Let the group write a new directory where it may write ``like`` (fsGroup), whatever the umask.
 
-    ``above``: descriptor of that directory, if ``name`` is no whole path. chmod keeps the setgid bit that
-    mkdir took over; the root's own mode decides, so a private store stays so. Raises OSError.
+    ``above``: descriptor of the directory that ``name`` is in, if it is no whole path. ``like``: the one
+    above, or where several make directories at once the root, whose mode nobody is about to change. chmod
+    keeps the setgid bit that mkdir took over; a private store stays private. Raises OSError.
     """
     below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        parent = os.stat("..", dir_fd=below).st_mode
+        decides = os.stat(like, dir_fd=below).st_mode
         mode = stat.S_IMODE(os.fstat(below).st_mode)
-        if parent & stat.S_IWGRP and mode & 0o070 != 0o070:
+        if decides & stat.S_IWGRP and mode & 0o070 != 0o070:
             os.fchmod(below, mode | 0o070)
     finally:
         os.close(below)

@@ -84,7 +84,7 @@ class Tree:
         try:
             with suppress(FileExistsError):  # another process made it meanwhile
                 os.mkdir(segment, 0o777, dir_fd=above)
-                durable.share_with_group(segment, above)
+                durable.share_with_group(segment, above, like=self.root)
             return os.open(segment, _DIRECTORY, dir_fd=above)
         except OSError as error:
             raise self._planted(error, segment, path) from error
