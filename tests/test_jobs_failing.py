@@ -46,10 +46,9 @@ def repos(change: Callable[[HubRepo], object]) -> Prepare:
     return prepare
 
 
-def models(change: Callable[[NgcModel], object]) -> Prepare:
+def model(change: Callable[[NgcModel], object]) -> Prepare:
     def prepare(cluster: Cluster) -> None:
-        for model in cluster.registry.ngc.models.values():
-            change(model)
+        change(cluster.registry.ngc.models["nim", "meta", "tiny"])
 
     return prepare
 
@@ -118,10 +117,10 @@ REFUSALS = {
         "hf-model-modelfree", 24, "is gated", "Ask for access at http", prepare=repos(gate)
     ),
     "ngc-license": Refusal(
-        "ngc-profiles-one", 25, "terms .* not been accepted", "Accept them at", prepare=models(not_accepted)
+        "ngc-profiles-one", 25, "terms .* not been accepted", "Accept them at", prepare=model(not_accepted)
     ),
     "ngc-not-entitled": Refusal(
-        "ngc-profiles-one", 26, "no access to ngc://nim/meta/tiny", "entitled", prepare=models(not_entitled)
+        "ngc-profiles-one", 26, "no access to ngc://nim/meta/tiny", "entitled", prepare=model(not_entitled)
     ),
     # 404
     "ngc-no-version": Refusal(
@@ -129,14 +128,14 @@ REFUSALS = {
         21,
         "has no ngc://nim/meta/tiny:h100-latency",
         "Check the name, the version",
-        prepare=models(lambda each: each.versions.pop("h100-latency")),
+        prepare=model(lambda each: each.versions.pop("h100-latency")),
     ),
     "ngc-no-file": Refusal(
         "ngc-profiles-one",
         21,
         "has no file “rank0.engine”",
         "Check the name",
-        prepare=models(lambda each: each.versions["h100-latency"].pop("rank0.engine")),
+        prepare=model(lambda each: each.versions["h100-latency"].pop("rank0.engine")),
     ),
     "universal-ngc-no-model": Refusal(
         "ngc-universal-ngc", 21, "has no ngc://nim/meta/tiny:hf-1", "Check the name", prepare=no_repository
