@@ -27,7 +27,7 @@ class FetchLimits:
     buffers: int = 64 * MIB
     pool: int = 32 * MIB
     chunk: int = 8 * MIB
-    journal: int = 4 * MIB
+    journal: int = MIB
     small: int = MIB
     retry_budget: float = 600.0
     batch_files: int = 128

@@ -22,6 +22,9 @@ from nimpull.fetch.limits import MIB, FetchLimits
 
 _LEAST_SEGMENT = 4 * MIB  # bytes; below, the cost of a request shows
 _MOST_LINES = 1 << 15  # of a journal that follows the hash
+_LEAST_WINDOW = 8 * MIB
+_WINDOWS = 64  # in a file: what a kill loses, as a share of it
+_IDLE = 2.0  # seconds that a hash which starved once counts as idle
 _STARVED = 0.05  # seconds; the kernel's socket buffers hold what comes meanwhile
 _MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
 UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
@@ -85,6 +88,8 @@ class Transfer:
         self._spilled: dict[int, int] = {}  # offset -> bytes
         self._writing: set[int] = set()  # offsets
         self._moved = 0.0  # when the frontier did, last
+        self._idle_until = 0.0
+        self._window = limits.pool  # bytes ahead of the frontier that are kept in memory
         self._draining = False
         self._scratch: memoryview | None = None
 
@@ -144,6 +149,7 @@ class Transfer:
         """The size is known and the first response is good: others may join."""
         self.ingest.begin(size, validator)
         with self._lock:
+            self._window = max(_LEAST_WINDOW, min(self._limits.pool, size // _WINDOWS))
             self._step = max(self._limits.journal, size // _MOST_LINES)
             if self.size is None:
                 self.size = size
@@ -207,7 +213,10 @@ class Transfer:
 
     def _in_reach(self, start: int) -> bool:
         """How far ahead of the hash may be fetched: what memory holds, or more while the hash is idle."""
-        return start < self.frontier + (self._limits.pool if self._draining else _MOST_AHEAD)
+        return start < self.frontier + (_MOST_AHEAD if self._hash_idles() else self._window)
+
+    def _hash_idles(self) -> bool:
+        return time.monotonic() < self._idle_until
 
     def take(self, after: int | None) -> Span | None:
         """The next segment, ``after`` (where an open response goes on) before others; None = none now."""
@@ -219,7 +228,7 @@ class Transfer:
             start, end = self._missing[index]
             if self.active > 1 and not self._in_reach(start):
                 return None
-            grain = self._limits.chunk
+            grain = self._limits.chunk * (2 if self._hash_idles() else 1)  # then requests are what costs
             if self.split:
                 share = self.remaining // (2 * self.active) // MIB * MIB
                 grain = min(grain, max(_LEAST_SEGMENT, share))
@@ -272,12 +281,15 @@ class Transfer:
         while self._draining or self.frontier != offset:
             if self.restart or self._stopped():
                 raise Abandoned
-            spare = self._pool.take()
+            near = offset + length <= self.frontier + self._window
+            spare = self._pool.take() if near else None
             if spare is not None:
                 self._deposits[offset] = (buffer, length)
                 return spare, False
             if self._starving():
+                self._idle_until = time.monotonic() + _IDLE
                 self._spilled[offset] = length
+                self._lock.notify_all()
                 return None, False
             self._lock.wait(_STARVED)
         self._draining = True
