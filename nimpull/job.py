@@ -30,7 +30,15 @@ from nimpull.core.reported import (
 from nimpull.core.request import Request
 from nimpull.core.selection import Selection, profile_name, select
 from nimpull.edges import Edges
-from nimpull.errors import Cancelled, ManifestError, NimpullError, UsageError
+from nimpull.errors import (
+    AuthError,
+    Cancelled,
+    ForbiddenError,
+    GatedError,
+    ManifestError,
+    NimpullError,
+    UsageError,
+)
 
 _log: Final = logging.getLogger("nimpull")
 
@@ -86,7 +94,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         return _ready(report, cached, outcomes, (), edges)
     if request.offline:
         raise UsageError(
-            "NIM_DISABLE_MODEL_DOWNLOAD is set, and the store is not complete: nothing was downloaded",
+            f"{request.offline} is set, and the store is not complete: nothing was downloaded",
             hint="Unset it for the run that fills the store.",
         )
     edges.preflight(dry_run=request.dry_run)
@@ -176,6 +184,8 @@ def _ready(
 
 
 def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
-    return replace(
-        report, state=State.FAILED, updated=edges.clock.time(), error=Failure.of(error), progress=None
-    )
+    failure = Failure.of(error)
+    if isinstance(error, AuthError | GatedError | ForbiddenError) and edges.settings.doubts:
+        doubts = "; ".join(edges.settings.doubts)
+        failure = replace(failure, hint=f"{failure.hint} {doubts}.".lstrip())
+    return replace(report, state=State.FAILED, updated=edges.clock.time(), error=failure, progress=None)

@@ -7,6 +7,7 @@ writes, so that a slow reader of the log, or one that went away, never holds up 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -15,8 +16,18 @@ from enum import StrEnum
 from threading import Condition, Lock, RLock, Thread
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
 
-from nimpull.core.artifacts import Action
-from nimpull.core.events import Advanced, Event, Finished, Note, Phase, Planned, Waiting
+from nimpull.core.artifacts import Action, Outcome
+from nimpull.core.events import (
+    Advanced,
+    Event,
+    Finished,
+    Level,
+    Note,
+    Phase,
+    Planned,
+    Waiting,
+    level_of,
+)
 from nimpull.core.names import display
 from nimpull.core.ports import Clock
 from nimpull.core.reported import Snapshot
@@ -53,24 +64,35 @@ def choose_mode(stream: TextIO) -> Mode:
 class Progress:
     """Implements :data:`nimpull.core.ports.Emit`; safe to call from any thread.
 
-    ``interval``: seconds between two lines (LINES and JSON). Use it as a context manager: the writing thread
+    ``interval``: seconds between two lines (LINES and JSON). ``level``: above INFO there are no such lines,
+    at DEBUG there is a line for each file; a bar is for INFO. Use it as a context manager: the writing thread
     runs inside. Without it nothing is written until :meth:`beat` is called, which tests do.
     """
 
-    def __init__(self, mode: Mode, stream: TextIO, clock: Clock, interval: float = 10.0) -> None:
+    def __init__(
+        self,
+        mode: Mode,
+        stream: TextIO,
+        clock: Clock,
+        interval: float = 10.0,
+        level: Level = Level.INFO,
+    ) -> None:
         self._clock = clock
+        self._level = level
         self._tally = Tally(clock.monotonic())
         self._lock = Lock()
         self._wake = Condition(Lock())
         self._closing = False
         self._thread: Thread | None = None
-        self._sink = _sink(mode, _Outlet(stream), clock, interval)
+        interval = interval if level <= Level.INFO else math.inf
+        mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
+        self._sink = _sink(mode, _Outlet(stream), clock, interval, files=level <= Level.DEBUG)
 
     def __call__(self, event: Event) -> None:
         now = self._clock.monotonic()
         with self._lock:
             self._tally.count(event, now)
-            if not isinstance(event, Advanced):
+            if not isinstance(event, Advanced) and level_of(event) >= self._level:
                 self._sink.tell(event, now)
 
     def snapshot(self) -> Snapshot:
@@ -81,7 +103,7 @@ class Progress:
         """Write what is due. One thread at a time: the writing thread, or a test."""
         now = self._clock.monotonic()
         with self._lock:
-            lines = self._sink.due(self._tally, now, last=last)
+            lines = self._sink.due(self._tally, now, last=last and self._level <= Level.INFO)
         self._sink.write(lines, self.snapshot())
 
     def __enter__(self) -> Self:
@@ -242,11 +264,11 @@ class _Sink(Protocol):
     def close(self) -> None: ...
 
 
-def _sink(mode: Mode, outlet: _Outlet, clock: Clock, interval: float) -> _Sink:
+def _sink(mode: Mode, outlet: _Outlet, clock: Clock, interval: float, *, files: bool) -> _Sink:
     if mode is Mode.BAR:
         return _Bar(outlet, clock.monotonic(), interval)
     if mode is Mode.LINES:
-        return _Lines(outlet, clock.monotonic(), interval)
+        return _Lines(outlet, clock.monotonic(), interval, files=files)
     if mode is Mode.JSON:
         return _JsonLines(outlet, clock, interval)
     return _Quiet()
@@ -315,19 +337,27 @@ def _sentence(event: Event) -> str:
             return ""
 
 
+def _file_line(outcome: Outcome) -> str:
+    took = f" in {show_seconds(outcome.seconds)}" if outcome.fetched else ""
+    checked = f", verified by {display(outcome.verified)}" if outcome.verified else ""
+    path = display(outcome.artifact.path, 1024)
+    return f"{outcome.action.value} {path}: {show_bytes(outcome.size)}{took}{checked}"
+
+
 class _Lines:
     """A log: a line per event that matters and one per interval."""
 
-    def __init__(self, outlet: _Outlet, now: float, interval: float) -> None:
+    def __init__(self, outlet: _Outlet, now: float, interval: float, *, files: bool) -> None:
         self._outlet = outlet
         self._backlog = _Backlog()
         self._pace = _Pace(now, interval)
         self._shown: tuple[int, int] | None = None
+        self._files = files
 
     def tell(self, event: Event, now: float) -> None:
         if isinstance(event, Waiting) and not self._pace.first(event.reason, now):
             return
-        line = _sentence(event)
+        line = _file_line(event.outcome) if isinstance(event, Finished) and self._files else _sentence(event)
         if line:
             self._backlog.add(line + "\n")
 

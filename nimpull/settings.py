@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from nimpull.core.events import Level
+from nimpull.core.names import display
+from nimpull.core.units import parse_quantity
 from nimpull.errors import UsageError
 
 NGC_KEY_VARIABLES: Final = ("NGC_CLI_API_KEY", "NGC_API_KEY")  # NIM's own order
@@ -25,23 +29,45 @@ DEFAULT_CACHE: Final = "/opt/nim/.cache"
 TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
 DEFAULT_BACKOFF_MS: Final = 1000.0  # where NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT comes without an interval
-_TRUE: Final = frozenset({"1", "true", "yes", "on"})
-_CONFUSED_KEYS: Final = {
-    "NGC_KEY": "NGC_API_KEY",
-    "NGC_APIKEY": "NGC_API_KEY",
-    "NVIDIA_API_KEY": "NGC_API_KEY",
-    "HF_API_TOKEN": "HF_TOKEN",
-    "HUGGINGFACE_TOKEN": "HF_TOKEN",
-    "HUGGINGFACE_HUB_TOKEN": "HF_TOKEN",
+#: NIM's names (VLM configuration page) and Python's.
+_LEVELS: Final = {
+    "DEFAULT": Level.INFO,
+    "TRACE": Level.DEBUG,
+    "DEBUG": Level.DEBUG,
+    "INFO": Level.INFO,
+    "WARNING": Level.WARNING,
+    "WARN": Level.WARNING,
+    "ERROR": Level.ERROR,
+    "CRITICAL": Level.ERROR,
 }
+_SDK: Final = (
+    "NIM_SDK_USE_NATIVE_TLS",
+    "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT",
+    "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS",
+)
+MOST_CONNECTIONS: Final = 256
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+#: Names under which a secret was meant to be found, and the one under which it is.
+_MISNAMED: Final = (
+    (re.compile(r"(NGC|NVIDIA).*(KEY|TOKEN)", re.IGNORECASE), NGC_KEY_VARIABLES, "NGC_API_KEY"),
+    (re.compile(r"(HF|HUGGING).*(TOKEN|KEY)", re.IGNORECASE), HF_TOKEN_VARIABLES, "HF_TOKEN"),
+)
+_NO_SECRET: Final = re.compile(r".*_(PATH|FILE|DIR|URL|ENDPOINT)", re.IGNORECASE)
+_SHORTEST_SECRET: Final = 8  # characters; what is shorter is a flag
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says. Paths are text as given; keys never appear in ``repr``."""
+    """What the environment says. Paths are text as given; keys never appear in ``repr``.
+
+    ``warnings``: what a reader of the log should know; ``doubts``: those about credentials.
+    """
 
     cache_path: str = ""
+    ngc_home: str = ""
     hf_home: str = ""
+    hf_cache: str = ""
+    hf_offline: bool = False
     ngc_key: str = field(default="", repr=False)
     ngc_api: str = "https://api.ngc.nvidia.com"
     ngc_auth: str = "https://authn.nvidia.com"
@@ -57,9 +83,11 @@ class Settings:
     https_proxy: str = field(default="", repr=False)
     no_proxy: str = ""
     jsonl_logging: bool = False
-    log_level: str = "INFO"
+    log_level: Level = Level.INFO
     termination_log: str = TERMINATION_LOG
     retry_seconds: float = DEFAULT_RETRY_SECONDS
+    connections: int | None = None
+    memory_limit: int | None = None
     repository_override: str = field(default="", repr=False)
     s3_endpoint: str = ""
     s3_region: str = ""
@@ -67,6 +95,7 @@ class Settings:
     ignore_download_failure: bool = False
     disable_download: bool = False
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def manifest_paths(self) -> tuple[str, ...]:
@@ -74,28 +103,39 @@ class Settings:
         return (self.manifest_path,) if self.manifest_path else MANIFEST_PATHS
 
     @property
+    def offline(self) -> str:
+        """The variable by which NIM's commands must not ask the network, "" = none."""
+        return "NIM_DISABLE_MODEL_DOWNLOAD" if self.disable_download else ""
+
+    @property
     def hub_cache(self) -> str:
-        """``HF_HUB_CACHE`` as huggingface_hub derives it: ``$HF_HOME/hub``."""
-        return f"{self.hf_home or f'{self.cache_path or DEFAULT_CACHE}/huggingface'}/hub"
+        """As huggingface_hub has it: ``HF_HUB_CACHE``, else ``$HF_HOME/hub``."""
+        home = self.hf_home or f"{self.cache_path or DEFAULT_CACHE}/huggingface"
+        return self.hf_cache or f"{home}/hub"
 
-    def hub_in(self, store: str) -> str:
-        """``$HF_HOME/hub`` below the store, as the operator sets it; else NIM's default."""
-        return self.hub_inside(store) or "huggingface/hub"
-
-    def hub_inside(self, store: str) -> str:
+    def hf_hub_in(self, store: str) -> str:
         """``$HF_HOME/hub`` below the store; "" where HF_HOME is elsewhere, or not set."""
-        inside = os.path.relpath(self.hf_home, store) if self.hf_home else ".."
-        return "" if inside.split("/")[0] == ".." else os.path.normpath(f"{inside}/hub")
+        return _hub_in(store, self.hf_home)
+
+    def ngc_hub_in(self, store: str) -> str:
+        """``$NGC_HOME/hub`` below the store; "" where NGC_HOME is elsewhere, or not set."""
+        return _hub_in(store, self.ngc_home)
 
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read the variables. Raises UsageError for one whose value cannot be meant."""
     scheme = environ.get("NGC_API_SCHEME", "").strip() or "https"
-    ngc_key, ngc_warnings = _secret(environ, NGC_KEY_VARIABLES)
-    hf_token, hf_warnings = _secret(environ, HF_TOKEN_VARIABLES)
+    ngc_key, ngc_doubts = _secret(environ, NGC_KEY_VARIABLES)
+    hf_token, hf_doubts = _secret(environ, HF_TOKEN_VARIABLES)
+    doubts = (*ngc_doubts, *hf_doubts, *_misnamed(environ), *_swapped(ngc_key, hf_token))
     return Settings(
-        cache_path=_text(environ, "NIM_CACHE_PATH"),
+        # some old NIMs know NGC_HOME only (release notes of the NIM Operator 2.0.2)
+        cache_path=_text(environ, "NIM_CACHE_PATH")
+        or os.path.dirname(_text(environ, "NGC_HOME").rstrip("/")),
+        ngc_home=_text(environ, "NGC_HOME"),
         hf_home=_text(environ, "HF_HOME"),
+        hf_cache=_text(environ, "HF_HUB_CACHE") or _text(environ, "HUGGINGFACE_HUB_CACHE"),
+        hf_offline=_flag(environ, "HF_HUB_OFFLINE"),
         ngc_key=ngc_key,
         ngc_api=_endpoint(environ, "NGC_API_ENDPOINT", "api.ngc.nvidia.com", scheme),
         ngc_auth=_endpoint(environ, "NGC_AUTH_ENDPOINT", "authn.nvidia.com", scheme),
@@ -111,21 +151,36 @@ def load(environ: Mapping[str, str]) -> Settings:
         https_proxy=_either_case(environ, "HTTPS_PROXY"),
         no_proxy=_either_case(environ, "NO_PROXY"),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
-        log_level=_text(environ, "NIM_LOG_LEVEL").upper() or "INFO",
+        log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
+        connections=_connections(environ),
+        memory_limit=_bytes(environ, "NIMPULL_MEMORY_LIMIT"),
         repository_override=_text(environ, "NIM_REPOSITORY_OVERRIDE"),
         s3_endpoint=_text(environ, "AWS_ENDPOINT_URL_S3") or _text(environ, "AWS_ENDPOINT_URL"),
         s3_region=_text(environ, "AWS_REGION") or _text(environ, "AWS_DEFAULT_REGION"),
         model_path=_text(environ, "NIM_ENGINE_MODEL_PATH"),
         ignore_download_failure=_flag(environ, "NIM_IGNORE_MODEL_DOWNLOAD_FAIL"),
         disable_download=_flag(environ, "NIM_DISABLE_MODEL_DOWNLOAD"),
-        warnings=(*ngc_warnings, *hf_warnings, *_misnamed(environ)),
+        warnings=(*doubts, *_no_level(environ), *_unknown(environ)),
+        doubts=doubts,
     )
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name, "").strip()
+
+
+def _hub_in(store: str, home: str) -> str:
+    inside = os.path.relpath(home, store) if home else ".."
+    return "" if inside.split("/")[0] == ".." else os.path.normpath(f"{inside}/hub")
+
+
+def _no_level(environ: Mapping[str, str]) -> tuple[str, ...]:
+    level = _text(environ, "NIM_LOG_LEVEL")
+    if not level or level.upper() in _LEVELS:
+        return ()
+    return (f"NIM_LOG_LEVEL={display(level, 40)} is no level, INFO is taken; known are {', '.join(_LEVELS)}",)
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
@@ -145,11 +200,40 @@ def _number(environ: Mapping[str, str], name: str, default: float, unit: str) ->
     return number
 
 
+def _connections(environ: Mapping[str, str]) -> int | None:
+    number = _number(environ, "NIMPULL_CONNECTIONS", 0.0, "connections")
+    if number and number not in range(1, MOST_CONNECTIONS + 1):
+        raise UsageError(
+            "NIMPULL_CONNECTIONS is no number of connections",
+            hint=f"Set NIMPULL_CONNECTIONS to a whole number, 1 to {MOST_CONNECTIONS}.",
+        )
+    return int(number) or None
+
+
+def _bytes(environ: Mapping[str, str], name: str) -> int | None:
+    value = _text(environ, name)
+    try:
+        return (parse_quantity(value) or None) if value else None
+    except ValueError as error:
+        raise UsageError(f"{name} is {error}", hint=f"Set {name} to 512Mi, for example.") from error
+
+
 def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
-    """NIM counts retries, nimpull the time without progress: 0 retries are none, more only extend it."""
+    """NIM counts retries, nimpull the time without progress: 0 retries are none, more only extend it.
+
+    The manifest's own count is 0 by default in NIM, for its listing only: it can but extend the time.
+    """
     count = _number(environ, "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT", 1.0, "retries")
     wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
-    return max(DEFAULT_RETRY_SECONDS, count * wait / 1000) if count else 0.0
+    listing = _number(environ, "NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT", 0.0, "retries")
+    pause = _number(environ, "NIM_MANIFEST_DOWNLOAD_WAIT_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
+    return max(DEFAULT_RETRY_SECONDS, count * wait / 1000, listing * pause / 1000) if count else 0.0
+
+
+def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What may tune NIM's own downloader, and does nothing here."""
+    names = sorted(name for name in environ if name.startswith("NIM_SDK_") and name not in _SDK)
+    return tuple(f"{display(name, 80)} is not known to nimpull and has no effect" for name in names)
 
 
 def _flag(environ: Mapping[str, str], name: str) -> bool:
@@ -194,10 +278,24 @@ def _secret(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, tu
 
 def _misnamed(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(
-        f"{wrong} is set but nothing reads it; did you mean {right}?"
-        for wrong, right in _CONFUSED_KEYS.items()
-        if environ.get(wrong) and not environ.get(right)
+        f"{display(name, 80)} is set but nothing reads it; did you mean {right}?"
+        for like, known, right in _MISNAMED
+        if not any(_text(environ, name) for name in known)
+        for name, value in sorted(environ.items())
+        if like.search(name) and name not in known and not _NO_SECRET.fullmatch(name)
+        if len(value.strip()) >= _SHORTEST_SECRET
     )
+
+
+def _swapped(ngc_key: str, hf_token: str) -> tuple[str, ...]:
+    found = []
+    if ngc_key.startswith("hf_"):
+        found.append(
+            "the NGC key begins with hf_, as tokens of Hugging Face do: it may stand under the wrong name"
+        )
+    if hf_token.startswith("nvapi-"):
+        found.append("HF_TOKEN begins with nvapi-, as keys of NGC do: it may stand under the wrong name")
+    return tuple(found)
 
 
 def from_process(overrides: Mapping[str, str] | None = None) -> Settings:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import pytest
 
-from nimpull.detect.cgroup import memory_limit
+from nimpull.detect.cgroup import cpu_limit, memory_limit, processors
 from nimpull.fetch import FetchLimits
 
 MIB = 1 << 20
@@ -49,6 +51,42 @@ def test_the_smallest_limit_on_the_way_up_counts(
     tmp_path: Path, files: dict[str, str], expected: int | None
 ) -> None:
     assert memory_limit(root=tree(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/main\n",
+                "sys/fs/cgroup/pod/main/cpu.max": "400000 100000\n",
+                "sys/fs/cgroup/pod/cpu.max": "50000 100000\n",
+            },
+            0.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/pod\n0::/\n",
+                "sys/fs/cgroup/cpu/pod/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/pod/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+        ),
+        ({"sys/fs/cgroup/cpu.max": "nonsense\n"}, None),
+    ],
+)
+def test_the_smallest_share_of_cpu_on_the_way_up_counts(
+    tmp_path: Path, files: dict[str, str], expected: float | None
+) -> None:
+    root = tree(tmp_path, files)
+    assert cpu_limit(root=root) == expected
+    allowed = len(os.sched_getaffinity(0))
+    assert processors(root=root) == (allowed if expected is None else min(allowed, math.ceil(expected)))
 
 
 def test_f42_a_small_limit_takes_pool_and_connections_down() -> None:

@@ -35,7 +35,7 @@ def start() -> int:
             criteria=criteria(settings),
             layout=LayoutKind.WORKSPACE,
             gpus=settings.gpus,
-            offline=settings.disable_download,
+            offline=settings.offline,
             ignore_failure=settings.ignore_download_failure,
         )
         return request, settings

@@ -9,13 +9,16 @@ from typing import Any
 import click
 
 from nimpull.cli.options import (
+    CONNECTIONS,
     SERVING_HUB,
+    as_bytes,
     criteria,
     find_manifest,
+    limited,
     model_of,
+    placed,
     read_file,
     registry_model,
-    second_hub,
     store_path,
 )
 from nimpull.cli.running import execute
@@ -54,6 +57,8 @@ class Options:
     layout: str
     dry_run: bool
     refresh: bool
+    connections: int | None
+    memory_limit: int | None
     report_path: str
     output: str
     progress: str
@@ -90,6 +95,13 @@ class Options:
     "--dry-run", is_flag=True, help="Show files, bytes, what is there and whether it fits; fetch nothing."
 )
 @click.option("--refresh", is_flag=True, help="Ask the source even if the store is complete.")
+@click.option("--connections", type=CONNECTIONS, help="At most so many [NIMPULL_CONNECTIONS, else 16].")
+@click.option(
+    "--memory-limit",
+    callback=as_bytes,
+    metavar="SIZE",
+    help="As if the control group allowed no more, e.g. 512Mi [NIMPULL_MEMORY_LIMIT].",
+)
 @click.option(
     "--report", "report_path", default="", metavar="PATH", help="Where the report goes; - is stdout."
 )
@@ -124,14 +136,12 @@ def ask(options: Options) -> tuple[Request, Settings]:
         return from_nimcache(options.nimcache_file, options)
     if options.uris and (options.manifest_file or options.profiles or options.everything):
         raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
-    settings = from_process()
+    settings = limited(from_process(), options.connections, options.memory_limit)
     store, layout = store_path(options.store, settings), LayoutKind(options.layout)
     uris = tuple(model_of(text, settings) for text in options.uris)
-    second = [second_hub(store, uri, settings) for uri in uris] if layout is LayoutKind.LOCAL_DIR else []
     request = Request(
         store=store,
         uris=uris,
-        hub=next(filter(None, second), ""),
         manifest=b"" if options.uris else _manifest(options.manifest_file or "", settings),
         criteria=_criteria(options, settings),
         wanted=Wanted(include=options.include, exclude=options.exclude),
@@ -140,7 +150,7 @@ def ask(options: Options) -> tuple[Request, Settings]:
         refresh=options.refresh,
         gpus=options.gpus or settings.gpus,
     )
-    return request, settings
+    return placed(request, settings), settings
 
 
 def _criteria(options: Options, settings: Settings) -> Criteria:
@@ -174,7 +184,7 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     cache = parse_nimcache(read_file(path, "the NIMCache"))
     for note in cache.notes:
         click.echo(f"nimpull: {display(note)}", err=True)
-    settings = from_process(_variables(cache))
+    settings = limited(from_process(_variables(cache)), options.connections, options.memory_limit)
     request = Request(
         store=store_path(options.store, settings),
         dry_run=options.dry_run,
@@ -201,4 +211,5 @@ def _with_source(request: Request, cache: NimCache, manifest_file: str, settings
         hub = SERVING_HUB if uri.scheme == "hf" else ""
         return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE, hub=hub)
     asked = replace(source.criteria, as_operator=True)
-    return replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)
+    request = replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)
+    return placed(request, settings)

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import click
 
-from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, model_of, second_hub
+from nimpull.cli.options import (
+    CONNECTIONS,
+    SERVING_HUB,
+    criteria,
+    find_manifest,
+    limited,
+    model_of,
+    placed,
+)
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import ModelUri, display
@@ -104,9 +112,11 @@ def as_set(names: Iterable[str]) -> str:
 
 
 def under_flags(request: Request, settings: Settings) -> Request:
-    """NIM_DISABLE_MODEL_DOWNLOAD and NIM_IGNORE_MODEL_DOWNLOAD_FAIL."""
+    """HF_HOME and NGC_HOME, NIM_DISABLE_MODEL_DOWNLOAD and NIM_IGNORE_MODEL_DOWNLOAD_FAIL."""
     return replace(
-        request, offline=settings.disable_download, ignore_failure=settings.ignore_download_failure
+        placed(request, settings),
+        offline=settings.offline,
+        ignore_failure=settings.ignore_download_failure,
     )
 
 
@@ -129,14 +139,9 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
         cache = settings.cache_path or DEFAULT_CACHE
         if model_repo:
             uri = model_of(model_repo, settings)
-            request = Request(
-                store=directory,
-                uris=(uri,),
-                layout=LayoutKind.WORKSPACE,
-                hub=second_hub(directory, uri, settings) or served_hub(directory, uri, settings),
-                cache=cache,
-            )
-            return request, settings
+            request = Request(store=directory, uris=(uri,), layout=LayoutKind.WORKSPACE, cache=cache)
+            request = replace(request, hub=served_hub(directory, uri, settings))
+            return (placed(request, settings) if settings.hf_home else request), settings
         asked = criteria(settings, profiles=profiles)
         manifest = find_manifest("", settings)
         return (
@@ -184,7 +189,7 @@ def hugging_face() -> None:
 @click.option("--force-download/--no-force-download", default=False, help="Ask the Hub again.")
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("--json", "as_json", is_flag=True)
-@click.option("--max-workers", type=int, help="Accepted; nimpull finds the number of connections itself.")
+@click.option("--max-workers", type=CONNECTIONS, help="At most so many connections.")
 @click.option("--format", "_format", type=click.Choice(["auto", "human", "agent", "json", "quiet"]))
 @click.option("--local-dir-use-symlinks", "_symlinks", help="Accepted and ignored, as in huggingface-cli.")
 @click.option("--resume-download", "_resume", is_flag=True, help="Accepted; nimpull always resumes.")
@@ -203,7 +208,7 @@ def hub_download(
     force_download: bool,
     quiet: bool,
     as_json: bool,
-    max_workers: int | None,  # noqa: ARG001 - accepted for the callers that pass it
+    max_workers: int | None,
     _format: str | None,
     _symlinks: str | None,
     _resume: bool,
@@ -217,7 +222,8 @@ def hub_download(
         if cache_dir and local_dir:
             raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
         settings = from_process({"HF_TOKEN": token} if token else None)
-        settings = replace(settings, repository_override="")  # NIM's, which this command does not know
+        # the mirror is NIM's: this command does not know it
+        settings = replace(limited(settings, max_workers, None), repository_override="")
         uri = _repository(repo_id, repo_type, revision)
         folders = tuple(f"{name}**" for name in filenames if name.endswith("/"))
         files = frozenset(name for name in filenames if not name.endswith("/"))
@@ -229,11 +235,12 @@ def hub_download(
             uris=(uri,),
             wanted=wanted,
             layout=LayoutKind.LOCAL_DIR if local_dir else LayoutKind.CACHE,
-            hub=second_hub(where, uri, settings) if local_dir else os.path.basename(hub),
+            hub="" if local_dir else os.path.basename(hub),
             dry_run=dry_run,
             refresh=force_download,
+            offline="HF_HUB_OFFLINE" if settings.hf_offline else "",
         )
-        return request, settings
+        return (placed(request, settings) if local_dir else request), settings
 
     code = execute(
         ask, output="json" if as_json else "text", progress="quiet" if quiet else "auto", closing=True

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import click
+
 from nimpull.core.addresses import as_model
-from nimpull.core.names import ModelUri
+from nimpull.core.names import ModelUri, display
+from nimpull.core.request import LayoutKind, Request
 from nimpull.core.selection import Criteria, GpuCriterion, parse_tags_selector
+from nimpull.core.units import parse_quantity
 from nimpull.errors import ManifestError, UsageError
-from nimpull.settings import Settings
+from nimpull.settings import MOST_CONNECTIONS, Settings
 
 MAX_MANIFEST_BYTES = 16 << 20
 DEFAULT_STORE = "/model-store"
+CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
 
 
@@ -54,9 +60,33 @@ def registry_model(uri: ModelUri, settings: Settings) -> ModelUri:
     return as_model(uri, ngc=(settings.ngc_api,), hubs=(settings.hf_endpoint,))
 
 
-def second_hub(store: str, uri: ModelUri, settings: Settings) -> str:
-    """The hub cache below a store of plain files that a universal NIM looks into as well, "" = none."""
-    return settings.hub_inside(store) if uri.scheme == "hf" else ""
+def placed(request: Request, settings: Settings) -> Request:
+    """The same with the caches of HF_HOME and NGC_HOME, where these are inside its store.
+
+    Plain files of the Hub are named in the hub cache too: universal NIMs look there.
+    """
+    store = request.store
+    if request.layout is LayoutKind.CACHE:
+        return replace(request, hub=settings.hf_hub_in(store), ngc_hub=settings.ngc_hub_in(store))
+    from_hub = any(uri.scheme == "hf" for uri in request.uris)
+    return replace(request, hub=settings.hf_hub_in(store)) if from_hub else request
+
+
+def as_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Callback of an option that takes a Kubernetes quantity. Raises BadParameter."""
+    try:
+        return parse_quantity(value) if value else None
+    except ValueError as error:
+        raise click.BadParameter(f"{display(value, 40)} is {error}") from error
+
+
+def limited(settings: Settings, connections: int | None, memory_limit: int | None) -> Settings:
+    """With the options that were given in place of the variables."""
+    return replace(
+        settings,
+        connections=connections or settings.connections,
+        memory_limit=memory_limit or settings.memory_limit,
+    )
 
 
 def store_path(option: str | None, settings: Settings) -> str:

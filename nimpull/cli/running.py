@@ -46,7 +46,7 @@ def execute(
     mode = choose_mode(sys.stderr) if progress == "auto" else Mode(progress)
     if progress == "auto" and settings.jsonl_logging:
         mode = Mode.JSON
-    shown = Progress(mode, sys.stderr, clock)
+    shown = Progress(mode, sys.stderr, clock, level=settings.log_level)
     edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
 
     def tell(report: Report) -> int:

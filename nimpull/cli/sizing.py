@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nimpull.cli.options import placed
 from nimpull.cli.signals import stopping
 from nimpull.core.artifacts import Listing
 from nimpull.core.manifest import Profile
@@ -29,7 +30,7 @@ def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Si
 
     cancel = threading.Event()
     clock = SystemClock()
-    request = Request(store=store, dry_run=True)
+    request = placed(Request(store=store, dry_run=True), settings)
     with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
         edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown)
         with edges:

@@ -46,9 +46,11 @@ def open_store(root: str | None) -> Store:
 @_OUTPUT
 def verify(store: str | None, repair: bool, output: str) -> None:
     """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not."""
+    from nimpull.detect.cgroup import processors
+
     try:
         with open_store(store) as opened:
-            result = opened.verify()
+            result = opened.verify(workers=processors())
             bad = tuple(mismatch.path for mismatch in result.mismatches)
             if repair:
                 for path in bad:

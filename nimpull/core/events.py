@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from nimpull.core.artifacts import Outcome
+
+
+class Level(IntEnum):
+    """How much of a run is logged: what is at or above it."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,13 @@ class Note:
 
     text: str
     level: str = "info"
+
+
+def level_of(event: Event) -> Level:
+    """A pause is a warning: it has a reason that someone may want to know."""
+    if isinstance(event, Waiting):
+        return Level.WARNING
+    return Level.WARNING if isinstance(event, Note) and event.level == "warning" else Level.INFO
 
 
 Event = Phase | Planned | Advanced | Finished | Waiting | Note

@@ -27,10 +27,10 @@ class Request:
     ``store``: directory. ``room``: bytes that the volume was promised (``storage.pvc.size``), None = not
     said. ``refresh``: ask the source even if the store is complete. ``gpus``: override, e.g. ``H100:8``.
     ``hub``: the hub cache below the store: the cache layout's own, "" = where NIM has it; beside plain files
-    a second place that names them too, "" = none. ``cache``: another store, the NIM cache, whose files are
-    linked where they can be. ``runtime_manifest``: where the manifest of a model-free pull is written, "" =
-    nowhere; its files are named in the store's root too. ``offline``: take a complete store, never ask the
-    network.
+    a second place that names them too, "" = none. ``ngc_hub``: the cache layout's for NGC. ``cache``: another
+    store, the NIM cache, whose files are linked where they can be. ``runtime_manifest``: where the manifest
+    of a model-free pull is written, "" = nowhere; its files are named in the store's root too. ``offline``:
+    the variable by which the network must not be asked, only a complete store be taken; "" = none.
     ``ignore_failure``: whoever runs this goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL).
     """
 
@@ -45,14 +45,15 @@ class Request:
     room: int | None = None
     gpus: str = ""
     hub: str = ""
+    ngc_hub: str = ""
     cache: str = ""
     runtime_manifest: str = ""
-    offline: bool = False
+    offline: str = ""
     ignore_failure: bool = False
 
     def selection_key(self, profiles: tuple[str, ...]) -> str:
         """32 hex digits: equal for the same files in the same layout; the name of the ready marker."""
-        identity: dict[str, object] = {
+        identity = {
             "uris": sorted(str(uri) for uri in self.uris),
             "paths": sorted(self.wanted.paths),
             "include": self.wanted.include,
@@ -60,8 +61,6 @@ class Request:
             "layout": self.layout.value,
             "profiles": sorted(profiles),
             "manifest": hashlib.sha256(self.manifest).hexdigest() if self.manifest else "",
+            "places": (self.hub, self.ngc_hub, bool(self.runtime_manifest)),
         }
-        second = self.hub if self.layout is not LayoutKind.CACHE else "." if self.runtime_manifest else ""
-        if second:
-            identity["second"] = second
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -20,7 +20,7 @@ from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Note, Phase, Waiting
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.manifest import runtime_manifest
-from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath
+from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, display
 from nimpull.core.ports import Body, Clock, Wanted
 from nimpull.core.report import termination_message, to_json
 from nimpull.core.reported import Report, State, StoreSummary
@@ -32,6 +32,7 @@ from nimpull.settings import Settings
 if TYPE_CHECKING:
     from nimpull.edges.cache import NimCache
     from nimpull.edges.registries import Registries
+    from nimpull.fetch import FetchLimits
     from nimpull.progress import Progress
     from nimpull.store.ingest import IngestArea
     from nimpull.store.layouts import StoreLayout
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nimpull.transport import Transport
 
 REPORT_INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
+CONNECTIONS_PER_CPU: Final = 16  # one verifies what about thirty of a throttled CDN bring
 LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
 
@@ -77,6 +79,7 @@ class Edges:
         self.destinations: Mapping[str, SafePath] = {}
         self.retries = 0
         self._named_twice: list[Artifact] = []
+        self._told: set[str] = set()
         self._report_path = report_path
         self._stack = ExitStack()
         self._done = Event()
@@ -130,6 +133,7 @@ class Edges:
             no_proxy=settings.no_proxy,
             user_agent=f"nimpull/{__version__}",
             retry_budget=settings.retry_seconds,
+            connections=max(TransportPolicy().connections, settings.connections or 0),
         )
         return self._stack.enter_context(
             Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
@@ -177,7 +181,7 @@ class Edges:
             return self.store.local_dir()
         if self.request.layout is LayoutKind.WORKSPACE:
             return self.store.workspace(self.destinations)
-        return self.store.nim_cache(hub=self.request.hub or self.settings.hub_in(self.request.store))
+        return self.store.nim_cache(self.request.hub, self.request.ngc_hub)
 
     @cached_property
     def _second_layout(self) -> tuple[StoreLayout, str] | None:
@@ -198,7 +202,9 @@ class Edges:
         path = self.request.cache
         if not path or not Path(path).is_dir():
             return None
-        return self._stack.enter_context(NimCache(path, self.settings.hub_in(path)))
+        return self._stack.enter_context(
+            NimCache(path, self.settings.hf_hub_in(path), self.settings.ngc_hub_in(path))
+        )
 
     def ready_outcomes(self, key: str) -> tuple[Outcome, ...] | None:
         """From the marker and stat calls alone; None = not ready."""
@@ -289,6 +295,17 @@ class Edges:
 
     def finish(self, listing: Listing, *, complete: bool) -> None:
         self.layout.finish(listing, complete=complete)
+        self._tell_of_home(listing)
+
+    def _tell_of_home(self, listing: Listing) -> None:
+        """A home outside of the store is lost with its pod: it is not used, and that is told once."""
+        of_hub = listing.uri.scheme == "hf"
+        name, home = ("HF_HOME", self.settings.hf_home) if of_hub else ("NGC_HOME", self.settings.ngc_home)
+        used = self.request.hub if of_hub else self.request.ngc_hub
+        if self.request.layout is LayoutKind.CACHE and home and not used and name not in self._told:
+            self._told.add(name)
+            where = f"{name}={display(home, 200)} is outside of the store {display(self.request.store, 200)}"
+            self.emit(Note(f"{where}; the files are inside of it, where the next pod finds them", "warning"))
 
     def name_twice(self, listings: Sequence[Listing], *, complete: bool) -> None:
         """Second names where another reader looks: no second bytes. What cannot be is told once."""
@@ -351,8 +368,7 @@ class Edges:
         return sum(self._ingests.present(artifact) for artifact in artifacts)
 
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
-        from nimpull.detect.cgroup import memory_limit
-        from nimpull.fetch import Fetcher, FetchLimits
+        from nimpull.fetch import Fetcher
 
         self.emit(Phase("fetching"))
         fetcher = Fetcher(
@@ -362,9 +378,25 @@ class Edges:
             clock=self.clock,
             cancel=self.cancel,
             emit=self.emit,
-            limits=FetchLimits(retry_budget=self.settings.retry_seconds).within(memory_limit()),
+            limits=self.limits,
         )
         return fetcher.run(artifacts)
+
+    @property
+    def limits(self) -> FetchLimits:
+        """What was asked for, or what the control group's CPU allows; never more than its memory allows."""
+        from nimpull.detect.cgroup import cpu_limit, memory_limit
+        from nimpull.fetch import FetchLimits
+
+        settings, usual = self.settings, FetchLimits()
+        cpus = cpu_limit()
+        affordable = usual.connections if cpus is None else max(2, int(cpus * CONNECTIONS_PER_CPU))
+        limits = FetchLimits(
+            connections=settings.connections or min(usual.connections, affordable),
+            retry_budget=settings.retry_seconds,
+        )
+        memory = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
+        return limits.within(min(memory, default=None))
 
     # -- report ----------------------------------------------------------------------------------------
 

@@ -27,10 +27,10 @@ class NimCache:
     Raises StoreError for the store that is written; one that cannot be read has nothing.
     """
 
-    def __init__(self, root: str, hub: str) -> None:
-        """``hub``: the Hub's cache below ``root``."""
+    def __init__(self, root: str, hub: str, ngc_hub: str) -> None:
+        """``hub``, ``ngc_hub``: the caches of the Hub and of NGC below ``root``, "" = NIM's own."""
         self._store = Store.open(root, read_only=True)
-        self._layout = self._store.nim_cache(hub)
+        self._layout = self._store.nim_cache(hub, ngc_hub)
         self._linked: list[TrustedFile] = []
         self._unlinkable: dict[str, TrustedFile] = {}
 

@@ -65,15 +65,16 @@ class Store:
 
     # -- layouts ---------------------------------------------------------------------------------------
 
-    def ngc_hub(self) -> NgcHubLayout:
-        return NgcHubLayout(self.tree, self.record, fence=self.fence)
+    def ngc_hub(self, hub: str = "") -> NgcHubLayout:
+        """``hub``: NIM's cache of NGC below the root, "" = ``ngc/hub``."""
+        return NgcHubLayout(self.tree, self.record, hub or "ngc/hub", self.fence)
 
-    def hugging_face(self, hub: str = "huggingface/hub") -> HuggingFaceHubLayout:
-        """``hub``: the hub cache directory below the root."""
-        return HuggingFaceHubLayout(self.tree, self.record, hub, self.fence)
+    def hugging_face(self, hub: str = "") -> HuggingFaceHubLayout:
+        """``hub``: the hub cache directory below the root, "" = ``huggingface/hub``."""
+        return HuggingFaceHubLayout(self.tree, self.record, hub or "huggingface/hub", self.fence)
 
-    def nim_cache(self, hub: str = "huggingface/hub") -> NimCacheLayout:
-        return NimCacheLayout(self.ngc_hub(), self.hugging_face(hub))
+    def nim_cache(self, hub: str = "", ngc_hub: str = "") -> NimCacheLayout:
+        return NimCacheLayout(self.ngc_hub(ngc_hub), self.hugging_face(hub))
 
     def local_dir(self) -> LocalDirLayout:
         return LocalDirLayout(self.tree, self.record, self.fence)
@@ -165,10 +166,14 @@ class Store:
     # -- looking back ----------------------------------------------------------------------------------
 
     def verify(
-        self, *, on_bytes: Callable[[int], None] | None = None, cancel: Cancel | None = None
+        self,
+        *,
+        workers: int = 0,
+        on_bytes: Callable[[int], None] | None = None,
+        cancel: Cancel | None = None,
     ) -> Verification:
         """Read everything again; see ``verify.verify_store``."""
-        return verify_store(self.tree, self.record, on_bytes=on_bytes, cancel=cancel)
+        return verify_store(self.tree, self.record, workers=workers, on_bytes=on_bytes, cancel=cancel)
 
     def status(self) -> Status:
         return status_of(self.tree, self.record)
