@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -298,9 +298,9 @@ def _swapped(ngc_key: str, hf_token: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def from_process(overrides: Mapping[str, str] | None = None) -> Settings:
-    """The environment of this process, with ``overrides`` (a NIMCache's ``spec.env``) on top."""
-    return load({**os.environ, **(overrides or {})})
+def from_process(derived: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None) -> Settings:
+    """The environment of this process; ``derived`` from it and above it: a NIMCache's ``spec.env``."""
+    return load({**os.environ, **(derived(os.environ) if derived else {})})
 
 
 def termination_log(environ: Mapping[str, str] = os.environ) -> str:

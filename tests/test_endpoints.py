@@ -20,6 +20,7 @@ from nimpull.transport import Transport
 from tests.registry import Registry
 from tests.servers import ScriptedServer, serve_directory
 from tests.test_container import bucket
+from tests.test_job import CLOSED
 from tests.test_mirror import Bucket, transport
 from tests.test_names import FILES, call, plain
 
@@ -194,6 +195,22 @@ def test_the_job_of_an_ngc_address(registry: Registry, tmp_path: Path) -> None:
     code, text = call(registry, store, "nimpull", "download", "-f", str(cache), "--store", str(store))
     assert code == 0, text
     assert len(registry.log()) == asked, "the NIMCache asks for what its Job has left"
+
+
+REFERRING = """  env:
+  - {name: PLACE, valueFrom: {configMapKeyRef: {name: places, key: ngc}}}
+  - {name: NGC_API_ENDPOINT, value: "$(PLACE)"}
+"""
+
+
+def test_a_nimcache_whose_variables_refer_to_another(registry: Registry, tmp_path: Path) -> None:
+    cache = tmp_path / "nimcache.yaml"
+    cache.write_text(NIMCACHE + REFERRING)
+    command = ("nimpull", "download", "-f", str(cache), "--store", str(tmp_path / "pvc"))
+    places = {"PLACE": registry.ngc_url, "NGC_API_ENDPOINT": CLOSED}
+    code, text = call(registry, tmp_path, *command, **places)
+    assert code == 0, text
+    assert plain(tmp_path / "pvc") == FILES
 
 
 # -- a plain web server ------------------------------------------------------------------------------------

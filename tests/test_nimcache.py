@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nimpull.core.criteria import Criteria, GpuCriterion
 from nimpull.core.names import ModelUri
-from nimpull.core.nimcache import HubSource, NgcSource, parse_nimcache
+from nimpull.core.nimcache import HubSource, NgcSource, expand, parse_nimcache
 from nimpull.errors import UsageError
 
 HEAD = """\
@@ -296,3 +296,45 @@ def test_f57_hostile_names_are_escaped() -> None:
     message = refused(HF % f'{ACME}, modelName: "a\\nReady\\e[2J"')
     assert "\n" not in message
     assert "\x1b" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("$(HOST)/v1", "mirror/v1"),
+        ("$(HOST)$(HOST)", "mirrormirror"),
+        ("$$(HOST)", "$(HOST)"),
+        ("$$$(HOST)", "$mirror"),
+        ("$(NOBODY)", "$(NOBODY)"),
+        ("$()", "$()"),
+        ("$(HOST", "$(HOST"),
+        ("$HOST ${HOST} $", "$HOST ${HOST} $"),
+        ("$(NESTED)", "$(HOST)"),
+    ],
+)
+def test_variables_are_expanded_as_kubernetes_does(text: str, value: str) -> None:
+    assert expand(text, {"HOST": "mirror", "NESTED": "$(HOST)"}) == value
+
+
+REFERRING = """  env:
+  - {name: EARLY, value: "$(HOST)"}
+  - {name: HOST, value: mirror}
+  - {name: PASSWORD, valueFrom: {secretKeyRef: {name: s, key: k}}}
+  - {name: NIM_REPOSITORY_OVERRIDE, value: "https://bob:$(PASSWORD)@$(HOST)/ngc"}
+  - {name: HOST, value: "other.$(HOST)"}
+  - {name: NGC_API_ENDPOINT, value: "$(HOST)"}
+"""
+
+
+def test_an_entry_sees_the_entries_before_it() -> None:
+    cache = parse_nimcache((HEAD + BARE_NGC + REFERRING + STORAGE).encode())
+    found = cache.environment({"PASSWORD": "secret", "HOST": "of this machine"})
+    assert found == {
+        "EARLY": "$(HOST)",
+        "HOST": "other.mirror",
+        "NIM_REPOSITORY_OVERRIDE": "https://bob:secret@mirror/ngc",
+        "NGC_API_ENDPOINT": "other.mirror",
+    }
+    notes = [note for note in cache.notes if "stays as it is" in note]
+    assert notes == ["EARLY: $(HOST) stays as it is, no earlier entry of spec.env has that name"]
+    assert cache.environment()["NIM_REPOSITORY_OVERRIDE"] == "https://bob:$(PASSWORD)@mirror/ngc"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,7 +185,9 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     cache = parse_nimcache(read_file(path, "the NIMCache"))
     for note in cache.notes:
         click.echo(f"nimpull: {display(note)}", err=True)
-    settings = limited(from_process(_variables(cache)), options.connections, options.memory_limit)
+    settings = limited(
+        from_process(lambda own: _variables(cache, own)), options.connections, options.memory_limit
+    )
     request = Request(
         store=store_path(options.store, settings),
         dry_run=options.dry_run,
@@ -195,8 +198,8 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     return _with_source(request, cache, options.manifest_file or "", settings), settings
 
 
-def _variables(cache: NimCache) -> dict[str, str]:
-    variables = cache.environment()
+def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:
+    variables = cache.environment(own)
     if isinstance(cache.source, HubSource):
         variables["HF_ENDPOINT"] = cache.source.endpoint.reveal()
     return variables

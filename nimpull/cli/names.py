@@ -221,7 +221,7 @@ def hub_download(
         nonlocal where
         if cache_dir and local_dir:
             raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
-        settings = from_process({"HF_TOKEN": token} if token else None)
+        settings = from_process(lambda _: {"HF_TOKEN": token} if token else {})
         # the mirror is NIM's: this command does not know it
         settings = replace(limited(settings, max_workers, None), repository_override="")
         uri = _repository(repo_id, repo_type, revision)

@@ -24,6 +24,7 @@ MAX_DOCUMENTS: Final = 200
 _DOCUMENT: Final = re.compile(rb"^---(?=\s|$)", re.MULTILINE)
 _TRUE: Final = frozenset({"true", "yes", "on"})
 _FALSE: Final = frozenset({"false", "no", "off"})
+_VARIABLE: Final = re.compile(r"\$(\$|\(([^)]*)\))")
 _HF_ENDPOINT: Final = r"^https?://.*$"
 _DATASTORE_ENDPOINT: Final = r"^https?://.*/v1/hf/?$"
 _ACCESS_MODES: Final = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
@@ -116,13 +117,18 @@ class NimCache:
     group_id: int | None = None
     notes: tuple[str, ...] = ()
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, own: Mapping[str, str] | None = None) -> dict[str, str]:
         """Variables for the pull: ``spec.env``, and over it ``spec.proxy``'s, as in the caching Job.
 
         With a proxy all seven are set, "" for what is not given. Variables that the cluster reads from a
-        secret or a config map are left to the caller's own environment.
+        secret or a config map are left to ``own``, the caller's environment; ``$(NAME)`` is an earlier entry.
         """
-        variables = {item.name: item.value for item in self.env if not item.reference}
+        own, variables, known = own or {}, dict[str, str](), dict[str, str]()
+        for item in self.env:
+            if not item.reference:
+                variables[item.name] = known[item.name] = expand(item.value, known)
+            elif item.name in own:
+                known[item.name] = own[item.name]
         if self.proxy:
             variables["NIM_SDK_USE_NATIVE_TLS"] = "1"
             http = self.proxy.http.reveal() if self.proxy.http else ""
@@ -130,6 +136,14 @@ class NimCache:
             for name, value in (("https", https), ("http", http), ("no", self.proxy.no_proxy)):
                 variables[f"{name.upper()}_PROXY"] = variables[f"{name}_proxy"] = value
         return variables
+
+
+def expand(text: str, known: Mapping[str, str]) -> str:
+    """``$(NAME)`` in the value of a container's variable; ``$$`` is a dollar sign.
+
+    A name that is not known stays as it is written (Kubernetes API, EnvVar.value).
+    """
+    return _VARIABLE.sub(lambda found: "$" if found[1] == "$" else known.get(found[2], found[0]), text)
 
 
 def parse_nimcache(data: bytes) -> NimCache:
@@ -422,7 +436,7 @@ def _storage(storage: _Fields, name: str) -> Storage:
 
 
 def _env(entries: tuple[_Fields, ...]) -> tuple[EnvVariable, ...]:
-    variables = []
+    variables: list[EnvVariable] = []
     for entry in entries:
         entry.known(("name", "value", "valueFrom"))
         name = entry.text("name")
@@ -436,7 +450,14 @@ def _env(entries: tuple[_Fields, ...]) -> tuple[EnvVariable, ...]:
             entry.notes.append(
                 f"{name} comes from {reference} in the cluster; here, set it in the environment"
             )
-        variables.append(EnvVariable(name, entry.text("value"), reference))
+        value = entry.text("value")
+        earlier = {variable.name for variable in variables}
+        entry.notes.extend(
+            f"{name}: $({display(found[2], 80)}) stays as it is, no earlier entry of spec.env has that name"
+            for found in _VARIABLE.finditer(value)
+            if found[1] != "$" and found[2] not in earlier
+        )
+        variables.append(EnvVariable(name, value, reference))
     return tuple(variables)
 
 
