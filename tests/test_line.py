@@ -174,6 +174,24 @@ def test_a_redirect_on_the_way_is_followed_with_its_own_rules() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "connections"),
+    [
+        (lambda seen, peer: peer.reply(307, b"moved", {"Location": "/b"}), [0, 0]),
+        (lambda seen, peer: peer.reply(307, bytes(100_000), {"Location": "/b"}), [0, 1]),
+        (lambda seen, peer: peer.head(307, {"Location": "/b", "Content-Length": "9"}), [0, 1]),
+        (lambda seen, peer: peer.head(307, {"Location": "/b"}), [0, 1]),
+    ],
+    ids=["short", "long", "silent", "endless"],
+)
+def test_a_redirect_keeps_its_connection_where_its_body_is_here(
+    answer: Answer, connections: list[int]
+) -> None:
+    with ScriptedServer(in_turn(answer, plain)) as server, transport() as get:
+        assert read(get, server.url("/a")) == CONTENT
+        assert [seen.connection for seen in server.seen] == connections
+
+
+@pytest.mark.parametrize(
     ("target", "sent", "direct"),
     [
         ("/a/b.bin", "/a/b.bin", True),

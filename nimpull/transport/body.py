@@ -11,7 +11,7 @@ from nimpull.core.ports import Cancel, Clock, Head
 from nimpull.errors import Cancelled, NetworkError
 from nimpull.transport.failures import WIRE_ERRORS, explain
 from nimpull.transport.policy import TransportPolicy
-from nimpull.transport.streams import Stream
+from nimpull.transport.streams import Stream, content_length
 from nimpull.transport.wire import Answer
 
 _HINT: Final = "It is tried again; if it stays, something between here and the registry cuts connections."
@@ -69,7 +69,7 @@ class OpenBody:
         self._proxy = answer.proxy
         self._stream = answer.stream
         self._meter = meter
-        self._remaining = _content_length(answer)
+        self._remaining = content_length(answer.status, answer.headers)
         self._ended = self._remaining == 0
         self._failure: NetworkError | None = None
         self._closed = False
@@ -158,13 +158,3 @@ class OpenBody:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _content_length(answer: Answer[Stream]) -> int | None:
-    """Bytes of the body, None where the head does not say (chunked, or until the close)."""
-    if answer.status in (204, 304) or answer.status < 200:
-        return 0
-    if "transfer-encoding" in answer.headers:
-        return None
-    text = answer.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else None

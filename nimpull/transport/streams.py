@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import urllib3
 
 _BLOCK: Final = 1 << 20  # bytes per read of a body that urllib3 unframes
+_SKIPPED: Final = 16 << 10  # bytes of a body that nobody wants, read to keep its connection
 
 
 class Stream(Protocol):
@@ -56,3 +58,25 @@ class Pooled:
     def drop(self) -> None:
         self.raw.close()
         self.raw.release_conn()
+
+
+def content_length(status: int, headers: Mapping[str, str]) -> int | None:
+    """Bytes of the body, None where the head does not say (chunked, or until the close)."""
+    if status in (204, 304) or status < 200:
+        return 0
+    if "transfer-encoding" in headers:
+        return None
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def let_go(stream: Stream, length: int | None) -> None:
+    """Nobody wants the body: keep the connection where that costs no more than what has come already."""
+    if length is not None and length <= _SKIPPED:
+        view = memoryview(bytearray(length))
+        while view and (count := stream.receive(view)):
+            view = view[count:]
+        if not view and stream.at_end(bounded=True):
+            stream.release()
+            return
+    stream.drop()

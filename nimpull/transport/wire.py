@@ -28,7 +28,7 @@ from nimpull.transport.lines import Lines, Route
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.proxies import Proxies, is_http
 from nimpull.transport.redirects import Hop, is_redirect, next_hop, refuse_internal
-from nimpull.transport.streams import Pooled, Stream
+from nimpull.transport.streams import Pooled, Stream, content_length, let_go
 from nimpull.transport.trust import client_context
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -126,8 +126,14 @@ class Wire:
                 raise proxy_refused(answer.status, hop.url, answer.proxy)
             if not follow or not is_redirect(answer.status, answer.headers):
                 return answer
-            answer.stream.drop()
+            self._let_go(answer)
             hop = self._follow(hop, answer)
+
+    def _let_go(self, answer: Answer[Stream]) -> None:
+        try:
+            let_go(answer.stream, content_length(answer.status, answer.headers))
+        except WIRE_ERRORS:
+            answer.stream.drop()
 
     def _pools(self, connections: int) -> _Pools:
         return _Pools(self._context, connections, self._opened)
