@@ -95,6 +95,14 @@ def test_f42_a_small_limit_takes_pool_and_connections_down() -> None:
     assert usual.within(4096 * MIB) == usual
     small = usual.within(256 * MIB)
     assert (small.pool, small.connections, small.start) == (32 * MIB, 16, 4)
+    assert small.small_connections == 32
     tiny = usual.within(64 * MIB)
     assert (tiny.pool, tiny.connections, tiny.start, tiny.batch_bytes) == (8 * MIB, 4, 4, 8 * MIB)
+    assert tiny.small_connections == 8
     assert usual.within(1).connections == 4
+
+
+def test_a_cap_is_one_for_files_of_all_sizes() -> None:
+    for most, start in ((3, 3), (99, 4)):
+        limits = FetchLimits().with_most(most)
+        assert (limits.connections, limits.start, limits.small_connections) == (most, start, most)

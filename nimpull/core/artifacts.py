@@ -36,7 +36,7 @@ class Artifact:
 
     @property
     def digest(self) -> Digest | None:
-        return strongest(self.digests)
+        return self.digests[0] if len(self.digests) == 1 else strongest(self.digests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -96,33 +97,27 @@ class Url:
 
     @property
     def scheme(self) -> str:
-        return urlsplit(self._text).scheme.lower()
+        return self._server.origin[0]
 
     @property
     def host(self) -> str:
         """Host name without port, lower case."""
-        try:
-            return urlsplit(self._text).hostname or ""
-        except ValueError:
-            return ""
+        return self._server.origin[1]
 
     @property
     def authority(self) -> str:
         """``host`` or ``host:port`` as it stands in the URL, without user info."""
-        try:
-            return urlsplit(self._text).netloc.rpartition("@")[2].lower()
-        except ValueError:
-            return ""
+        return self._server.authority
 
     @property
     def origin(self) -> tuple[str, str, int]:
         """(scheme, host, port) as RFC 6454 defines it: who may see a credential."""
-        scheme = self.scheme
-        try:
-            port = urlsplit(self._text).port
-        except ValueError:
-            port = None
-        return scheme, self.host, port or {"http": 80, "https": 443}.get(scheme, 0)
+        return self._server.origin
+
+    @property
+    def _server(self) -> _Server:
+        plain = _PLAIN_SERVER.match(self._text)
+        return _known_server(plain[0]) if plain else _server(self._text)
 
     def __str__(self) -> str:
         try:
@@ -134,6 +129,37 @@ class Url:
         return display(f"{parts.scheme}://{host}{parts.path}{query}", 300)
 
     __repr__ = __str__
+
+
+#: What names a server and nothing else: text from here to its end does not change what it means.
+_PLAIN_SERVER: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]+)?(?=[/?#]|\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    origin: tuple[str, str, int]
+    authority: str
+
+
+def _server(text: str) -> _Server:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return _Server(("", "", 0), "")
+    scheme = parts.scheme.lower()
+    try:
+        host, authority = parts.hostname or "", parts.netloc.rpartition("@")[2].lower()
+    except ValueError:
+        host = authority = ""
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return _Server((scheme, host, port or {"http": 80, "https": 443}.get(scheme, 0)), authority)
+
+
+#: A run asks a few servers for thousands of files.
+_known_server: Final = lru_cache(maxsize=256)(_server)
 
 
 SCHEMES: Final = ("ngc", "hf", "s3", "https", "http", "file")
@@ -236,7 +262,7 @@ class ModelUri:
         return replace(self, path="") if self.path else self
 
     def with_path(self, path: str) -> ModelUri:
-        return replace(self, path=path)
+        return self if path == self.path else replace(self, path=path)
 
     def with_revision(self, revision: str) -> ModelUri:
         return replace(self, revision=revision)

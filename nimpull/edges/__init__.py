@@ -359,7 +359,9 @@ class Edges:
     def _ingests(self) -> IngestArea:
         from nimpull.store.ingest import IngestArea
 
-        return IngestArea(self.request.store, self.layout)
+        area = IngestArea(self.request.store, self.layout)
+        self._stack.callback(area.close)
+        return area
 
     def resumable(self, artifacts: Sequence[Artifact]) -> int:
         """Bytes that an earlier run left half done of these."""
@@ -391,10 +393,14 @@ class Edges:
         settings, usual = self.settings, FetchLimits()
         cpus = cpu_limit()
         affordable = usual.connections if cpus is None else max(2, int(cpus * CONNECTIONS_PER_CPU))
-        limits = FetchLimits(
-            connections=settings.connections or min(usual.connections, affordable),
+        limits = replace(
+            usual,
+            connections=min(usual.connections, affordable),
+            small_connections=min(usual.small_connections, 3 * affordable),
             retry_budget=settings.retry_seconds,
         )
+        if settings.connections:
+            limits = limits.with_most(settings.connections)
         memory = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
         return limits.within(min(memory, default=None))
 

@@ -1,4 +1,4 @@
-"""Small files become visible in groups: one round of fsyncs for many."""
+"""Small files become visible in groups: many are made durable at once."""
 
 from __future__ import annotations
 
@@ -41,21 +41,31 @@ class GroupCommit:
         self._lost = lost
         self._lock = threading.Lock()
         self._waiting: list[Staged] = []
+        self._size = 0  # bytes of those that wait
 
     def add(self, staged: Staged) -> None:
+        """Commits the group if ``staged`` fills it; others may add to the next one meanwhile."""
+        batch = None
         with self._lock:
             self._waiting.append(staged)
-            size = sum(each.verified.size for each in self._waiting)
-            full = len(self._waiting) >= self._limits.batch_files or size >= self._limits.batch_bytes
-        if full:
-            self.flush()
+            self._size += staged.verified.size
+            if len(self._waiting) >= self._limits.batch_files or self._size >= self._limits.batch_bytes:
+                batch = self._take()
+        if batch:
+            self._commit(batch)
 
     def flush(self) -> None:
         """Commit what waits. Raises StoreError."""
         with self._lock:
-            batch, self._waiting = self._waiting, []
-        if not batch:
-            return
+            batch = self._take()
+        if batch:
+            self._commit(batch)
+
+    def _take(self) -> list[Staged]:
+        batch, self._waiting, self._size = self._waiting, [], 0
+        return batch
+
+    def _commit(self, batch: list[Staged]) -> None:
         try:
             self._ingests.commit([each.verified for each in batch])
         except StoreIOError as error:

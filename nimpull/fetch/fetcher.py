@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.events import Advanced, Event, Finished, Note
@@ -24,7 +25,6 @@ from nimpull.fetch.small import SmallFiles
 from nimpull.fetch.transfer import Transfer
 
 _TICK = 0.1  # seconds between two looks at cancellation and pace
-_SMALL_FIRST = 4  # every fourth worker starts with small files, so that they do not all come last
 
 
 class Fetcher:
@@ -154,10 +154,13 @@ class _Run:
                 self._halt()
                 cancel.set()  # a sibling may be in a receive or a pause that only this ends
 
-        workers = max(1, min(self._limits.connections, self._most_useful()))
+        large, small = self._workers()
         try:
-            with ThreadPoolExecutor(workers, "fetch") as pool:
-                futures = [pool.submit(self._work, number) for number in range(workers)]
+            with ThreadPoolExecutor(large + small, "fetch") as pool:
+                futures = [pool.submit(self._work_small_first, number) for number in range(small)]
+                futures += [
+                    pool.submit(self._work_large_first, number) for number in range(small, small + large)
+                ]
                 for future in futures:
                     future.add_done_callback(ended)
                 self._watch(futures, cancel)
@@ -169,10 +172,17 @@ class _Run:
                 transfer.release()
         return self._conclude(failures, cancel)
 
-    def _most_useful(self) -> int:
-        """Every small file, and every segment of a large one, can keep one worker busy."""
-        least = self._limits.chunk
-        return sum(-(-(each.size or 1 << 40) // least) or 1 for each in self._artifacts)
+    def _workers(self) -> tuple[int, int]:
+        """How many begin with large files, and how many with small ones. Each then helps with the others."""
+        least = self._limits.chunk  # bytes that keep one worker busy
+        useful = sum(-(-(each.artifact.size or 1 << 40) // least) or 1 for each in self._transfers)
+        most = max(self._limits.connections, self._limits.small_connections)
+        large = min(self._limits.connections, useful)
+        if not self._small.count:
+            return max(1, large), 0
+        if large == most:
+            large = most * 3 // 4  # small files must not all come last
+        return large, min(self._limits.small_connections, most - large, self._small.count)
 
     def _watch(self, futures: Sequence[Future[None]], cancel: Cancel) -> None:
         pending: set[Future[None]] = set(futures)
@@ -222,16 +232,15 @@ class _Run:
 
     # -- workers ---------------------------------------------------------------------------------------
 
-    def _work(self, worker: int) -> None:
-        small_first = worker % _SMALL_FIRST == _SMALL_FIRST - 1
-        try:
-            if small_first:
-                self._small.work()
+    def _work_small_first(self, worker: int) -> None:
+        with suppress(Stopped, Cancelled):
+            self._small.work(worker)
             self._work_large()
-            if not small_first:
-                self._small.work()
-        except (Stopped, Cancelled):
-            return
+
+    def _work_large_first(self, worker: int) -> None:
+        with suppress(Stopped, Cancelled):
+            self._work_large()
+            self._small.work(worker)
 
     def _work_large(self) -> None:
         buffer: memoryview | None = None

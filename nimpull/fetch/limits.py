@@ -15,22 +15,25 @@ _LARGEST_BLOCK = 4 * MIB  # of a buffer: a disk takes few large writes faster, b
 class FetchLimits:
     """Bounds of one run. Sizes in bytes, times in seconds.
 
-    ``connections``: at most, over all hosts; ``start``: how many it begins with. ``buffers``: memory that all
-    connections receive into; ``pool``: memory for bytes that arrived ahead of a file's hash. ``chunk``: what
-    one request of several for a file covers, at most.
-    ``journal``: how often the journal notes what is hashed. ``small``: files up to this come whole, in memory
-    (at most a MiB, the least block). ``retry_budget``: without any progress.
+    ``connections``: for large files, at most, over all hosts; ``start``: how many it begins with.
+    ``small_connections``: for small ones; the larger of both is the most that is ever open. ``buffers``:
+    memory that all connections of large files receive into; ``pool``: for bytes that arrived ahead of a
+    file's hash. ``chunk``: what one request of several for a file covers, at most. ``journal``: how often the
+    journal notes what is hashed. ``small``: files up to this come whole, in memory (at most a MiB, the least
+    block); ``batch_files`` and ``batch_bytes`` of them are committed together. ``retry_budget``: without any
+    progress.
     """
 
     connections: int = 16
     start: int = 4
+    small_connections: int = 48
     buffers: int = 64 * MIB
     pool: int = 32 * MIB
     chunk: int = 8 * MIB
     journal: int = MIB
     small: int = MIB
     retry_budget: float = 600.0
-    batch_files: int = 128
+    batch_files: int = 256
     batch_bytes: int = 64 * MIB
 
     @property
@@ -38,6 +41,11 @@ class FetchLimits:
         """Bytes of one buffer: a power of two, 1 to 4 MiB; smaller ones cost twice the CPU."""
         share = min(_LARGEST_BLOCK, self.buffers // self.connections)
         return max(MIB, 1 << share.bit_length() - 1)
+
+    def with_most(self, connections: int) -> FetchLimits:
+        """The same with at most ``connections`` at any time, whatever they are for."""
+        start = min(self.start, connections)
+        return replace(self, connections=connections, start=start, small_connections=connections)
 
     def within(self, memory: int | None) -> FetchLimits:
         """The same, for a process that may use ``memory`` bytes (None = no limit), page cache included.
@@ -55,6 +63,7 @@ class FetchLimits:
             pool=min(self.pool, share),
             connections=connections,
             start=min(self.start, connections),
+            small_connections=max(2, min(self.small_connections, share // MIB)),
             batch_bytes=min(self.batch_bytes, share),
         )
 
@@ -78,6 +87,8 @@ class Hosts:
 
     def keep(self, host: str, stop: Cancel) -> None:
         """Wait until the host may be asked again, or ``stop``."""
+        if host not in self._until:
+            return
         while not stop.is_set():
             with self._lock:
                 left = self._until.get(host, 0.0) - self._clock.monotonic()

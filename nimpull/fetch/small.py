@@ -13,11 +13,14 @@ from nimpull.core.ports import Cancel, Emit, Ingests, Verified
 from nimpull.errors import NotFoundError, StoreIOError
 from nimpull.fetch.buffers import new_buffer
 from nimpull.fetch.commits import GroupCommit, Staged
+from nimpull.fetch.crew import Crew
 from nimpull.fetch.exchange import Exchange, Service
 from nimpull.fetch.failures import Patience, RestartNeeded, Stopped, mismatch, verified_by
 from nimpull.fetch.limits import FetchLimits
 from nimpull.fetch.reader import Reader
 from nimpull.fetch.transfer import UNLISTED_ALGORITHM
+
+_LOOK = 0.01  # seconds between two looks while nothing has been answered yet
 
 
 class SmallFiles:
@@ -51,7 +54,13 @@ class SmallFiles:
         self._active = 0
         self._stopped = False
         self._lost_before: Counter[int] = Counter()
+        self._crew = Crew(limits.small_connections)
+        self._refusals = 0
         self._commits = GroupCommit(ingests, limits, self._told, self._lost)
+
+    @property
+    def count(self) -> int:
+        return len(self._artifacts)
 
     def stop(self) -> None:
         with self._lock:
@@ -62,10 +71,13 @@ class SmallFiles:
         """Commit what is staged. Raises StoreError."""
         self._commits.flush()
 
-    def work(self) -> None:
-        """Fetch until all are committed. Raises Stopped, and the NimpullError that ends the run."""
+    def work(self, worker: int) -> None:
+        """Fetch until all are committed. ``worker``: from 0; the first ones begin, others join where it pays.
+
+        Raises Stopped, and the NimpullError that ends the run.
+        """
         buffer: memoryview | None = None
-        while (number := self._next()) is not None:
+        while (number := self._next(worker)) is not None:
             buffer = buffer or new_buffer(self._largest)
             try:
                 self._fetch(number, buffer)
@@ -73,19 +85,33 @@ class SmallFiles:
                 self._missing(error)
             self._ended()
 
-    def _next(self) -> int | None:
+    def _next(self, worker: int) -> int | None:
         """None once all are dealt with: until then a lost group may come back."""
         with self._lock:
             while True:
                 if self._stopped:
                     raise Stopped
-                if self._queue:
+                now = self._service.clock.monotonic()
+                if self._queue and worker < self._crew.size(now):
                     self._active += 1
+                    self._crew.asked(now)
                     return self._queue.popleft()
-                if not self._active:
+                if not (self._queue or self._active):
                     self._lock.notify_all()
                     return None
-                self._lock.wait(1.0)
+                self._lock.wait(1.0 if self._crew.settled else _LOOK)
+
+    def _took(self, seconds: float) -> None:
+        """A file was fetched; whoever may join now does."""
+        refusals = self._service.hosts.refusals
+        with self._lock:
+            before = self._crew.settled
+            self._crew.answered(seconds)
+            if refusals > self._refusals:
+                self._refusals = refusals
+                self._crew.refused(self._service.clock.monotonic())
+            if not before:
+                self._lock.notify_all()
 
     def _ended(self) -> None:
         """One file is dealt with; the last one's worker commits what is staged before it leaves."""
@@ -105,6 +131,7 @@ class SmallFiles:
         began = clock.monotonic()
         exchange = Exchange(artifact, self._service)
         found = fetch_whole(artifact, exchange, self._patience(), self._service.stop, buffer)
+        self._took(clock.monotonic() - began)
         self._emit(Advanced(size))
         try:
             ingest = self._ingests.stage(artifact, buffer[:size])
@@ -126,7 +153,7 @@ class SmallFiles:
         self._committed(staged.number, staged.outcome)
 
     def _lost(self, numbers: Sequence[int], error: StoreIOError) -> None:
-        """A group's fsync failed: its files are written once more, then the error stands."""
+        """What was written of these did not reach the disk: they come once more, then the error stands."""
         with self._lock:
             self._lost_before.update(numbers)
             again = not self._stopped and all(self._lost_before[number] == 1 for number in numbers)

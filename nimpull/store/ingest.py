@@ -26,6 +26,7 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Claim, Layout, Verified
 from nimpull.errors import NotWritableError, StoreIOError
+from nimpull.store.barrier import Barrier
 from nimpull.store.durable import (
     replace_file,
     share_with_group,
@@ -34,6 +35,7 @@ from nimpull.store.durable import (
     tolerate_missing,
     write_all,
 )
+from nimpull.store.whole import COMMITTED, WholeIngest, write_whole
 
 VERSION: Final = 2
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
@@ -42,7 +44,7 @@ _DATA, _JOURNAL, _ARTIFACT = "data", "journal", "artifact"
 _WHOLE: Final = ".whole"
 _MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
 _NO_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-_COMMITTED: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+_FEW: Final = 8  # small files that are synced one by one, and leave the rest of the file system alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class IngestArea:
         self._root = os.path.abspath(root)
         self._area = os.path.join(self._root, STATE_DIRECTORY, "ingest")
         self._layout = layout
-        self._made = False
+        self._barrier: Barrier | None = None
         self._lock = threading.Lock()
 
     def open(self, artifact: Artifact) -> FileIngest:
@@ -96,19 +98,10 @@ class IngestArea:
         return FileIngest(artifact, os.path.join(self._area, _name(artifact)))
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        self._make_area()
+        barrier = self._make_area()
         path = os.path.join(self._area, f"{_name(artifact)}{_WHOLE}")
-        with storing("write", path):
-            try:
-                descriptor = os.open(path, _CREATE | os.O_EXCL, 0o664)
-            except FileExistsError:
-                os.unlink(path)  # left by a run that was killed; perhaps read-only already
-                descriptor = os.open(path, _CREATE | os.O_EXCL, 0o664)
-            try:
-                write_all(descriptor, content, 0)
-            finally:
-                os.close(descriptor)
-        return WholeIngest(artifact, path)
+        errors = barrier.errors
+        return WholeIngest(artifact, path, write_whole(path, content, sync=not barrier.whole), errors)
 
     def present(self, artifact: Artifact) -> int:
         """Bytes that the journal of an earlier run claims; nothing is read back. Raises StoreError."""
@@ -116,11 +109,10 @@ class IngestArea:
         return sum(end - start for start, end in {(claim.start, claim.end) for claim in written.claims})
 
     def commit(self, batch: Sequence[Verified]) -> None:
-        for verified in batch:
-            _settle(_staged(verified), verified.size)
+        self._make_contents_durable(batch)
         changed: set[str] = set()
         for verified in batch:
-            artifact, path = verified.ingest.artifact, _staged(verified)
+            artifact, path = verified.ingest.artifact, _own(verified).path
             changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
         with storing("make durable", self._root):
             sync_directories(changed)
@@ -144,15 +136,40 @@ class IngestArea:
                 with storing("remove", self._area):
                     tolerate_missing(os.unlink, os.path.join(self._area, f"{name}{_WHOLE}"))
 
-    def _make_area(self) -> None:
+    def _make_contents_durable(self, batch: Sequence[Verified]) -> None:
+        """All of them, before any gets its name."""
+        barrier = self._make_area()
+        small = sum(isinstance(each.ingest, WholeIngest) for each in batch)
+        at_once = barrier.whole and small > _FEW
+        if at_once:
+            with storing("flush", self._root):
+                barrier.wait()
+        for verified in batch:
+            ingest = _own(verified)
+            if isinstance(ingest, FileIngest) or (barrier.whole and not at_once):
+                _settle(ingest.path, verified.size)
+            elif ingest.size != verified.size:
+                raise _shortened(ingest.path, ingest.size, verified.size)
+            if isinstance(ingest, WholeIngest) and ingest.errors != barrier.errors:
+                with storing("flush", ingest.path):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def close(self) -> None:
+        """Let go of descriptors; ingests that are open stay usable."""
         with self._lock:
-            if self._made:
-                return
-            for path in (os.path.dirname(self._area), self._area):
-                _make_directory(path)
-            with storing("make durable", self._root):
-                sync_directories((self._root, os.path.dirname(self._area)))
-            self._made = True
+            barrier, self._barrier = self._barrier, None
+        if barrier is not None:
+            barrier.close()
+
+    def _make_area(self) -> Barrier:
+        with self._lock:
+            if self._barrier is None:
+                for path in (os.path.dirname(self._area), self._area):
+                    _make_directory(path)
+                with storing("make durable", self._root):
+                    sync_directories((self._root, os.path.dirname(self._area)))
+                    self._barrier = Barrier(self._area)
+            return self._barrier
 
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -192,11 +209,11 @@ def _drop_foreign(directory: str) -> None:
                 os.unlink(path)
 
 
-def _staged(verified: Verified) -> str:
+def _own(verified: Verified) -> FileIngest | WholeIngest:
     ingest = verified.ingest
     if not isinstance(ingest, FileIngest | WholeIngest):
         raise TypeError(f"an ingest of another store: {type(ingest).__name__}")
-    return ingest.path
+    return ingest
 
 
 def _settle(path: str, size: int) -> None:
@@ -206,14 +223,18 @@ def _settle(path: str, size: int) -> None:
         try:
             found = os.fstat(descriptor).st_size
             if found != size:
-                raise StoreIOError(
-                    f"{path} holds {found} bytes where {size} were written",
-                    hint="The file system lost a write. Check the volume, then run again.",
-                )
-            os.fchmod(descriptor, _COMMITTED)
+                raise _shortened(path, found, size)
+            os.fchmod(descriptor, COMMITTED)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _shortened(path: str, found: int, size: int) -> StoreIOError:
+    return StoreIOError(
+        f"{path} holds {found} bytes where {size} were written",
+        hint="The file system lost a write. Check the volume, then run again.",
+    )
 
 
 def _make_writable(path: str) -> None:
@@ -262,43 +283,6 @@ def _read(path: str, limit: int) -> bytes:
             return b""
         with os.fdopen(descriptor, "rb") as file:
             return file.read(limit)
-
-
-@dataclass(slots=True)
-class WholeIngest:
-    """A small file that was staged in one call; only its commit is left."""
-
-    artifact: Artifact
-    path: str
-
-    @property
-    def claims(self) -> Sequence[Claim]:
-        return ()
-
-    @property
-    def validator(self) -> str:
-        return ""
-
-    def begin(self, size: int, validator: str) -> None:
-        raise StoreIOError(f"{self.path} is whole already; it cannot begin with {size} bytes {validator}")
-
-    def write(self, block: memoryview, offset: int) -> None:
-        raise StoreIOError(f"{self.path} is whole already; {len(block)} bytes at {offset} have no place")
-
-    def read(self, buffer: memoryview, offset: int) -> int:
-        with storing("read", self.path), open(self.path, "rb") as file:
-            file.seek(offset)
-            return file.readinto(buffer)
-
-    def record(self, claim: Claim) -> None:
-        raise StoreIOError(f"{self.path} is whole already; it keeps no journal for {claim.start}")
-
-    def reset(self) -> None:
-        with storing("remove", self.path):
-            tolerate_missing(os.unlink, self.path)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 class FileIngest:

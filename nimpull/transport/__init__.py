@@ -194,21 +194,21 @@ class Transport:
         A content coding on a 2xx is IntegrityError: the bytes would not be the file's. Waits while the host
         has asked for a pause.
         """
-        headers = dict(location.headers)
+        headers = location.headers
         if start or end is not None:
-            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            headers = {**headers, "Range": f"bytes={start}-{'' if end is None else end - 1}"}
         answer = self._wire.get(location.url, headers, fresh_connection=fresh_connection)
         if answer.status in (429, 503):
             self._note_pause(answer.url.host, answer.status, answer.headers)
-        coding = answer.headers.get("content-encoding", "identity").strip().lower()
-        if coding not in ("", "identity") and answer.status < 300:
+        coding = answer.headers.get("content-encoding", "").strip().lower()
+        if coding and coding != "identity" and answer.status < 300:
             answer.stream.drop()
             raise IntegrityError(
                 f"{answer.url.host} sent {answer.url} with Content-Encoding {display(coding, 40)}, "
                 "which was not asked for; nothing was decoded",
                 hint="A proxy or cache on the way rewrites downloads. Take the host out of it (NO_PROXY).",
             )
-        return OpenBody(answer, self._meter(answer.url))
+        return OpenBody(answer, self._meter)
 
     get = __call__
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -64,11 +65,13 @@ class Meter:
 class OpenBody:
     """Implements :class:`nimpull.core.ports.Body` over the stream of an answer."""
 
-    def __init__(self, answer: Answer[Stream], meter: Meter) -> None:
+    def __init__(self, answer: Answer[Stream], meter: Callable[[Url], Meter]) -> None:
+        """``meter`` makes one for the first byte that has to be waited for."""
         self.head = Head(answer.status, answer.headers, answer.url)
         self._proxy = answer.proxy
         self._stream = answer.stream
-        self._meter = meter
+        self._new_meter = meter
+        self._meter: Meter | None = None
         self._remaining = content_length(answer.status, answer.headers)
         self._ended = self._remaining == 0
         self._failure: NetworkError | None = None
@@ -84,33 +87,39 @@ class OpenBody:
         wanted = len(buffer)
         if self._remaining is not None:
             wanted = min(wanted, self._remaining)
-        filled = 0
-        self._meter.resume()
-        try:
-            while filled < wanted and not self._ended:
-                received = self._receive(buffer[filled:wanted])
-                if received == 0:
-                    self._meter.stop_if_cancelled()  # which shuts the socket down
-                    self._end_early_unless_complete(filled)
-                    break
-                filled += received or 0
-                self._meter.count(received or 0)
-        except NetworkError as error:
-            if not filled:
-                raise
-            self._failure = error
-        self._meter.rest()
+        filled = self._stream.ahead(buffer[:wanted])
+        if filled < wanted and not self._ended:
+            filled = self._wait_for(buffer, filled, wanted)
         if self._remaining is not None:
             self._remaining -= filled
             self._ended = self._ended or self._remaining == 0
         return filled
 
-    def _receive(self, view: memoryview) -> int | None:
+    def _wait_for(self, buffer: memoryview, filled: int, wanted: int) -> int:
+        meter = self._meter = self._meter or self._new_meter(self.head.url)
+        meter.resume()
+        try:
+            while filled < wanted:
+                received = self._receive(buffer[filled:wanted], meter)
+                if received == 0:
+                    meter.stop_if_cancelled()  # which shuts the socket down
+                    self._end_early_unless_complete(filled)
+                    break
+                filled += received or 0
+                meter.count(received or 0)
+        except NetworkError as error:
+            if not filled:
+                raise
+            self._failure = error
+        meter.rest()
+        return filled
+
+    def _receive(self, view: memoryview, meter: Meter) -> int | None:
         """Some bytes into ``view``; 0 = the peer closed, None = none within a tick."""
         try:
             return self._stream.receive(view)
         except WIRE_ERRORS as error:
-            self._meter.stop_if_cancelled()
+            meter.stop_if_cancelled()
             raise self._broken(error) from error
 
     def _broken(self, error: BaseException) -> Exception:

@@ -24,8 +24,10 @@ from nimpull.transport.streams import Stream
 
 TICK: Final = 0.25  # seconds a receive may block before stall, speed and cancellation are looked at
 _AHEAD: Final = 64 << 10  # bytes: a head, and most small files behind it
-_STATUS: Final = re.compile(r"HTTP/1\.1 ([2-5]\d\d)(?: .*)?")
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: A status line of a final answer and field lines, each on one line of its own (RFC 9112, 4 and 5).
+_PLAIN: Final = re.compile(
+    r"HTTP/1\.1 ([2-5]\d\d)(?: [^\r\n]*+)?+((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\r\n]*+)*+)"
+)
 #: Line ends that RFC 9112 (2.2) lets a reader take, and http.client does.
 _BARE_ENDS: Final = (b"\n\n", b"\n\r\n")
 _QUIET: Final = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
@@ -35,19 +37,16 @@ Reply = tuple[int, Mapping[str, str], Stream]
 
 
 def parse_head(octets: bytes | bytearray) -> tuple[int, dict[str, str]] | None:
-    """A final answer's head without its empty line; None where it is not plain (RFC 9112, 4 and 5)."""
-    first, *rest = octets.decode("latin-1").split("\r\n")
-    status = _STATUS.fullmatch(first)
-    if status is None:
+    """An answer's head without its empty line; None where it is not plain."""
+    plain = _PLAIN.fullmatch(octets.decode("latin-1"))
+    if plain is None:
         return None
     headers: dict[str, str] = {}
-    for line in rest:
-        name, colon, value = line.partition(":")
-        if not colon or "\n" in line or not _NAME.fullmatch(name):
-            return None
+    for line in plain[2].split("\r\n")[1:]:
+        name, _, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return None if "transfer-encoding" in headers else (int(status[1]), headers)
+    return None if "transfer-encoding" in headers else (int(plain[1]), headers)
 
 
 class Line:
@@ -142,24 +141,23 @@ class Line:
 
     # -- the body --------------------------------------------------------------------------------------
 
+    def ahead(self, view: memoryview) -> int:
+        start = self._start
+        count = min(len(view), self._end - start)
+        if count:
+            self._start += count
+            view[:count] = self._view[start : start + count]
+        return count
+
     def receive(self, view: memoryview) -> int | None:
-        if self._start < self._end:
-            return self.take_ahead(view)
         try:
             return self._socket.recv_into(view, 0, self._flags)
         except _QUIET:
             return None
 
-    def take_ahead(self, view: memoryview) -> int:
-        """What was read beyond the head, as far as it fits."""
-        count = min(len(view), self._end - self._start)
-        view[:count] = self._view[self._start : self._start + count]
-        self._start += count
-        return count
-
     def receive_patiently(self, view: memoryview) -> int:
         """For http.client: blocks until the read timeout."""
-        return self.take_ahead(view) or self._socket.recv_into(view)
+        return self.ahead(view) or self._socket.recv_into(view)
 
     def at_end(self, *, bounded: bool) -> bool:
         return bounded and self._start == self._end  # a body framed by the close leaves nothing to reuse
@@ -207,6 +205,9 @@ class _Handed:
     def __init__(self, line: Line, response: http.client.HTTPResponse) -> None:
         self._line = line
         self._response = response
+
+    def ahead(self, view: memoryview) -> int:  # noqa: ARG002 - http.client unframes it
+        return 0
 
     def receive(self, view: memoryview) -> int | None:
         block = self._response.read1(len(view))

@@ -23,6 +23,7 @@ _PLAIN: Final = re.compile(
 )
 _NAME: Final = re.compile(r"(?!host$)[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)
 _VALUE: Final = re.compile(r"[\x21-\x7e\x80-\xff](?:[\x20-\x7e\x80-\xff\t]*[\x21-\x7e\x80-\xff])?")
+_BLOCKS: Final = 64
 #: urllib3-future, which installs itself in urllib3's place, has connections that show no socket.
 SPEAKABLE: Final = issubclass(HTTPConnection, http.client.HTTPConnection)
 
@@ -33,6 +34,7 @@ class Route:
 
     host: str
     connect: Callable[[], HTTPConnection]
+    proxy: Url | None = None
     idle: list[Line] = field(default_factory=list)
 
 
@@ -45,12 +47,13 @@ class Lines:
         self._most = most
         self._read_timeout = read_timeout
         self._routes: dict[str, Route | None] = {}
+        self._blocks: dict[tuple[tuple[str, str], ...], str] = {}
         self._closed = False
 
     def get(
         self, url: Url, headers: Mapping[str, str], waiting: Callable[[], None], *, fresh: bool
-    ) -> Reply | None:
-        """The answer to a GET; None where the request is not plain enough for a line.
+    ) -> tuple[Reply, Url | None] | None:
+        """The answer to a GET, and the proxy it came through; None where the request is not plain enough.
 
         ``waiting`` is called about every tick, and may raise. ``fresh``: over a connection of its own. Raises
         what the wire raises.
@@ -63,11 +66,23 @@ class Lines:
             route = self._routes[origin]
         except KeyError:
             route = self._routes.setdefault(origin, self._choose(url) if SPEAKABLE else None)
-        block = header_block(headers)
+        block = self._block(headers)
         if route is None or block is None:
             return None
         request = f"GET {target} HTTP/1.1\r\nHost: {route.host}\r\n{block}\r\n".encode("latin-1")
-        return self._ask(route, request, waiting, fresh=fresh)
+        return self._ask(route, request, waiting, fresh=fresh), route.proxy
+
+    def _block(self, headers: Mapping[str, str]) -> str | None:
+        """``header_block``, kept: thousands of small files are asked for with the same few headers."""
+        key = tuple(headers.items())
+        block = self._blocks.get(key)
+        if block is None:
+            block = header_block(headers)
+            if block is not None:
+                if len(self._blocks) >= _BLOCKS:
+                    self._blocks.clear()
+                self._blocks[key] = block
+        return block
 
     def _ask(self, route: Route, request: bytes, waiting: Callable[[], None], *, fresh: bool) -> Reply:
         line = None if fresh else self._take(route)

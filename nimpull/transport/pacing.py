@@ -64,6 +64,8 @@ class Pauses:
 
     def keep(self, host: str) -> None:
         """Return once ``host`` may be asked, or the run is cancelled."""
+        if host not in self._until:
+            return
         while (seconds := self.left(host)) > 0:
             if self._clock.wait(seconds, self._cancel):
                 return

@@ -14,8 +14,12 @@ _SKIPPED: Final = 16 << 10  # bytes of a body that nobody wants, read to keep it
 class Stream(Protocol):
     """What a body is read from. Raises what the wire raises."""
 
+    def ahead(self, view: memoryview) -> int:
+        """Bytes that came with the head, as far as they fit: no waiting."""
+        ...
+
     def receive(self, view: memoryview) -> int | None:
-        """Some bytes into ``view``; 0 = the end, None = none within a tick."""
+        """Some of the bytes after those; 0 = the end, None = none within a tick."""
         ...
 
     def at_end(self, *, bounded: bool) -> bool:
@@ -40,6 +44,9 @@ class Pooled:
 
     def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
         self.raw = raw
+
+    def ahead(self, view: memoryview) -> int:  # noqa: ARG002 - urllib3 shows nothing of it
+        return 0
 
     def receive(self, view: memoryview) -> int | None:
         block = self.raw.read1(min(len(view), _BLOCK), decode_content=False)
@@ -74,6 +81,7 @@ def let_go(stream: Stream, length: int | None) -> None:
     """Nobody wants the body: keep the connection where that costs no more than what has come already."""
     if length is not None and length <= _SKIPPED:
         view = memoryview(bytearray(length))
+        view = view[stream.ahead(view) :]
         while view and (count := stream.receive(view)):
             view = view[count:]
         if not view and stream.at_end(bounded=True):

@@ -110,10 +110,12 @@ class Wire:
 
     def get(self, url: Url, headers: Mapping[str, str], *, fresh_connection: bool = False) -> Answer[Stream]:
         """The same for bytes: over a line where that can be."""
-        pools = self._pools(1) if fresh_connection else self._adapter
 
         def send(hop: Hop) -> Answer[Stream]:
-            return self._ask(hop, fresh=fresh_connection) or self._send(hop, pools)
+            answer = self._ask(hop.url, hop.headers, fresh=fresh_connection)
+            if answer is not None:
+                return answer
+            return self._send(hop, self._pools(1) if fresh_connection else self._adapter)
 
         return self._chain(Hop("GET", url, {**self._own_headers, **headers}), send)
 
@@ -146,15 +148,15 @@ class Wire:
             refuse_internal(hop.url, following.url, resolve=direct)
         return following
 
-    def _ask(self, hop: Hop, *, fresh: bool) -> Answer[Stream] | None:
+    def _ask(self, url: Url, headers: Mapping[str, str], *, fresh: bool) -> Answer[Stream] | None:
         try:
-            found = self._lines.get(hop.url, hop.headers, lambda: self._gate(hop.url.host), fresh=fresh)
+            found = self._lines.get(url, headers, lambda: self._gate(url.host), fresh=fresh)
         except WIRE_ERRORS as error:
-            raise self._broken(error, hop) from error
+            raise self._broken(error, url) from error
         if found is None:
             return None
-        status, headers, stream = found
-        return Answer(stream, status, headers, hop.url, self._proxies.choose(hop.url))
+        (status, named, stream), proxy = found
+        return Answer(stream, status, named, url, proxy)
 
     def _send(self, hop: Hop, pools: _Pools) -> Answer[Pooled]:
         if not is_http(hop.url):
@@ -167,13 +169,13 @@ class Wire:
                 raise self._explain(error, hop.url, proxy) from error
             raise _unreadable(error, hop.url) from None  # the cause quotes the URL or the header
         except WIRE_ERRORS as error:
-            raise self._broken(error, hop) from error
+            raise self._broken(error, hop.url) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
         return Answer(Pooled(raw), raw.status, headers, hop.url, proxy)
 
-    def _broken(self, error: Exception, hop: Hop) -> TransferError:
-        self._gate(hop.url.host)  # a broken connection may be the end of the run
-        return self._explain(error, hop.url, self._proxies.choose(hop.url))
+    def _broken(self, error: Exception, url: Url) -> TransferError:
+        self._gate(url.host)  # a broken connection may be the end of the run
+        return self._explain(error, url, self._proxies.choose(url))
 
     def _route(self, url: Url) -> Route | None:
         """None for what is not one connection of plain TLS or TCP: a forwarding proxy, TLS within TLS."""
@@ -183,7 +185,7 @@ class Wire:
             return None
         name = f"[{host}]" if ":" in host else host
         shown = name if port == _PORTS[scheme] else f"{name}:{port}"
-        return Route(shown, self._adapter.connector(url, proxy, self._policy.connect_timeout))
+        return Route(shown, self._adapter.connector(url, proxy, self._policy.connect_timeout), proxy)
 
     def _explain(self, error: Exception, url: Url, proxy: Url | None) -> TransferError:
         failure = explain(error, url, proxy)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from nimpull.clock import SystemClock
@@ -53,7 +54,9 @@ def main() -> None:
         return Location(Url(f"{job['base']}/{artifact.path}"))
 
     forced = job["connections"]
-    limits = FetchLimits(connections=forced, start=forced) if forced else FetchLimits()
+    limits = FetchLimits()
+    if forced:
+        limits = replace(limits.with_most(forced), start=forced)
     policy = TransportPolicy(ca_files=(job["ca"],) if job["ca"] else ())
     clock, cancel = SystemClock(), threading.Event()
     with Transport(policy, clock=clock, cancel=cancel, emit=silent) as wire:
