@@ -71,3 +71,12 @@ def test_an_address_without_a_model_shows_the_form(address: str) -> None:
     with pytest.raises(UsageError) as caught:
         as_model(ModelUri.parse(address))
     assert "The form is" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [("s3://", "bucket"), ("s3:///prefix", "bucket"), ("s3://a b/c", "bucket"), ("https:///x", "host")],
+)
+def test_an_address_names_its_bucket_or_host(text: str, missing: str) -> None:
+    with pytest.raises(UsageError, match=f"no {missing} in"):
+        ModelUri.parse(text)

@@ -164,6 +164,7 @@ _known_server: Final = lru_cache(maxsize=256)(_server)
 
 SCHEMES: Final = ("ngc", "hf", "s3", "https", "http", "file")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what botocore takes as a bucket
 _HF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,96}")
 
 
@@ -203,6 +204,13 @@ class ModelUri:
             return cls._hf(rest, text)
         address, marker, path = rest.partition("?file=")
         host, _, location = address.partition("/")
+        if scheme != "file" and not (_BUCKET.fullmatch(host) if scheme == "s3" else host):
+            raise UsageError(
+                f"no {'bucket' if scheme == 's3' else 'host'} in “{display(text, 200)}”",
+                hint="The form is s3://bucket/prefix."
+                if scheme == "s3"
+                else "The form is https://host/prefix.",
+            )
         return cls(scheme=scheme, name=host, location=location, path=unquote(path) if marker else "")
 
     @classmethod
