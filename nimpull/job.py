@@ -16,7 +16,7 @@ from nimpull import __version__
 from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
-from nimpull.core.plan import Needs, Plan, destinations, needs_of, resolved, settle
+from nimpull.core.plan import Needs, Plan, destinations, needs_of, needs_to_repair, resolved, settle
 from nimpull.core.ports import Wanted
 from nimpull.core.reported import (
     CachedProfile,
@@ -81,7 +81,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         selection = select(parse_manifest(request.manifest), request.criteria, hardware, edges.table)
         report = edges.drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
         _tell(selection, edges)
-    elif not request.uris:
+    elif not request.uris and not request.repair:
         raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
     profiles = selection.chosen if selection else ()
     edges.destinations = destinations(profiles)
@@ -99,6 +99,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         )
     edges.preflight(dry_run=request.dry_run)
     with edges.lease(dry_run=request.dry_run):
+        edges.remove_corrupt()
         plan = _plan(request, profiles, edges)
         report = edges.drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
         edges.check_room(plan.to_fetch, plan.total, request.room)
@@ -122,8 +123,8 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
 
 
 def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
-    needs = needs_of(profiles) if profiles else Needs(dict.fromkeys(request.uris, request.wanted))
-    if not needs.repositories:
+    needs = _needs(request, profiles)
+    if not needs.repositories and not request.repair:
         raise ManifestError(
             "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
             hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
@@ -144,6 +145,12 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
     for outcome in plan.present:
         edges.emit(Finished(outcome))
     return plan
+
+
+def _needs(request: Request, profiles: Sequence[Profile]) -> Needs:
+    if request.repair:
+        return needs_to_repair(request.repair)
+    return needs_of(profiles) if profiles else Needs(dict.fromkeys(request.uris, request.wanted))
 
 
 def _is_whole(request: Request) -> bool:

@@ -302,7 +302,7 @@ def test_f36_verify_finds_bit_rot_and_the_next_pull_repairs_only_that(
     rotten.chmod(0o644)
     rotten.write_bytes(CONFIG.replace(b"Tiny", b"Tinz"))
     os.utime(rotten, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = nimpull(registry, store, "verify", "--repair")
+    found = nimpull(registry, store, "verify")
     assert found.code == 33, found.text
     assert "config.json" in found.out
     repaired = nimpull(registry, store, "download", "hf://acme/tiny", "--layout", "local-dir")

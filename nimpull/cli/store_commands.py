@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nimpull.cli.options import store_path
-from nimpull.cli.running import fail
+from nimpull.cli.running import execute, fail
 from nimpull.core.names import display
+from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_time
 from nimpull.errors import IntegrityError, NimpullError, UsageError
 from nimpull.settings import from_process
@@ -42,44 +43,75 @@ def open_store(root: str | None) -> Store:
 
 @click.command()
 @_STORE
-@click.option("--repair", is_flag=True, help="Remove what is bad, so that no reader meets it.")
+@click.option("--repair", is_flag=True, help="Fetch what is lost again from where it came from.")
 @_OUTPUT
 def verify(store: str | None, repair: bool, output: str) -> None:
-    """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not."""
+    """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not.
+
+    With --repair, exit 0: all is as it was downloaded again; else the exit code of what hindered it. Keys are
+    those of a download.
+    """
     from nimpull.detect.cgroup import processors
 
     try:
         with open_store(store) as opened:
+            root = opened.root
             result = opened.verify(workers=processors())
-            bad = tuple(mismatch.path for mismatch in result.mismatches)
-            if repair:
-                for path in bad:
-                    opened.tree.unlink(path)
-            show_verification(result, opened.root, output, removed=repair)
+            plan = opened.plan_repair(result)
     except NimpullError as error:
         sys.exit(fail(error))
-    sys.exit(0 if result.sound else IntegrityError.exit_code)
-
-
-def show_verification(result: Verification, root: str, output: str, *, removed: bool) -> None:
+    if output == "text":
+        show_verification(result, root)
+    code = 0 if result.sound else IntegrityError.exit_code
+    if repair and not result.sound:
+        code = mend(root, plan)
     if output == "json":
-        bad = [
-            {
-                "path": each.path,
-                "expected": str(each.expected),
-                "found": str(each.found or ""),
-                "reason": each.reason,
-            }
-            for each in result.mismatches
-        ]
-        document = {
-            "files": result.files,
-            "bytes": result.bytes,
-            "corrupt": bad,
-            "missing": list(result.missing),
+        click.echo(
+            json.dumps(verification_document(result, repaired=not result.sound and code == 0), indent=2)
+        )
+    elif not result.sound:
+        click.echo(advice(root, plan, asked=repair, code=code))
+    sys.exit(code)
+
+
+def mend(root: str, plan: Repair) -> int:
+    """Fetch what is lost. What nobody knows the source of is left: exit 33."""
+    request = Request(store=root, layout=LayoutKind.WORKSPACE, refresh=True, repair=plan)
+    code = execute(lambda: (request, from_process()), closing=True)
+    return code or (IntegrityError.exit_code if plan.unknown else 0)
+
+
+def advice(root: str, plan: Repair, *, asked: bool, code: int) -> str:
+    """What to do next, or that nothing is left to do."""
+    if code == 0:
+        return f"{root}: repaired, all as downloaded."
+    if not asked:
+        return "Run nimpull verify --repair, or the same nimpull download again: it fetches only these files."
+    gone = "The corrupt files were removed. " if plan.corrupt else ""
+    return f"{gone}Not all is repaired. Run the same nimpull download again: it fetches only these files."
+
+
+def verification_document(result: Verification, *, repaired: bool) -> dict[str, object]:
+    bad = [
+        {
+            "path": each.path,
+            "expected": str(each.expected),
+            "found": str(each.found or ""),
+            "reason": each.reason,
         }
-        click.echo(json.dumps(document, indent=2))
-        return
+        for each in result.mismatches
+    ]
+    missing = list(result.missing)
+    return {
+        "files": result.files,
+        "bytes": result.bytes,
+        "corrupt": bad,
+        "missing": missing,
+        "repaired": repaired,
+    }
+
+
+def show_verification(result: Verification, root: str) -> None:
     for each in result.mismatches:
         found = each.reason or f"is {each.found}"
         click.echo(f"corrupt  {display(each.path, 300)}: should be {each.expected}, {display(found)}")
@@ -91,9 +123,6 @@ def show_verification(result: Verification, root: str, output: str, *, removed: 
         else f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
     )
     click.echo(f"{root}: {result.files} files, {show_bytes(result.bytes)} hashed: {verdict}.")
-    if not result.sound:
-        done = "The corrupt files were removed. " if removed and result.mismatches else ""
-        click.echo(f"{done}Run the same nimpull download again: it fetches only these files.")
 
 
 @click.command()

@@ -11,6 +11,7 @@ from nimpull.core.digest import Digest
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Wanted
+from nimpull.core.request import Repair
 from nimpull.errors import ManifestError, UsageError
 
 T = TypeVar("T")
@@ -68,6 +69,15 @@ def needs_of(profiles: Iterable[Profile]) -> Needs:
     # a URI without a file means the whole repository, whatever single files others want of it
     wanted = {uri: Wanted() if "" in files else Wanted(frozenset(files)) for uri, files in paths.items()}
     return Needs(wanted, promised)
+
+
+def needs_to_repair(repair: Repair) -> Needs:
+    """The files that are lost, each with the digest that it had."""
+    paths: dict[ModelUri, set[str]] = {}
+    for lost in repair.lost:
+        paths.setdefault(lost.uri.repo, set()).add(lost.uri.path)
+    wanted = {uri: Wanted(frozenset(files)) for uri, files in paths.items()}
+    return Needs(wanted, {str(lost.uri): lost.digest for lost in repair.lost})
 
 
 def destinations(profiles: Iterable[Profile]) -> dict[str, SafePath]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from nimpull.core.criteria import Criteria
-from nimpull.core.names import ModelUri
+from nimpull.core.digest import Digest
+from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Wanted
 
 
@@ -18,6 +19,30 @@ class LayoutKind(StrEnum):
     CACHE = "cache"
     LOCAL_DIR = "local-dir"
     WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A committed file that is not as it was. ``paths``: all its names below the store's root, that time
+    (``mtime_ns``, since the epoch) it had.
+    """
+
+    uri: ModelUri
+    digest: Digest
+    mtime_ns: int
+    paths: tuple[SafePath, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """``corrupt``: paths to remove at once; ``links``: (link, blob); ``unknown``: paths of which nothing says
+    where they came from.
+    """
+
+    lost: tuple[Lost, ...]
+    corrupt: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +56,8 @@ class Request:
     store, the NIM cache, whose files are linked where they can be. ``runtime_manifest``: where the manifest
     of a model-free pull is written, "" = nowhere; its files are named in the store's root too. ``offline``:
     the variable by which the network must not be asked, only a complete store be taken; "" = none.
-    ``ignore_failure``: whoever runs this goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL).
+    ``repair``: nothing is pulled but what a verification found lost. ``ignore_failure``: whoever runs this
+    goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL).
     """
 
     store: str
@@ -50,6 +76,7 @@ class Request:
     runtime_manifest: str = ""
     offline: str = ""
     ignore_failure: bool = False
+    repair: Repair | None = None
 
     def selection_key(self, profiles: tuple[str, ...]) -> str:
         """32 hex digits: equal for the same files in the same layout; the name of the ready marker."""

@@ -177,6 +177,8 @@ class Edges:
 
     @cached_property
     def layout(self) -> StoreLayout:
+        if self.request.repair:
+            return self.store.restored({str(each.uri): each for each in self.request.repair.lost})
         if self.request.layout is LayoutKind.LOCAL_DIR:
             return self.store.local_dir()
         if self.request.layout is LayoutKind.WORKSPACE:
@@ -252,6 +254,11 @@ class Edges:
     def _lease(self, *, patience: float) -> Lease:
         owner = f"{os.uname().nodename}:{os.getpid()}"
         return self.store.lease("pull", owner=owner, clock=self.clock, cancel=self.cancel, patience=patience)
+
+    def remove_corrupt(self) -> None:
+        """Before anything else: no reader shall meet it, also if its source cannot be reached."""
+        if self.request.repair:
+            self.store.remove(self.request.repair.corrupt)
 
     def present(self, artifact: Artifact) -> Outcome | None:
         """Committed and trusted, there and right, or elsewhere in this store: nothing to fetch."""
@@ -342,6 +349,9 @@ class Edges:
 
         artifacts = [outcome.artifact for outcome in outcomes]
         self._ingests.sweep(artifacts)
+        if self.request.repair:  # the markers that were there speak for what was restored
+            self.store.make_links(self.request.repair.links)
+            return
         files = self.store.files_of(self.layout, artifacts)
         second = self._second_layout
         names = self.store.files_of(second[0], self._named_twice) if second else ()
@@ -436,7 +446,7 @@ class Edges:
         try:
             if self._report_path and self._report_path != "-":
                 replace_file(self._report_path, content)
-            elif Path(self.request.store).is_dir():
+            elif Path(self.request.store).is_dir() and not self.request.repair:
                 self.store.tree.write(f"{STATE_DIRECTORY}/report.json", content, durable=False)
         except (StoreError, OSError) as error:
             self.emit(Note(f"the report could not be written: {error}", "warning"))

@@ -27,6 +27,7 @@ from typing import Self
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import SafePath
 from nimpull.core.ports import Cancel, Clock
+from nimpull.core.request import Lost, Repair
 from nimpull.errors import NotWritableError, StoreIOError
 from nimpull.store import lease, preflight
 from nimpull.store.layouts import (
@@ -39,8 +40,9 @@ from nimpull.store.layouts import (
 )
 from nimpull.store.ready import Ready, ReadyFile, read_ready, write_ready
 from nimpull.store.record import Record
+from nimpull.store.repair import RestoredLayout, make_links, plan_repair
 from nimpull.store.status import Status, status_of
-from nimpull.store.tree import Tree
+from nimpull.store.tree import Tree, store_error
 from nimpull.store.verify import Verification, verify_store
 
 
@@ -82,6 +84,10 @@ class Store:
     def workspace(self, destinations: Mapping[str, SafePath] | None = None) -> WorkspaceLayout:
         """``destinations``: artifact identity -> path below the root."""
         return WorkspaceLayout(self.tree, self.record, destinations, self.fence)
+
+    def restored(self, lost: Mapping[str, Lost]) -> RestoredLayout:
+        """``lost``: by the identity of the file."""
+        return RestoredLayout(self.tree, self.record, lost, self.fence)
 
     def name_too(self, artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
         """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
@@ -174,6 +180,25 @@ class Store:
     ) -> Verification:
         """Read everything again; see ``verify.verify_store``."""
         return verify_store(self.tree, self.record, workers=workers, on_bytes=on_bytes, cancel=cancel)
+
+    def plan_repair(self, found: Verification) -> Repair:
+        return plan_repair(self.tree, self.record, found)
+
+    def make_links(self, links: Iterable[tuple[str, str]]) -> None:
+        """(link, blob) of a hub cache."""
+        self.fence()
+        make_links(self.tree, links)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Files that no reader should meet."""
+        for path in paths:
+            self.fence()
+            try:
+                self.tree.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise store_error(error, "remove", self.tree.absolute(path)) from error
 
     def status(self) -> Status:
         return status_of(self.tree, self.record)

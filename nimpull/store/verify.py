@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimpull.core.digest import Digest
 from nimpull.core.ports import Cancel
@@ -29,12 +29,15 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """``files`` and ``bytes`` that were read; ``missing``: paths that were committed and are gone."""
+    """``files`` and ``bytes`` that were read, each once however many names it has; ``missing``: paths that
+    were committed and are gone; ``lost``: the record's entries of all these.
+    """
 
     files: int
     bytes: int
     mismatches: tuple[Mismatch, ...]
     missing: tuple[str, ...]
+    lost: tuple[Entry, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -55,19 +58,24 @@ def verify_store(
     record and no ready marker speaks for it any more, and the next run fetches that file again.
     ``on_bytes`` is called from the workers.
     """
-    entries = _standing(tree, record)
+    groups = _by_file(tree, record)
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="verify") as pool:
-        results = tuple(pool.map(lambda entry: _check(tree, entry, on_bytes, cancel), entries))
-    read = [entry for entry, result in zip(entries, results, strict=True) if result is not _GONE]
-    mismatches = tuple(result for result in results if isinstance(result, Mismatch))
-    gone = {entry.path for entry, result in zip(entries, results, strict=True) if result is _GONE}
+        results = tuple(pool.map(lambda names: _check(tree, names[0], on_bytes, cancel), groups))
+    read = [names[0] for names, result in zip(groups, results, strict=True) if result is not _GONE]
+    lost = [
+        (entry, result) for names, result in zip(groups, results, strict=True) if result for entry in names
+    ]
+    gone = {entry.path for entry, result in lost if result is _GONE}
     changed = {file.path for ready in all_ready(tree) for file in missing_of(tree, ready)}
     absent = {path for path in changed if not os.path.exists(tree.absolute(path))}
     return Verification(
         files=len(read),
         bytes=sum(entry.size for entry in read),
-        mismatches=mismatches,
+        mismatches=tuple(
+            replace(result, path=entry.path) for entry, result in lost if isinstance(result, Mismatch)
+        ),
         missing=tuple(sorted(gone | absent)),
+        lost=tuple(entry for entry, _ in lost),
     )
 
 
@@ -78,16 +86,19 @@ class _Gone:
 _GONE = _Gone()
 
 
-def _standing(tree: Tree, record: Record) -> tuple[Entry, ...]:
-    """One entry a path: the one that the file there still has the time of, else the latest."""
-    chosen = []
-    for entry in record.entries:
+def _by_file(tree: Tree, record: Record) -> list[list[Entry]]:
+    """One entry a path: the one that the file there still has the time of, else the latest. Names of one file
+    with one digest stand together, the largest files first: no core waits at the end."""
+    groups: dict[object, list[Entry]] = {}
+    for latest in record.entries:
         try:
-            status = tree.lstat(entry.path)
+            status = tree.lstat(latest.path)
         except StoreError:
             status = None
-        chosen.append((record.at(entry.path, status) if status else None) or entry)
-    return tuple(sorted(chosen, key=lambda entry: -entry.size))  # the largest first: no core waits at the end
+        entry = (record.at(latest.path, status) if status else None) or latest
+        key = (status.st_dev, status.st_ino, entry.digest) if status else entry.path
+        groups.setdefault(key, []).append(entry)
+    return sorted(groups.values(), key=lambda names: -names[0].size)
 
 
 def _check(
