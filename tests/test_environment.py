@@ -238,7 +238,7 @@ def limits(settings: Settings, tmp_path: Path) -> FetchLimits:
 def test_connections_and_memory_can_be_said(tmp_path: Path) -> None:
     asked = load({"NIMPULL_CONNECTIONS": "3", "NIMPULL_MEMORY_LIMIT": "256Mi"})
     found = limits(asked, tmp_path)
-    assert (found.connections, found.buffers) == (3, 32 * MIB)
+    assert (found.connections, found.small_connections, found.buffers) == (3, 3, 32 * MIB)
     assert limits(load({"NIMPULL_MEMORY_LIMIT": "64Mi"}), tmp_path).connections == 4
 
 
@@ -248,7 +248,9 @@ def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
 ) -> None:
     monkeypatch.setattr("nimpull.detect.cgroup.cpu_limit", lambda: cpus)
-    assert limits(Settings(), tmp_path).connections == connections
+    found = limits(Settings(), tmp_path)
+    assert found.connections == connections
+    assert found.small_connections == (FetchLimits().small_connections if connections == 16 else connections)
     assert limits(Settings(connections=20), tmp_path).connections == 20
 
 

@@ -96,7 +96,7 @@ class Options:
     "--dry-run", is_flag=True, help="Show files, bytes, what is there and whether it fits; fetch nothing."
 )
 @click.option("--refresh", is_flag=True, help="Ask the source even if the store is complete.")
-@click.option("--connections", type=CONNECTIONS, help="At most so many [NIMPULL_CONNECTIONS, else 16].")
+@click.option("--connections", type=CONNECTIONS, help="At most so many [NIMPULL_CONNECTIONS].")
 @click.option(
     "--memory-limit",
     callback=as_bytes,
