@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -388,6 +389,22 @@ def test_f41_sigterm_stops_in_order_and_the_next_run_goes_on(registry: Registry,
     assert not (store / "model.safetensors").exists()
     again = pulled(registry, store, "hf://acme/large", *LOCAL)
     assert again.report["transfer"]["bytes"] == len(LARGE) - kept + config
+    assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}
+
+
+@pytest.mark.parametrize("what", ["data", "ingest", "area"])
+def test_f49_what_a_cleaner_takes_away_is_rebuilt(registry: Registry, tmp_path: Path, what: str) -> None:
+    store, release = tmp_path / "store", threading.Event()
+    with under_way(registry, store, release) as (process, journal):
+        assert not (store / "model.safetensors").exists(), "half a file is seen by its name"
+        if what == "data":
+            (journal.parent / "data").unlink()
+        else:
+            shutil.rmtree(journal.parent if what == "ingest" else journal.parent.parent)
+        registry.faults.clear()
+        release.set()
+        run = ended(process, store)
+    assert run.code == 0, run.text
     assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}
 
 

@@ -163,12 +163,13 @@ class IngestArea:
 
     def _make_area(self) -> Barrier:
         with self._lock:
-            if self._barrier is None:
+            # a cleaner may have taken it away meanwhile
+            if self._barrier is None or not os.path.isdir(self._area):
                 for path in (os.path.dirname(self._area), self._area):
                     _make_directory(path)
                 with storing("make durable", self._root):
                     sync_directories((self._root, os.path.dirname(self._area)))
-                    self._barrier = Barrier(self._area)
+                    self._barrier = self._barrier or Barrier(self._area)
             return self._barrier
 
 
