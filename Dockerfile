@@ -14,6 +14,9 @@ ARG EXTRAS=s3
 RUN python3 -m venv --without-pip /opt/nimpull \
  && python3 -m pip --python /opt/nimpull/bin/python3 install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}" \
  && /opt/nimpull/bin/python3 image/link_commands.py /opt/nimpull/commands
+# botocore describes 400 services; S3 and those that give credentials for it are wanted
+RUN find /opt/nimpull/lib -path '*/botocore/data/*' -prune -type d \
+      ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} +
 
 # nimpull alone, without a manifest: also what goes on top of a NIM image (--build-arg BASE=…)
 FROM ${BASE} AS runtime

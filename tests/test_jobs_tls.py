@@ -22,7 +22,7 @@ from typing import Protocol
 import pytest
 import trustme
 
-from scripts.image_test import UPDATE_CAS
+from scripts.containers import UPDATE_CAS
 from tests.certificates import of_an_old_company, served
 from tests.cluster import Cluster, a_cluster, on_this_node, stock
 from tests.jobs import DATASTORE, JOBS, TLS_JOBS, Job, plain_tree

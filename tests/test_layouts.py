@@ -299,9 +299,10 @@ def test_f49_a_reader_keeps_the_old_file_while_it_is_replaced(store: Store) -> N
 def test_f37_names_of_255_bytes(store: Store, name: str) -> None:
     layout: StoreLayout = getattr(store, name)()
     long = "n" * 251 + ".bin"
-    one = artifact(f"dir/{long}", WEIGHTS, HUB)
+    one, beside = artifact(f"dir/{long}", WEIGHTS, HUB), artifact("dir/config.json", CONFIG, HUB)
     commit(store, layout, one, WEIGHTS)
-    layout.finish(listing(one))
+    commit(store, layout, beside, CONFIG)
+    layout.finish(listing(one, beside))
     assert layout.trusted(one) is not None
     assert Path(store.root, layout.path_of(one)).read_bytes() == WEIGHTS
 

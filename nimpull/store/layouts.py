@@ -478,13 +478,15 @@ class LocalDirLayout(_Layout):
         return file
 
     def _metadata_of(self, artifact: Artifact) -> str:
-        return f"{self._BESIDE}/download/{artifact.path}.metadata"
+        """ "" for a name so long that huggingface_hub cannot describe it either; the file itself is fine."""
+        path = f"{self._BESIDE}/download/{artifact.path}.metadata"
+        return path if len(os.path.basename(path).encode()) <= 255 else ""
 
     def _describe(self, artifact: Artifact, etag: str) -> tuple[str, ...]:
         """``PATH.metadata``: commit, etag and time; huggingface_hub believes it if the file is not newer."""
         path = self._metadata_of(artifact)
-        if len(os.path.basename(path).encode()) > 255:
-            return ()  # such a name huggingface_hub cannot describe either; the file itself is fine
+        if not path:
+            return ()
         status = self._tree.lstat(self.path_of(artifact))
         time = status.st_mtime if status else 0.0
         self._tree.write(path, f"{artifact.revision}\n{etag}\n{time}\n".encode(), durable=False)
@@ -493,8 +495,8 @@ class LocalDirLayout(_Layout):
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
         for artifact in listing.artifacts:
-            file = self.trusted(artifact)
-            if file and self._tree.lstat(self._metadata_of(artifact)) is None:  # killed between the two
+            file, metadata = self.trusted(artifact), self._metadata_of(artifact)
+            if file and metadata and self._tree.lstat(metadata) is None:  # killed between the two
                 self._describe(artifact, artifact.etag or file.digest.hex)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
