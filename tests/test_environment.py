@@ -250,7 +250,7 @@ def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     monkeypatch.setattr("nimpull.detect.cgroup.cpu_limit", lambda: cpus)
     found = limits(Settings(), tmp_path)
     assert found.connections == connections
-    assert found.small_connections == (FetchLimits().small_connections if connections == 16 else connections)
+    assert found.small_connections == 3 * connections
     assert limits(Settings(connections=20), tmp_path).connections == 20
 
 
