@@ -35,6 +35,11 @@ def test_busy_it_doubles_while_that_pays() -> None:
     assert play(lambda connections: 100.0 * min(connections, 7), cores=1.5) == [4, 8, 16, 8]
 
 
+def test_busy_it_takes_more_than_a_tenth_to_keep_a_step() -> None:
+    assert play(lambda connections: 100.0 + 4 * connections, start=4, seconds=3.0, cores=1.5) == [8, 4]
+    assert play(lambda connections: 100.0 + 4 * connections, start=4, seconds=3.0, cores=0.1) == [16]
+
+
 def test_what_does_not_pay_is_taken_back_and_tried_again_later_and_later() -> None:
     assert play(lambda _: 100.0, start=4, seconds=14.0) == [16, 4]
     assert play(lambda _: 100.0, start=4, seconds=60.0) == [16, 4] * 3

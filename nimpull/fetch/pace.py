@@ -9,8 +9,9 @@ _FIRST = 0.2  # seconds of the first measurement: a limited connection is found 
 _SETTLE = 0.2  # seconds after a step that do not count: connections open, congestion windows grow
 _LEAST = 8 << 20  # bytes that a rate is measured over, unless they take longer than _LONGEST
 _LONGEST = 5.0  # seconds
-_GROWTH = 1.1  # a step is kept if it made the whole this much faster
 _IDLE = 0.5  # cores: a process that uses less waits for the network, or for the disk
+_GROWTH = 1.1  # a step is kept if it made the whole this much faster
+_GROWTH_BUSY = 1.25  # where the connections are not all that is waited for, each costs CPU and memory
 _AGAIN = 15.0  # seconds before what did not pay is tried again; doubles each time
 _AGAIN_MOST = 300.0
 
@@ -37,7 +38,7 @@ class Pace:
         self._from = reading
         self._interval = _FIRST
         self._not_before = reading.now
-        self._before: tuple[int, float] | None = None  # connections and bytes per second before the step
+        self._before: tuple[int, float] | None = None  # connections before the step; the rate that keeps it
         self._again = _AGAIN
 
     def look(self, reading: Reading, work_for_more: bool) -> bool:
@@ -52,15 +53,16 @@ class Pace:
         self._from, self._interval = reading, _INTERVAL
         rate = received / elapsed
         before, self._before = self._before, None
-        if before is not None and rate < before[1] * _GROWTH:
+        if before is not None and rate < before[1]:
             self.connections = before[0]
             self._not_before = reading.now + self._again
             self._again = min(2 * self._again, _AGAIN_MOST)
             return True
         if not rate or not work_for_more or self.connections >= self._most:
             return False
-        self._before = self.connections, rate
-        self.connections = self._most if cores < _IDLE else min(self._most, 2 * self.connections)
+        idle = cores < _IDLE
+        self._before = self.connections, rate * (_GROWTH if idle else _GROWTH_BUSY)
+        self.connections = self._most if idle else min(self._most, 2 * self.connections)
         self._not_before = reading.now + _SETTLE
         return True
 
