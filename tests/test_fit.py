@@ -38,6 +38,45 @@ def miss(hardware: Hardware | str, **tags: str) -> Mismatch:
 
 
 @pytest.mark.parametrize(
+    ("gpus", "precision", "fits"),
+    [
+        ("T4", "fp8", False),
+        ("T4", "bf16", False),
+        ("T4", "fp16", True),
+        ("A100", "bf16", True),
+        ("A100", "FP8", False),
+        ("L4", "fp8", True),
+        ("H100", "nvfp4", False),
+        ("B200", "nvfp4", True),
+        ("GB10", "nvfp4", True),
+        ("H100", "mxfp4", True),
+    ],
+)
+def test_a_precision_needs_a_gpu_that_was_made_for_it(gpus: str, precision: str, fits: bool) -> None:
+    verdict = judge(gpus, precision=precision)
+    assert isinstance(verdict, Match) == fits
+    if isinstance(verdict, Mismatch):
+        assert verdict.reason is Reason.CAPABILITY
+
+
+def test_what_is_said_of_a_gpu_without_the_precision() -> None:
+    found = miss("A100", precision="fp8")
+    assert found.detail == "fp8 needs compute capability 8.9, A100-SXM4-80GB has 8.0"
+    assert found.change == "a GPU with compute capability 8.9 or later"
+    assert how("A100,L4", precision="fp8") is How.GENERIC, "one of them has it"
+
+
+@pytest.mark.parametrize("told", ["", "unknown", "9"])
+def test_a_gpu_that_does_not_tell_its_capability_is_not_refused(told: str) -> None:
+    untold = Hardware((replace(node("T4").gpus[0], compute_capability=told),))
+    assert isinstance(judge(untold, precision="fp8"), Match)
+
+
+def test_a_profile_made_for_a_gpu_knows_better() -> None:
+    assert how("A100", precision="fp8", gpu="a100") is How.FAMILY
+
+
+@pytest.mark.parametrize(
     ("gpus", "tag", "fits"),
     [
         ("A10", "a10", True),

@@ -30,12 +30,24 @@ def profiles(*tags: dict[str, str]) -> Manifest:
         ("H100", "tensorrt_llm-h100-fp8-tp1-throughput"),
         ("H100_NVL", "tensorrt_llm-h100_nvl-fp8-tp1-throughput"),
         ("A100", "tensorrt_llm-a100-bf16-tp1-throughput"),
-        ("T4", "vllm-fp8-tp1"),
+        ("A30", "tensorrt_llm-trtllm_buildable-bf16-tp1"),
         ("L40", "tensorrt_llm-trtllm_buildable-bf16-tp1"),
     ],
 )
 def test_nothing_asked_takes_the_one_best_fit(gpus: str, name: str) -> None:
     assert chosen(V2, gpus) == [name]
+
+
+def test_a_card_that_no_profile_was_made_for_takes_what_is_named_only() -> None:
+    with pytest.raises(NoProfileError, match=r"fp8 needs compute capability 8\.9, Tesla T4 has 7\.5"):
+        select(
+            Manifest("v2", tuple(p for p in V2.profiles if p.tags.get("precision") == "fp8")),
+            Criteria(),
+            node("T4"),
+            TABLE,
+        )
+    named = Criteria(profiles=("vllm-fp8-tp1",))
+    assert [profile_name(each) for each in select(V2, named, node("T4"), TABLE).chosen] == ["vllm-fp8-tp1"]
 
 
 H100 = {"gpu": "H100"}

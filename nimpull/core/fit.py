@@ -8,6 +8,7 @@ GB).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -35,6 +36,10 @@ _MAX_REPEATS: Final = 1000  # RE2's own limit
 _PATTERN_SECONDS: Final = 0.05
 _MAX_TIMEOUTS: Final = 8
 _MAX_GPUS: Final = 4096
+#: The compute capability that a precision is made for, as recent NIMs have it (cosmos3 2.0.0: BF16 for 8.0 to
+#: 8.8, FP8 for 8.9 to 9.x, NVFP4 from 10.0 on). It speaks for profiles that name no GPU.
+_CAPABILITIES: Final = {"bf16": (8, 0), "fp8": (8, 9), "nvfp4": (10, 0)}
+_CAPABILITY: Final = re.compile(r"(\d{1,3})\.(\d{1,3})", re.ASCII)
 
 
 class How(StrEnum):
@@ -52,10 +57,11 @@ class Reason(IntEnum):
     MEMORY = 1
     COUNT = 2
     MIG = 3
-    NO_GPU = 4
-    GPU = 5
-    BAD_PATTERN = 6
-    BAD_TAG = 7
+    CAPABILITY = 4
+    NO_GPU = 5
+    GPU = 6
+    BAD_PATTERN = 7
+    BAD_TAG = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +241,8 @@ class Fitter:
                 f"needs {wanted.gpus}x whole {product}, found the MIG slice {display(gpus[0].mig, 40)}",
                 "a GPU without MIG",
             )
+        if how is How.GENERIC and (incapable := self._incapable(profile, gpus[0])):
+            return incapable
         if len(gpus) < wanted.gpus:
             return Mismatch(
                 Reason.COUNT,
@@ -253,6 +261,19 @@ class Fitter:
             detail=self._why(profile, how, gpus[0], wanted),
             busy=len(free) < wanted.gpus,
             note="the GPU does not tell its memory" if unknown else self._note(profile, how, gpus[0]),
+        )
+
+    def _incapable(self, profile: Profile, gpu: Gpu) -> Mismatch | None:
+        """None too where the GPU does not tell its capability: what is not known is no reason."""
+        precision = profile.tags.get("precision", "").lower()
+        floor, told = _CAPABILITIES.get(precision), _CAPABILITY.fullmatch(gpu.compute_capability)
+        if floor is None or told is None or (int(told[1]), int(told[2])) >= floor:
+            return None
+        needed = f"compute capability {floor[0]}.{floor[1]}"
+        return Mismatch(
+            Reason.CAPABILITY,
+            f"{precision} needs {needed}, {self._name(gpu)} has {told[0]}",
+            f"a GPU with {needed} or later",
         )
 
     def _too_small(self, wanted: Need, product: str, gpus: tuple[Gpu, ...]) -> Mismatch:
