@@ -41,6 +41,12 @@ from nimpull.errors import (
 )
 
 _log: Final = logging.getLogger("nimpull")
+_RULES: Final = {
+    "all": "because all are wanted",
+    "named": "because it was named",
+    "criteria": "because it meets the criteria",
+    "best fit": "the best fit for the hardware",
+}
 
 
 def run(request: Request, edges: Edges) -> Report:
@@ -168,7 +174,8 @@ def _intended(plan: Plan) -> tuple[Outcome, ...]:
 
 def _tell(selection: Selection, edges: Edges) -> None:
     for profile in selection.chosen:
-        edges.emit(Note(f"profile {profile_name(profile)} ({profile.id[:12]}), by {selection.rule}"))
+        why = _RULES.get(selection.rule, selection.rule)
+        edges.emit(Note(f"profile {profile_name(profile)} ({profile.id[:12]}), {why}"))
 
 
 def _ready(

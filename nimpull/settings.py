@@ -28,6 +28,8 @@ CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
 TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
+#: The same in a pod: one that fails marks its NIMCache Failed for good, whatever the next pods do.
+POD_RETRY_SECONDS: Final = 900.0
 DEFAULT_BACKOFF_MS: Final = 1000.0  # where NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT comes without an interval
 #: NIM's names (VLM configuration page) and Python's.
 _LEVELS: Final = {
@@ -227,7 +229,9 @@ def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
     wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
     listing = _number(environ, "NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT", 0.0, "retries")
     pause = _number(environ, "NIM_MANIFEST_DOWNLOAD_WAIT_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
-    return max(DEFAULT_RETRY_SECONDS, count * wait / 1000, listing * pause / 1000) if count else 0.0
+    in_pod = bool(_text(environ, "KUBERNETES_SERVICE_HOST"))  # kubelet sets it in every container
+    default = POD_RETRY_SECONDS if in_pod else DEFAULT_RETRY_SECONDS
+    return max(default, count * wait / 1000, listing * pause / 1000) if count else 0.0
 
 
 def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:

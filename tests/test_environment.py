@@ -205,6 +205,14 @@ def test_the_retries_of_a_listing_extend_the_patience() -> None:
     assert load({"NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT": "0"}).retry_seconds == 120.0
 
 
+def test_a_pod_is_more_patient() -> None:
+    """The operator marks a NIMCache Failed for its first failed pod, and does not forget it."""
+    in_pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    assert load(in_pod).retry_seconds == 900.0
+    assert load({**in_pod, "NIMPULL_RETRY_SECONDS": "5"}).retry_seconds == 5.0
+    assert load({**in_pod, "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT": "0"}).retry_seconds == 0.0
+
+
 def test_a_setting_of_the_sdk_that_does_nothing_is_told() -> None:
     assert load({"NIM_SDK_USE_NATIVE_TLS": "1"}).warnings == ()
     assert load({"NIM_SDK_MAX_PARTS": "8"}).warnings == (
