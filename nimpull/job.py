@@ -143,7 +143,8 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
         )
     edges.emit(Phase("checking what is there"))
     edges.destinations = resolved(edges.destinations, listed)
-    plan = settle(listings, resolved(needs.promised, listed), edges.present)
+    with edges.looking():
+        plan = settle(listings, resolved(needs.promised, listed), edges.present)
     plan = replace(plan, resumed=edges.resumable(plan.missing))
     edges.tell_of_cache()
     count = len(plan.present) + len(plan.missing)

@@ -65,7 +65,8 @@ def _unsafe(text: str) -> str:  # noqa: PLR0911 - one return per rule reads as t
         return "it is empty"
     if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         return f"it is longer than {MAX_PATH_BYTES} bytes"
-    if any(unicodedata.category(character) in _UNSAFE_CATEGORIES for character in text):
+    plain = text.isascii() and text.isprintable()
+    if not plain and any(unicodedata.category(character) in _UNSAFE_CATEGORIES for character in text):
         return "it holds control, format or bidirectional characters"
     if "\\" in text:
         return "it holds a backslash"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -260,6 +260,10 @@ class Edges:
         if self.request.repair:
             self.store.remove(self.request.repair.corrupt)
 
+    def looking(self) -> AbstractContextManager[None]:
+        """Around many looks at the store: each directory of it is walked once."""
+        return self.store.tree.holding() if Path(self.request.store).is_dir() else nullcontext()
+
     def present(self, artifact: Artifact) -> Outcome | None:
         """Committed and trusted, there and right, or elsewhere in this store: nothing to fetch."""
         if not Path(self.request.store).is_dir():  # a dry run makes no directory
@@ -369,7 +373,7 @@ class Edges:
     def _ingests(self) -> IngestArea:
         from nimpull.store.ingest import IngestArea
 
-        area = IngestArea(self.request.store, self.layout)
+        area = IngestArea(self.request.store, self.layout, self.store.tree.holding)
         self._stack.callback(area.close)
         return area
 

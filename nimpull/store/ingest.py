@@ -16,8 +16,8 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -86,10 +86,14 @@ def _parse_line(line: bytes, size: int) -> Claim | None:
 class IngestArea:
     """Implements :class:`nimpull.core.ports.Ingests` below ``root``, an existing directory."""
 
-    def __init__(self, root: str, layout: Layout) -> None:
+    def __init__(
+        self, root: str, layout: Layout, together: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """``together``: entered while the files of one commit are placed."""
         self._root = os.path.abspath(root)
         self._area = os.path.join(self._root, STATE_DIRECTORY, "ingest")
         self._layout = layout
+        self._together = together
         self._barrier: Barrier | None = None
         self._lock = threading.Lock()
 
@@ -111,9 +115,10 @@ class IngestArea:
     def commit(self, batch: Sequence[Verified]) -> None:
         self._make_contents_durable(batch)
         changed: set[str] = set()
-        for verified in batch:
-            artifact, path = verified.ingest.artifact, _own(verified).path
-            changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
+        with self._together():
+            for verified in batch:
+                artifact, path = verified.ingest.artifact, _own(verified).path
+                changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
         with storing("make durable", self._root):
             sync_directories(changed)
         for verified in batch:

@@ -102,6 +102,7 @@ class _Layout:
         self._tree = tree
         self._record = record
         self._fence = fence
+        self._above: dict[str, tuple[str, ...]] = {}
 
     # -- each layout's own -----------------------------------------------------------------------------
 
@@ -241,13 +242,13 @@ class _Layout:
         """Write what stands beside the files. ``complete``: the listing is the whole repository."""
 
     def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
-        """Rename a finished file to ``path``, read-only, and record it."""
+        """Rename a finished file to ``path``, which can be replaced; make it read-only, and record it."""
         self._fence()
-        self._check_replaceable(path)
         staged = self._tree.absolute(staged)
         try:
-            os.chmod(staged, FILE_MODE, follow_symlinks=True)
             status = os.stat(staged, follow_symlinks=False)
+            if stat.S_IMODE(status.st_mode) != FILE_MODE:
+                os.chmod(staged, FILE_MODE, follow_symlinks=True)
         except OSError as error:
             raise store_error(error, "commit", staged) from error
         changed = self._with_parents(self._tree.rename(staged, path))
@@ -255,8 +256,8 @@ class _Layout:
         self._record.add(Entry(path, status.st_size, status.st_mtime_ns, digest, artifact.identity, known))
         return changed
 
-    def _check_replaceable(self, path: str) -> None:
-        status = self._tree.lstat(path)
+    def _check_replaceable(self, path: str, status: os.stat_result | None) -> None:
+        """``status`` of what stands at ``path``, None = nothing. Raises NotWritableError."""
         if status is None or stat.S_ISREG(status.st_mode):
             return
         if stat.S_ISLNK(status.st_mode):
@@ -271,11 +272,12 @@ class _Layout:
 
     def _with_parents(self, directory: str) -> tuple[str, ...]:
         """The directory and those above it, absolute: a new directory's own entry must last too."""
-        above = [directory]
-        while directory:
-            directory = os.path.dirname(directory)
-            above.append(directory)
-        return tuple(self._tree.absolute(path).rstrip("/") or "/" for path in above)
+        found = self._above.get(directory)
+        if found is None:
+            here = self._tree.absolute(directory).rstrip("/") or "/"
+            higher = self._with_parents(os.path.dirname(directory)) if directory else ()
+            found = self._above[directory] = (here, *higher)
+        return found
 
 
 class _HubLayout(_Layout):
@@ -284,10 +286,17 @@ class _HubLayout(_Layout):
     def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
         super().__init__(tree, record, fence)
         self._hub = SafePath(hub)
+        self._repositories: dict[tuple[str, ...], str] = {}
         self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
 
     def repository(self, uri: ModelUri) -> str:
         """``<hub>/models--…``, below the root."""
+        key = (uri.repo_type, uri.scheme, uri.org, uri.team, uri.name, uri.location)
+        if key not in self._repositories:
+            self._repositories[key] = self._name(uri)
+        return self._repositories[key]
+
+    def _name(self, uri: ModelUri) -> str:
         kind = "datasets" if uri.repo_type == "dataset" else "models"
         if uri.scheme in ("ngc", "hf"):
             names = uri.repo_id.split("/")
@@ -305,17 +314,23 @@ class _HubLayout(_Layout):
     def _blob(self, artifact: Artifact, name: str) -> str:
         return f"{self.repository(artifact.uri)}/blobs/{name}"
 
-    def _blob_name(self, artifact: Artifact, digest: Digest, etag: str) -> str:
-        """The ETag, unless it cannot be a name or another content already has it."""
+    def _blob_for(
+        self, artifact: Artifact, digest: Digest, etag: str
+    ) -> tuple[str, os.stat_result | None, Entry | None]:
+        """The blob's path, and what stands there with its entry in the record.
+
+        Its name is the ETag, unless that cannot be a name or another content already has it.
+        """
         name = artifact.etag or etag
-        if not _BLOB_NAME.fullmatch(name):
-            return digest.hex
-        blob = self._blob(artifact, name)
+        if _BLOB_NAME.fullmatch(name):
+            blob, status, entry = self._standing(self._blob(artifact, name))
+            if not (entry and entry.digest.algorithm == digest.algorithm and entry.digest != digest):
+                return blob, status, entry
+        return self._standing(self._blob(artifact, digest.hex))
+
+    def _standing(self, blob: str) -> tuple[str, os.stat_result | None, Entry | None]:
         status = self._tree.lstat(blob)
-        entry = self._record.at(blob, status) if status else None
-        if entry and entry.digest.algorithm == digest.algorithm and entry.digest != digest:
-            return digest.hex
-        return name
+        return blob, status, self._record.at(blob, status) if status else None
 
     def _file_of(self, artifact: Artifact) -> str | None:
         path = self.path_of(artifact)
@@ -364,35 +379,29 @@ class _HubLayout(_Layout):
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         """See ``core.ports.Layout``. Without symbolic links the snapshot holds the plain file and no blob."""
         path = self.path_of(artifact)
-        self._check_replaceable(path)
+        self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.symlinks:
             return self._move(artifact, staged, path, digest, etag)
-        blob = self._blob(artifact, self._blob_name(artifact, digest, etag))
-        if self._holds(blob, artifact, digest):
+        blob, status, entry = self._blob_for(artifact, digest, etag)
+        if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
+            self._record.add(replace(entry, identity=artifact.identity))
             self._fence()
             with storing("drop", staged):
                 os.unlink(self._tree.absolute(staged))
             return self._link(path, blob)
+        self._check_replaceable(blob, status)
         changed = self._move(artifact, staged, blob, digest, etag)
         return changed + self._link(path, blob)
 
-    def _holds(self, blob: str, artifact: Artifact, digest: Digest) -> bool:
-        """Whether the blob is there with this content: another file's, which must not lose its record."""
-        status = self._tree.lstat(blob)
-        entry = self._record.at(blob, status) if status else None
-        if entry is None or entry.digest != digest:
-            return False
-        self._record.add(replace(entry, identity=artifact.identity))
-        return True
-
     def _link(self, path: str, blob: str) -> tuple[str, ...]:
-        """The relative link of a snapshot; it survives a copy or a mount elsewhere."""
-        target = os.path.relpath(blob, os.path.dirname(path))
-        return self._with_parents(self._tree.symlink(target, path))
+        """The relative link of a snapshot to a blob of its repository; it survives a copy or a mount."""
+        repository, _, name = blob.rpartition("/blobs/")
+        above = path.removeprefix(f"{repository}/").count("/")
+        return self._with_parents(self._tree.symlink(f"{'../' * above}blobs/{name}", path))
 
     def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
         path = self.path_of(artifact)
-        self._check_replaceable(path)
+        self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.symlinks:
             return self._with_parents(self._tree.link(source, path))
         blobs = f"{self.repository(artifact.uri)}/blobs"
@@ -462,12 +471,14 @@ class LocalDirLayout(_Layout):
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         """See ``core.ports.Layout``."""
-        changed = self._move(artifact, staged, self.path_of(artifact), digest, etag)
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        changed = self._move(artifact, staged, path, digest, etag)
         return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
 
     def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
         path = self.path_of(artifact)
-        self._check_replaceable(path)
+        self._check_replaceable(path, self._tree.lstat(path))
         changed = self._with_parents(self._tree.link(source, path))
         return changed + self._describe(artifact, etag)
 
@@ -526,11 +537,13 @@ class WorkspaceLayout(_Layout):
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         """See ``core.ports.Layout``."""
-        return self._move(artifact, staged, self.path_of(artifact), digest, etag)
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        return self._move(artifact, staged, path, digest, etag)
 
     def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:  # noqa: ARG002 - no blobs
         path = self.path_of(artifact)
-        self._check_replaceable(path)
+        self._check_replaceable(path, self._tree.lstat(path))
         return self._with_parents(self._tree.link(source, path))
 
 

@@ -148,17 +148,17 @@ class Store:
 
     def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
         """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
-        files = []
-        for artifact in artifacts:
-            trusted = layout.trusted(artifact)
-            if trusted is None:
-                raise StoreIOError(
-                    f"{self.tree.absolute(layout.path_of(artifact))} is not as it was committed",
-                    hint="Something else writes into this store. Stop it, then run again.",
-                )
-            path = layout.path_of(artifact)
-            files.append(ReadyFile(path, trusted.size, trusted.mtime_ns, trusted.digest))
-        return tuple(files)
+        with self.tree.holding():
+            return tuple(self._ready_file(layout, artifact) for artifact in artifacts)
+
+    def _ready_file(self, layout: StoreLayout, artifact: Artifact) -> ReadyFile:
+        trusted, path = layout.trusted(artifact), layout.path_of(artifact)
+        if trusted is None:
+            raise StoreIOError(
+                f"{self.tree.absolute(path)} is not as it was committed",
+                hint="Something else writes into this store. Stop it, then run again.",
+            )
+        return ReadyFile(path, trusted.size, trusted.mtime_ns, trusted.digest)
 
     def ready(self, selection: str) -> Ready | None:
         return read_ready(self.tree, selection)

@@ -3,6 +3,9 @@
 Every path is relative to the root. Each directory on the way is opened with ``openat`` and ``O_NOFOLLOW``, so
 that a symbolic link in the place of a directory is refused (NotWritableError), also when it appears between
 two steps. The root itself is the caller's: it may be a link.
+
+Within ``holding`` a thread walks each directory once and keeps its descriptor. What is planted meanwhile is
+not followed either: the descriptor is of the directory that was there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +26,7 @@ FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable
 TEMPORARY = f"{STATE_DIRECTORY}/new"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
+_MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
@@ -37,11 +42,18 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:
     return durable.refused(error, action, path)
 
 
+class _Held(threading.local):
+    """Descriptors by directory; None outside of ``holding``."""
+
+    descriptors: dict[str, int] | None = None
+
+
 class Tree:
     """The files below ``root``, an existing directory. Raises StoreError."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
+        self._held = _Held()
         self._links: bool | None = None
 
     def absolute(self, path: str) -> str:
@@ -57,6 +69,10 @@ class Tree:
     @contextmanager
     def directory(self, path: str, *, create: bool = False) -> Iterator[int]:
         """A descriptor of the directory ``path`` ("" = the root). FileNotFoundError unless ``create``."""
+        held = self._held.descriptors
+        if held is not None and (path in held or len(held) + path.count("/") + 2 <= _MOST_HELD):
+            yield self._hold(held, path, create)
+            return
         descriptor = self._open_root()
         try:
             for segment in path.split("/") if path else ():
@@ -66,6 +82,29 @@ class Tree:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """For many steps in few directories. Nothing that others delete meanwhile is made again."""
+        if self._held.descriptors is not None:
+            yield
+            return
+        held = self._held.descriptors = {}
+        try:
+            yield
+        finally:
+            self._held.descriptors = None
+            for descriptor in held.values():
+                os.close(descriptor)
+
+    def _hold(self, held: dict[str, int], path: str, create: bool) -> int:
+        if path not in held:
+            above, _, segment = path.rpartition("/")
+            if path:
+                held[path] = self._enter(self._hold(held, above, create), segment, path, create)
+            else:
+                held[path] = self._open_root()
+        return held[path]
 
     def _open_root(self) -> int:
         try:
