@@ -89,7 +89,7 @@ def test_a_second_run_fetches_only_what_is_missing(tmp_path: Path) -> None:
             stopped.run(one, limits=limits)
     assert not (tmp_path / "model").exists()
     with pulling(tmp_path, serve({"model": content})) as pull:
-        assert pull.area().present(one) >= 4 * MIB
+        assert pull.area().present([one]) >= 4 * MIB
         (outcome,) = pull.run(one, limits=limits)
     assert pull.committed(one) == {"model": content}
     assert outcome.action is Action.RESUMED
@@ -533,7 +533,7 @@ def test_f30_a_full_volume_ends_the_run_and_the_next_one_resumes(
             patch.setattr(os, "pwrite", failing(errno.ENOSPC, range(3, 99), os.pwrite))
             with pytest.raises(NoSpaceError, match=r"no space left, .* free"):
                 pull.run(one, limits=limits)
-        assert pull.area().present(one) == 3 * MIB
+        assert pull.area().present([one]) == 3 * MIB
         (outcome,) = pull.run(one, limits=limits)
     assert pull.committed(one) == {"model": content}
     assert outcome.action is Action.RESUMED

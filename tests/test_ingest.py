@@ -61,7 +61,7 @@ def test_a_claim_survives_and_its_bytes_read_back(tmp_path: Path) -> None:
     assert again.read(memoryview(back), 0) == MIB
     assert back == CONTENT[:MIB]
     again.close()
-    assert area(tmp_path).present(ONE) == MIB
+    assert area(tmp_path).present([ONE]) == MIB
 
 
 @pytest.mark.parametrize("offset", [0, 4096, 1000])
@@ -134,7 +134,7 @@ def test_f43_a_header_of_something_else_starts_the_file_over(
     assert again.claims == ()
     again.begin(len(CONTENT), "")
     again.close()
-    assert area(tmp_path).present(ONE) == 0
+    assert area(tmp_path).present([ONE]) == 0
 
 
 @given(st.binary(max_size=300))

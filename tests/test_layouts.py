@@ -153,6 +153,9 @@ def test_metadata_that_a_killed_run_did_not_write_is_written_by_the_next(store: 
     metadata.unlink()
     store.local_dir().finish(listing(config, weights))
     assert metadata.read_bytes() == before
+    metadata.write_bytes(b"")
+    store.local_dir().finish(listing(config, weights))
+    assert metadata.read_bytes() == before
 
 
 def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:

@@ -35,6 +35,7 @@ from nimpull.core.report import (
     exit_code,
     termination_message,
     to_json,
+    to_text,
 )
 from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
@@ -79,6 +80,16 @@ def a_report(**changes: Any) -> Report:
         artifacts=(outcome,),
     )
     return replace(whole, **changes)
+
+
+def test_as_text_it_says_the_same_with_an_artifact_on_each_line() -> None:
+    report = a_report(artifacts=(an_outcome("a"), an_outcome("b\u00e9")), notes=("two\nlines", "{}"))
+    text = to_text(report)
+    assert json.loads(text) == to_json(report)
+    (first, second) = (line for line in text.splitlines() if '"digest"' in line)
+    assert first.startswith('    {"path": "a", ')
+    assert second.startswith('    {"path": "b\u00e9", ')
+    assert json.loads(to_text(a_report(artifacts=()))) == to_json(a_report(artifacts=()))
 
 
 def failed(error: BaseException, **changes: Any) -> Report:

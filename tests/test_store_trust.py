@@ -330,3 +330,55 @@ def test_f51_a_planted_state_directory_is_refused_at_the_start(tmp_path: Path, p
     with pytest.raises(NotWritableError):
         Store.open(str(tmp_path / "store"))
     assert tree_of(outside) == {}
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_f51_what_is_planted_while_directories_are_held_is_not_followed(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (root / "a/b").mkdir(parents=True)
+    (root / "staged").write_bytes(b"x")
+    tree = Tree(str(root))
+    with tree.holding():
+        assert tree.lstat("a/b/file") is None
+        (root / "a/b").rename(root / "a/moved")
+        (root / "a/b").symlink_to(outside)
+        tree.rename(str(root / "staged"), "a/b/file")
+        (root / "c").symlink_to(outside)
+        with pytest.raises(NotWritableError, match="is a link or a file"):
+            tree.create("c/d/file", b"x")
+    assert tree_of(outside) == {}
+    with pytest.raises(NotWritableError, match="is a link or a file"):
+        tree.lstat("a/b/file")
+
+
+def test_held_directories_are_few_and_end_with_the_block(tmp_path: Path) -> None:
+    tree = Tree(str(tmp_path))
+    before = descriptors()
+    with tree.holding(), tree.holding():
+        for number in range(200):
+            assert tree.create(f"d{number}/e/file", b"x")
+            assert tree.read(f"d{number}/e/file") == b"x"
+        assert before < descriptors() <= before + 64
+    assert descriptors() == before
+    with pytest.raises(ZeroDivisionError), tree.holding():
+        assert tree.lstat("d1/e/file") is not None
+        raise ZeroDivisionError
+    assert descriptors() == before
+
+
+def test_a_small_file_is_made_where_nothing_stands(tmp_path: Path) -> None:
+    tree = Tree(str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        assert tree.create("a/b", b"one")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a/b").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "link").symlink_to(tmp_path / "a/b")
+    assert not tree.create("a/b", b"two")
+    assert not tree.create("link", b"two")
+    assert (tmp_path / "a/b").read_bytes() == b"one"

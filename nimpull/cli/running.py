@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from threading import Event
@@ -12,7 +11,7 @@ import click
 
 from nimpull import __version__
 from nimpull.cli.signals import stopping
-from nimpull.core.report import closing_line, exit_code, to_json
+from nimpull.core.report import closing_line, exit_code, to_text
 from nimpull.core.reported import Failure, Report, State
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes
@@ -59,7 +58,7 @@ def execute(
 
 def show(report: Report, request: Request, output: str, *, to_stdout: bool, closing: bool) -> int:
     if output == "json" or to_stdout:
-        click.echo(json.dumps(to_json(report), indent=2, ensure_ascii=False))
+        click.echo(to_text(report))
     if report.state is State.IN_PROGRESS:  # a dry run ends before it fetches
         if output == "text":
             show_plan(report, request)

@@ -22,14 +22,17 @@ _DRIVE: Final = re.compile(r"^[A-Za-z]:")
 
 def display(text: object, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     """Foreign text made safe for a terminal and a log line: controls escaped, cut at ``limit`` characters."""
+    whole = str(text)
+    if len(whole) <= limit and whole.isascii() and whole.isprintable():
+        return whole
     shown = []
-    for character in str(text)[: limit + 1]:
+    for character in whole[: limit + 1]:
         if unicodedata.category(character) in _UNSAFE_CATEGORIES:
             shown.append(character.encode("unicode_escape", "surrogatepass").decode("ascii"))
         else:
             shown.append(character)
     cut = "".join(shown)
-    return cut[:limit] + "…" if len(cut) > limit or len(str(text)) > limit else cut
+    return cut[:limit] + "…" if len(cut) > limit or len(whole) > limit else cut
 
 
 class SafePath(str):

@@ -90,6 +90,22 @@ def to_json(report: Report) -> dict[str, Any]:
     return document
 
 
+def to_text(report: Report) -> str:
+    """``to_json`` as text for people and programs: indented, with one line an artifact."""
+    fields = (f"  {_text(name)}: {_block(value)}" for name, value in to_json(report).items())
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _block(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return "[\n" + ",\n".join(f"    {_text(item)}" for item in value) + "\n  ]" if value else "[]"
+    return json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _status(report: Report) -> dict[str, Any]:
     profiles = report.profiles if report.state is State.READY else ()
     return {

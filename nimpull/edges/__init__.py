@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -22,7 +21,7 @@ from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_overr
 from nimpull.core.manifest import runtime_manifest
 from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, display
 from nimpull.core.ports import Body, Clock, Wanted
-from nimpull.core.report import termination_message, to_json
+from nimpull.core.report import termination_message, to_text
 from nimpull.core.reported import Report, State, StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
@@ -266,7 +265,7 @@ class Edges:
 
     def present(self, artifact: Artifact) -> Outcome | None:
         """Committed and trusted, there and right, or elsewhere in this store: nothing to fetch."""
-        if not Path(self.request.store).is_dir():  # a dry run makes no directory
+        if not os.path.isdir(self.request.store):  # a dry run makes no directory
             return None
         found = self.layout.trusted(artifact)
         action = Action.SKIPPED
@@ -381,7 +380,7 @@ class Edges:
         """Bytes that an earlier run left half done of these."""
         if not Path(self.request.store).is_dir():
             return 0
-        return sum(self._ingests.present(artifact) for artifact in artifacts)
+        return self._ingests.present(artifacts)
 
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
         from nimpull.fetch import Fetcher
@@ -446,7 +445,7 @@ class Edges:
     def _write(self, report: Report) -> None:
         from nimpull.store.durable import replace_file
 
-        content = json.dumps(to_json(report), indent=2, ensure_ascii=False).encode()
+        content = to_text(report).encode()
         try:
             if self._report_path and self._report_path != "-":
                 replace_file(self._report_path, content)

@@ -107,8 +107,16 @@ class IngestArea:
         errors = barrier.errors
         return WholeIngest(artifact, path, write_whole(path, content, sync=not barrier.whole), errors)
 
-    def present(self, artifact: Artifact) -> int:
-        """Bytes that the journal of an earlier run claims; nothing is read back. Raises StoreError."""
+    def present(self, artifacts: Iterable[Artifact]) -> int:
+        """Bytes that journals of an earlier run claim; nothing is read back. Raises StoreError."""
+        left = self._left()
+        return sum(self._present(each) for each in artifacts if left and _name(each) in left)
+
+    def _left(self) -> set[str]:
+        with storing("list", self._area):
+            return set(os.listdir(self._area)) if os.path.isdir(self._area) else set()
+
+    def _present(self, artifact: Artifact) -> int:
         written = _load(os.path.join(self._area, _name(artifact)), artifact)
         return sum(end - start for start, end in {(claim.start, claim.end) for claim in written.claims})
 
@@ -131,8 +139,7 @@ class IngestArea:
 
         Raises StoreError.
         """
-        with storing("list", self._area):
-            left = set(os.listdir(self._area)) if os.path.isdir(self._area) else set()
+        left = self._left()
         for artifact in artifacts if left else ():
             name = _name(artifact)
             if name in left:

@@ -500,15 +500,19 @@ class LocalDirLayout(_Layout):
             return ()
         status = self._tree.lstat(self.path_of(artifact))
         time = status.st_mtime if status else 0.0
-        self._tree.write(path, f"{artifact.revision}\n{etag}\n{time}\n".encode(), durable=False)
+        content = f"{artifact.revision}\n{etag}\n{time}\n".encode()
+        if not self._tree.create(path, content):  # what huggingface_hub cannot read it takes for nothing
+            self._tree.write(path, content, durable=False)
         return self._with_parents(os.path.dirname(path))
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
-        for artifact in listing.artifacts:
-            file, metadata = self.trusted(artifact), self._metadata_of(artifact)
-            if file and metadata and self._tree.lstat(metadata) is None:  # killed between the two
-                self._describe(artifact, artifact.etag or file.digest.hex)
+        with self._tree.holding():
+            for artifact in listing.artifacts:
+                file, metadata = self.trusted(artifact), self._metadata_of(artifact)
+                described = self._tree.lstat(metadata) if metadata else None
+                if file and metadata and not (described and described.st_size):  # killed between the two
+                    self._describe(artifact, artifact.etag or file.digest.hex)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
         tree_file = hub_tree(listing) if complete else None

@@ -101,7 +101,7 @@ class RestoredLayout(WorkspaceLayout):
         first, *others = lost.paths
         changed: tuple[str, ...] = ()
         for path in others:
-            self._check_replaceable(path)
+            self._check_replaceable(path, self._tree.lstat(path))
             try:
                 changed += self._with_parents(self._tree.link(first, path))
             except OSError as error:

@@ -231,6 +231,29 @@ class Tree:
         with suppress(OSError, StoreError):  # what went wrong before says more; ``sweep`` comes again
             self.unlink(temporary)
 
+    def create(self, path: str, content: bytes, *, mode: int = 0o644) -> bool:
+        """Make a small file where nothing is, not durable yet; False where something stands.
+
+        A reader, or a crash, may find it unfinished: for what its readers check, and ``write`` can repair.
+        """
+        above, name = os.path.split(path)
+        try:
+            with self.directory(above, create=True) as descriptor:
+                file = os.open(
+                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=descriptor
+                )
+            try:
+                durable.write_all(file, content, 0)
+                if stat.S_IMODE(os.fstat(file).st_mode) != mode:  # the umask took from it
+                    os.fchmod(file, mode)
+            finally:
+                os.close(file)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise store_error(error, "write", self.absolute(path)) from error
+        return True
+
     def temporary(self) -> str:
         """A fresh name for something that a rename will make visible; never longer than any name may be."""
         return f"{TEMPORARY}/{secrets.token_hex(16)}"
