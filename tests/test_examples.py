@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nimpull import errors
+from nimpull.core.nimcache import parse_nimcache
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("job*.yaml"))
@@ -67,6 +68,15 @@ def test_something_was_found_in_every_place() -> None:
     kinds = [where for where, _ in SHOWN]
     assert kinds.count("job.yaml:Job") == kinds.count("job-readonly-share.yaml:Job") == 1
     assert "errors.md:Job" in kinds
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("nimcache*")), ids=lambda path: path.stem)
+def test_the_operator_takes_the_nimcaches(path: Path) -> None:
+    """No note: no unknown field, and nothing that its webhook would refuse."""
+    text = path.read_bytes()
+    cache = parse_nimcache(text)
+    assert (cache.notes, cache.source.model_puller.split("/")[0]) == ((), "registry.example.com")
+    assert parse_nimcache(text.replace(b"volumeAccessMode", b"volumeAccessmode")).notes != ()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
