@@ -16,8 +16,9 @@ from types import FrameType
 def main() -> None:
     hear_signals()
     from nimpull.cli.main import cli
+    from nimpull.cli.program import run_program
 
-    sys.exit(cli())
+    run_program(cli, sys.argv[1:], "nimpull")
 
 
 def download_to_cache() -> None:

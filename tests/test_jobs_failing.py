@@ -82,6 +82,10 @@ def asking_for(profile: str) -> Callable[[Job], Job]:
     return lambda job: replace(job, command=(TO_CACHE, "--profiles", profile))
 
 
+def asking(*arguments: str) -> Callable[[Job], Job]:
+    return lambda job: replace(job, command=(job.command[0], *arguments))
+
+
 BAD_NGC_KEY = {"NGC_API_KEY": "nvapi-wrong"}
 NGC_KEY = r"Set NGC_API_KEY .*spec\.source\.ngc\.authSecret"
 BAD_TOKEN = {"HF_TOKEN": "hf_wrong"}
@@ -205,6 +209,16 @@ REFUSALS = {
     ),
     "endpoint-of-ftp": Refusal(
         "datastore-model-cli", 2, "HF_ENDPOINT is not", "https://host", {"HF_ENDPOINT": "ftp://datastore"}
+    ),
+    "no-such-command": Refusal(
+        "hf-model-cli",
+        2,
+        "there is no “whoami” here: .* offers only “download”",
+        "--help",
+        change=asking("whoami"),
+    ),
+    "no-such-option": Refusal(
+        "hf-model-cli", 2, "No such option '--bogus'", "download --help", change=asking("download", "--bogus")
     ),
     "jfrog-as-mirror": Refusal(
         "ngc-mirror-https",

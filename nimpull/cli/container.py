@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from nimpull.cli.options import criteria, find_manifest
+from nimpull.cli.program import run_program
 from nimpull.cli.running import execute, fail
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
@@ -75,4 +76,4 @@ def check_cache_env() -> None:
 
 
 def check_cache_env_script() -> None:
-    check_cache_env.main(prog_name=Path(sys.argv[0]).name)
+    run_program(check_cache_env, sys.argv[1:])

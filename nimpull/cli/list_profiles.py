@@ -7,6 +7,7 @@ import sys
 import click
 
 from nimpull.cli.options import find_manifest, store_path
+from nimpull.cli.program import run_program
 from nimpull.cli.running import fail
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
@@ -119,4 +120,4 @@ def list_model_profiles(manifest_file: str | None) -> None:
 
 
 def list_model_profiles_script() -> None:
-    list_model_profiles.main(prog_name="list-model-profiles")
+    run_program(list_model_profiles, sys.argv[1:])

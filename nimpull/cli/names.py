@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
@@ -23,6 +22,7 @@ from nimpull.cli.options import (
     model_of,
     placed,
 )
+from nimpull.cli.program import DownloadOnly, run_program
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import ModelUri, display
@@ -48,10 +48,6 @@ def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
         else:
             spread_out.append(argument)
     return spread_out
-
-
-def _main(command: click.Command, arguments: Sequence[str]) -> None:
-    command.main(args=list(arguments), prog_name=Path(sys.argv[0]).name)
 
 
 # -- download-to-cache ---------------------------------------------------------------------------------
@@ -170,7 +166,7 @@ def served_hub(directory: str, uri: ModelUri, settings: Settings) -> str:
 # -- huggingface-cli, hf -------------------------------------------------------------------------------
 
 
-@click.group("huggingface-cli")
+@click.group("huggingface-cli", cls=DownloadOnly, no_args_is_help=False)
 def hugging_face() -> None:
     """``download`` as huggingface-cli and hf offer it. The other commands are not here: this is nimpull."""
 
@@ -263,12 +259,12 @@ def _repository(repo_id: str, repo_type: str, revision: str) -> ModelUri:
 
 
 def download_to_cache_script() -> None:
-    _main(download_to_cache, spread(sys.argv[1:], ("-p", "--profile", "--profiles")))
+    run_program(download_to_cache, spread(sys.argv[1:], ("-p", "--profile", "--profiles")))
 
 
 def create_model_store_script() -> None:
-    _main(create_model_store, sys.argv[1:])
+    run_program(create_model_store, sys.argv[1:])
 
 
 def hugging_face_script() -> None:
-    _main(hugging_face, spread(sys.argv[1:], ("--include", "--exclude")))
+    run_program(hugging_face, spread(sys.argv[1:], ("--include", "--exclude")))
