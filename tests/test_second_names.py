@@ -129,9 +129,8 @@ def test_what_is_foreign_in_the_second_place_stays(registry: Registry, tmp_path:
 
 NO_LINKS = """
 import errno, os
-from nimpull.store.tree import Tree
 def link(*_, **__): raise OSError(errno.EPERM, "Operation not permitted")
-Tree.link = link
+os.link = link
 """
 
 

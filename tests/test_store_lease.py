@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -114,6 +115,23 @@ def test_f46_of_many_at_once_one_leads(root: str, clock: HandClock) -> None:
         with ThreadPoolExecutor(8) as pool:
             assert sorted(pool.map(attempt, range(8))) == [0] * 7 + [generation]
         clock.now += TIME_TO_LIVE
+
+
+def test_without_hard_links_a_lease_is_one_all_the_same(
+    root: str, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    first = take(root, clock, "pod-a")
+    with pytest.raises(LeaseHeldError, match="pod-a"):
+        take(root, clock, "pod-b")
+    clock.now += TIME_TO_LIVE + 1
+    assert take(root, clock, "pod-b").generation == 2
+    with pytest.raises(LeaseHeldError):
+        first.fence()
+    assert os.listdir(os.path.join(root, ".nimpull/new")) == [], "no temporary is left"
 
 
 def test_f46_a_process_that_was_killed_here_holds_nothing(root: str) -> None:

@@ -2,7 +2,9 @@
 
 ``.nimpull/leases/<name>.<generation>``: the highest generation is the lease. It is made with ``link(2)``,
 which is atomic on NFS and cluster file systems and fails where the name exists; its holder alone rewrites it,
-to renew. A lease that was not renewed for its time to live may be taken over: by linking the next generation,
+to renew. Where a file system has no hard links, ``O_EXCL`` stands in: as exclusive, but the file is empty for
+an instant, in which another may take the next generation; the first then finds that it has lost. A lease that
+was not renewed for its time to live may be taken over: by linking the next generation,
 which again only one can. The generation is the fencing token: who finds a higher one than its own has lost
 the lease, however long it slept, and must not commit.
 
@@ -26,7 +28,7 @@ from typing import Final
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel, Clock
 from nimpull.errors import Cancelled, LeaseHeldError, StoreError
-from nimpull.store.tree import TEMPORARY, Tree, store_error
+from nimpull.store.tree import NO_LINKS, TEMPORARY, Tree, store_error
 
 LEASES: Final = f"{STATE_DIRECTORY}/leases"
 TIME_TO_LIVE: Final = 90.0  # seconds; three renewals may be missed
@@ -271,6 +273,8 @@ def _link(tree: Tree, key: str, holder: Holder) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
+        if error.errno in NO_LINKS:
+            return tree.create(_path(key, holder.generation), _encode(holder))
         raise store_error(error, "link a lease in", tree.absolute(LEASES)) from error
     finally:
         tree.unlink(temporary)
