@@ -52,7 +52,7 @@ def ca_certs(directory: Path, certificate: bytes) -> Path:
     for name in ("custom", "ca-certs", "local", "hooks"):
         (directory / name).mkdir()
     (directory / "custom/corp.pem").write_bytes(certificate)
-    shutil.copytree("/etc/ssl", directory / "ssl", symlinks=True)
+    shutil.copytree("/etc/ssl", directory / "ssl", symlinks=True, ignore=shutil.ignore_patterns("private"))
     own = {
         directory / "ssl": "/etc/ssl",
         directory / "local": "/usr/local/share/ca-certificates",
