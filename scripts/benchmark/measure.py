@@ -72,6 +72,8 @@ class Bench:
             return self._repository
         if self._www:
             self._session.remove(self._www)
+        for name in ("target", "home"):  # of the case before: its room is needed now
+            shutil.rmtree(self._kept / name, ignore_errors=True)
         needed = len(sizes) * 8192 + (sum(sizes) if not sparse else sum(sizes) >> 7)
         self._check_space(sum(sizes))
         self._www = self._session.folder(self._source or self._choose_source(needed))
