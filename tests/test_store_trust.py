@@ -63,6 +63,7 @@ def flip(path: Path, *, keep_time: bool) -> None:
 def test_a_second_run_trusts_by_stat_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, store.nim_cache())
     with Store.open(store.root) as again:
+        assert len(again.record.entries) == 2
         monkeypatch.setattr(Tree, "open", None)  # whoever reads content fails
         layout = again.nim_cache()
         for content, path in ((CONFIG, "config.json"), (WEIGHTS, "dir/weights.bin")):

@@ -274,7 +274,11 @@ class ModelUri:
         return replace(self, path="") if self.path else self
 
     def with_path(self, path: str) -> ModelUri:
-        return self if path == self.path else replace(self, path=path)
+        if path == self.path:
+            return self
+        return ModelUri(  # several times as fast as dataclasses.replace, and asked for once a file and more
+            self.scheme, self.org, self.team, self.name, self.revision, path, self.repo_type, self.location
+        )
 
     def with_revision(self, revision: str) -> ModelUri:
         return replace(self, revision=revision)

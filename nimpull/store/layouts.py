@@ -27,15 +27,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from nimpull.core.artifacts import Artifact, Listing
-from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import StoreError
 from nimpull.store.durable import storing
 from nimpull.store.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.reading import hash_file
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused, store_error
 
-READ_BLOCK: Final = 4 << 20  # bytes
 #: A blob's name comes from a server's header: one plain segment, or the digest is used instead.
 _BLOB_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
 _BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,199})")
@@ -66,25 +66,6 @@ class StoreLayout(Protocol):
     def found(self, artifact: Artifact) -> TrustedFile | None: ...
     def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None: ...
     def finish(self, listing: Listing, *, complete: bool = False) -> None: ...
-
-
-def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_result]:
-    """Digest of a regular file, and its status while it was read. FileNotFoundError, StoreError."""
-    descriptor = tree.open(path)
-    try:
-        status = os.fstat(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        hasher = new_hasher(algorithm, status.st_size)
-        block = memoryview(bytearray(min(READ_BLOCK, max(status.st_size, 1))))
-        while count := os.readv(descriptor, [block]):
-            hasher.update(block[:count])
-        # a network volume's pages count against the pod's memory limit
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    except OSError as error:
-        raise store_error(error, "read", tree.absolute(path)) from error
-    finally:
-        os.close(descriptor)
-    return Digest(algorithm, hasher.hexdigest()), status
 
 
 #: Raises LeaseHeldError when another process took over; asked before each change that a reader sees.

@@ -55,7 +55,7 @@ class Entry:
 
 
 class Record:
-    """The entries of every run so far; thread-safe."""
+    """The entries of every run so far, read when they are first asked for; thread-safe. Raises StoreError."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -63,20 +63,25 @@ class Record:
         self._by_path: dict[str, list[Entry]] = {}
         self._by_digest: dict[Digest, list[Entry]] = {}
         self._file: int | None = None
-        self.reload()
+        self._known = False
 
     def reload(self) -> None:
         """Take in what other processes committed since."""
-        lines = [
-            line
-            for name in self._tree.names(RECORD)
-            for line in (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines()
-        ]
         with self._lock:
-            self._by_path.clear()
-            self._by_digest.clear()
-            for entry in filter(None, map(_parse, lines)):
-                self._index(entry)
+            self._known = False
+
+    def _read(self) -> None:
+        """Under the lock."""
+        if self._known:
+            return
+        self._by_path.clear()
+        self._by_digest.clear()
+        for name in self._tree.names(RECORD):
+            for line in (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines():
+                entry = _parse(line)
+                if entry:
+                    self._index(entry)
+        self._known = True
 
     def _index(self, entry: Entry) -> None:
         self._by_path.setdefault(entry.path, []).append(entry)
@@ -93,18 +98,21 @@ class Record:
 
     def _agreeing(self, path: str, status: os.stat_result) -> Iterator[Entry]:
         with self._lock:
+            self._read()
             entries = tuple(self._by_path.get(path, ()))
         return (entry for entry in reversed(entries) if entry.matches(status))
 
     def of(self, artifact: Artifact) -> tuple[Entry, ...]:
         """Entries with the content of ``artifact``, wherever they stand."""
         with self._lock:
+            self._read()
             return tuple(entry for digest in artifact.digests for entry in self._by_digest.get(digest, ()))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The latest entry of each path, by the time of its file: runs do not order their records."""
         with self._lock:
+            self._read()
             return tuple(max(entries, key=lambda entry: entry.mtime_ns) for entries in self._by_path.values())
 
     def add(self, entry: Entry) -> None:
@@ -121,6 +129,7 @@ class Record:
             ensure_ascii=True,
         )
         with self._lock:
+            self._read()
             if entry in self._by_path.get(entry.path, ()):
                 return
             try:

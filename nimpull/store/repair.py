@@ -16,7 +16,8 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import SourceChangedError, UsageError
-from nimpull.store.layouts import Fence, WorkspaceLayout, hash_file, unfenced
+from nimpull.store.layouts import Fence, WorkspaceLayout, unfenced
+from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import NO_LINKS, Tree, store_error

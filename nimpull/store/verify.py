@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 
 from nimpull.core.digest import Digest
 from nimpull.core.ports import Cancel
 from nimpull.errors import Cancelled, StoreError
-from nimpull.store.layouts import hash_file
+from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready, missing_of
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -59,8 +60,17 @@ def verify_store(
     ``on_bytes`` is called from the workers.
     """
     groups = _by_file(tree, record)
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="verify") as pool:
-        results = tuple(pool.map(lambda names: _check(tree, names[0], on_bytes, cancel), groups))
+    results: list[Mismatch | _Gone | None] = [None] * len(groups)
+    turns = count()
+
+    def work(_: int) -> None:
+        with tree.holding():
+            while (turn := next(turns)) < len(groups):
+                results[turn] = _check(tree, groups[turn][0], on_bytes, cancel)
+
+    workers = workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
+        tuple(pool.map(work, range(workers)))
     read = [names[0] for names, result in zip(groups, results, strict=True) if result is not _GONE]
     lost = [
         (entry, result) for names, result in zip(groups, results, strict=True) if result for entry in names
@@ -90,14 +100,15 @@ def _by_file(tree: Tree, record: Record) -> list[list[Entry]]:
     """One entry a path: the one that the file there still has the time of, else the latest. Names of one file
     with one digest stand together, the largest files first: no core waits at the end."""
     groups: dict[object, list[Entry]] = {}
-    for latest in record.entries:
-        try:
-            status = tree.lstat(latest.path)
-        except StoreError:
-            status = None
-        entry = (record.at(latest.path, status) if status else None) or latest
-        key = (status.st_dev, status.st_ino, entry.digest) if status else entry.path
-        groups.setdefault(key, []).append(entry)
+    with tree.holding():
+        for latest in record.entries:
+            try:
+                status = tree.lstat(latest.path)
+            except StoreError:
+                status = None
+            entry = (record.at(latest.path, status) if status else None) or latest
+            key = (status.st_dev, status.st_ino, entry.digest) if status else entry.path
+            groups.setdefault(key, []).append(entry)
     return sorted(groups.values(), key=lambda names: -names[0].size)
 
 
