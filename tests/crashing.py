@@ -18,7 +18,7 @@ from tests import small_steps
 from tests.pulling import noise
 from tests.registry import Registry
 from tests.test_job import Run, ended, start
-from tests.volume_faults import CHANGES, VolumeFault, faulty
+from tests.volume_faults import CHANGES, VolumeFault, faulty, read_log
 
 PROGRAM = (sys.executable, small_steps.__file__)
 LARGE = noise((1 << 20) + 77)
@@ -30,6 +30,8 @@ FILES: Mapping[str, bytes] = {
     "tokenizer/vocab.txt": b"a\nb\n",
     "x/y/deep.json": noise(3000, 3),
     "x/y/deeper.json": noise(5000, 4),
+    # enough of them for one commit that syncs the whole file system
+    **{f"many/part-{number:02}.txt": noise(700, 10 + number) for number in range(14)},
 }
 
 
@@ -78,11 +80,10 @@ def calls_of(case: Case, registry: Registry) -> tuple[str, ...]:
         run = case.pull(registry, store, **faulty(log=log))
         if run.code:
             raise RuntimeError(run.text)
-        made = (line.partition(" ") for line in log.read_text().splitlines())
         return tuple(
-            f"{call} {path.removeprefix(str(store))}"
-            for call, _, path in made
-            if call in CHANGES and path.startswith(str(store))
+            f"{call.name} {call.path.removeprefix(str(store))}"
+            for call in read_log(log)
+            if call.name in CHANGES and call.path.startswith(str(store))
         )
 
 

@@ -18,7 +18,7 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim, Verified
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store.durable import refused
-from nimpull.store.ingest import FileIngest, IngestArea, journal_line, parse_journal
+from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest, IngestArea, journal_line, parse_journal
 from tests.committing import artifact, digest_of
 from tests.pulling import MIB, PlainLayout, noise
 
@@ -193,3 +193,21 @@ def test_f51_a_link_planted_in_the_place_of_the_data_is_not_followed(tmp_path: P
     with pytest.raises(StoreIOError):
         area(tmp_path).open(ONE)
     assert outside.read_bytes() == b"keep"
+
+
+def test_f40_what_is_journaled_is_flushed_every_few_seconds_bytes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, flushed = [0.0], []
+
+    def flush(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fdatasync", flush)
+    ingest = IngestArea(str(tmp_path), PlainLayout(tmp_path), monotonic=lambda: now[0]).open(ONE)
+    ingest.begin(len(CONTENT), "")
+    for moment in (1.0, FLUSH_INTERVAL, FLUSH_INTERVAL + 1, 2 * FLUSH_INTERVAL):
+        now[0] = moment
+        ingest.record(claim(0, MIB))
+    ingest.close()
+    assert flushed == ["data", "journal"] * 2

@@ -174,7 +174,10 @@ def test_f26_a_marker_that_no_longer_holds_is_none(store: Store, damage: str) ->
 
 
 def test_a_selection_with_any_text_has_a_marker(store: Store) -> None:
-    ready = Ready("hf://a/b:main ../../x\n", "nim-cache", 0.0, ())
+    (Path(store.root) / "file").write_bytes(b"content")
+    time = (Path(store.root) / "file").stat().st_mtime_ns
+    file = ReadyFile("file", 7, time, digest_of(b"content"))
+    ready = Ready("hf://a/b:main ../../x\n", "nim-cache", 0.0, (file,))
     path = store.mark_ready(ready)
     assert path.startswith(".nimpull/ready/") and path.count("/") == 2
     assert store.ready(ready.selection) == ready

@@ -4,7 +4,7 @@
  * VOLUME_FAULTS: rules, one a line: "CALLS ACTION FIRST LAST PATH". CALLS: names joined by commas, or "*". ACTION:
  * "kill" or "term" (the signal comes before the call), "hang" (for ever), or the number of an errno. FIRST and LAST:
  * which of the calls that match, counted from 1 over all threads. PATH: what the file's absolute path contains.
- * VOLUME_LOG: a file that gets a line "CALL PATH" for each call, before it is made.
+ * VOLUME_LOG: a file that gets a line "TIME CALL PATH" for each call, before it is made; TIME: monotonic, seconds.
  *
  * strace(1) can do the same, but counts calls for each thread by itself, so that not every call of a program with
  * threads can be named; and it needs ptrace, which containers seldom have.
@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { RULES = 16, LINE = 2 * PATH_MAX };
@@ -68,7 +69,9 @@ static int refused(const char *call, const char *path) {
     int code = 0, before = errno;
     if (log_file >= 0) {
         char line[LINE];
-        int length = snprintf(line, sizeof line, "%s %s\n", call, path);
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        int length = snprintf(line, sizeof line, "%ld.%06ld %s %s\n", (long)now.tv_sec, now.tv_nsec / 1000, call, path);
         syscall(SYS_write, log_file, line, length < LINE ? length : LINE - 1);
     }
     for (int number = 0; number < count; number++) {

@@ -53,9 +53,25 @@ class VolumeFault:
 
 
 def faulty(*faults: VolumeFault, log: Path | None = None) -> dict[str, str]:
-    """The environment of a process whose calls meet ``faults``; ``log`` gets a line for each call."""
+    """The environment of a process whose calls meet ``faults``; ``log``: see :func:`read_log`."""
     known = {"LD_PRELOAD": str(_library()), "VOLUME_FAULTS": "\n".join(map(str, faults))}
     return known | ({"VOLUME_LOG": str(log)} if log else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call as the log has it. ``time``: monotonic, seconds."""
+
+    time: float
+    name: str
+    path: str
+
+
+def read_log(log: Path) -> list[Call]:
+    """Every call so far; nothing before the first one."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    fields = (line.split(" ", 2) for line in lines)
+    return [Call(float(moment), name, path) for moment, name, path in fields]
 
 
 @cache

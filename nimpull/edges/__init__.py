@@ -372,7 +372,12 @@ class Edges:
     def _ingests(self) -> IngestArea:
         from nimpull.store.ingest import IngestArea
 
-        area = IngestArea(self.request.store, self.layout, self.store.tree.holding)
+        area = IngestArea(
+            self.request.store,
+            self.layout,
+            self.store.tree.holding,
+            monotonic=self.clock.monotonic,
+        )
         self._stack.callback(area.close)
         return area
 

@@ -15,6 +15,7 @@ import json
 import os
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -40,6 +41,7 @@ from nimpull.store.whole import COMMITTED, WholeIngest, write_whole
 VERSION: Final = 2
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
+FLUSH_INTERVAL: Final = 5.0  # seconds of progress that a power cut may cost, or one line of the journal
 _DATA, _JOURNAL, _ARTIFACT = "data", "journal", "artifact"
 _WHOLE: Final = ".whole"
 _MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
@@ -87,9 +89,15 @@ class IngestArea:
     """Implements :class:`nimpull.core.ports.Ingests` below ``root``, an existing directory."""
 
     def __init__(
-        self, root: str, layout: Layout, together: Callable[[], AbstractContextManager[None]] = nullcontext
+        self,
+        root: str,
+        layout: Layout,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``together``: entered while the files of one commit are placed."""
+        self._monotonic = monotonic
         self._root = os.path.abspath(root)
         self._area = os.path.join(self._root, STATE_DIRECTORY, "ingest")
         self._layout = layout
@@ -99,7 +107,7 @@ class IngestArea:
 
     def open(self, artifact: Artifact) -> FileIngest:
         self._make_area()
-        return FileIngest(artifact, os.path.join(self._area, _name(artifact)))
+        return FileIngest(artifact, os.path.join(self._area, _name(artifact)), self._monotonic)
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
         barrier = self._make_area()
@@ -301,8 +309,10 @@ def _read(path: str, limit: int) -> bytes:
 class FileIngest:
     """Implements :class:`nimpull.core.ports.Ingest` over a directory of the ingest area."""
 
-    def __init__(self, artifact: Artifact, directory: str) -> None:
+    def __init__(self, artifact: Artifact, directory: str, monotonic: Callable[[], float]) -> None:
         self.artifact = artifact
+        self._monotonic = monotonic
+        self._flushed = monotonic()
         self.path = os.path.join(directory, _DATA)
         self._directory = directory
         self._lock = threading.Lock()
@@ -409,6 +419,18 @@ class FileIngest:
             # O_APPEND makes one write one line, also among threads
             if os.write(self._journal, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._flush_when_due()
+
+    def _flush_when_due(self) -> None:
+        """Now and then what is journaled becomes durable: the bytes first, or the lines would be in vain."""
+        now = self._monotonic()
+        with self._lock:
+            if now - self._flushed < FLUSH_INTERVAL:
+                return
+            self._flushed = now
+        with storing("flush", self.path):
+            os.fdatasync(self._descriptor)
+            os.fdatasync(self._journal)
 
     def reset(self) -> None:
         with storing("empty", self.path):

@@ -107,7 +107,7 @@ def parse_ready(tree: Tree, path: str) -> Ready | None:
         return None
     try:
         document = json.loads(content)
-        if document["version"] != VERSION:
+        if document["version"] != VERSION or not document["files"]:
             return None
         return Ready(
             selection=str(document["selection"]),
