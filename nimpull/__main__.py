@@ -14,7 +14,7 @@ from types import FrameType
 
 
 def main() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.main import cli
     from nimpull.cli.program import run_program
 
@@ -22,53 +22,66 @@ def main() -> None:
 
 
 def download_to_cache() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.names import download_to_cache_script
 
     download_to_cache_script()
 
 
 def create_model_store() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.names import create_model_store_script
 
     create_model_store_script()
 
 
 def hugging_face() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.names import hugging_face_script
 
     hugging_face_script()
 
 
 def list_model_profiles() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.list_profiles import list_model_profiles_script
 
     list_model_profiles_script()
 
 
 def check_cache_env() -> None:
-    hear_signals()
+    begin()
     from nimpull.cli.container import check_cache_env_script
 
     check_cache_env_script()
 
 
-def hear_signals() -> None:
-    """Until a run takes over (nimpull.cli.signals) there is nothing to stop in order: exit 143 at once."""
+def begin() -> None:
+    """Before anything that takes time, or opens a file."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        _hold(descriptor, name)
+
+
+def _hold(descriptor: int, name: str) -> None:
+    """A standard stream that is closed leaves its number to the next file: what is said gets into that."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        os.set_inheritable(descriptor, True)
+        setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal's signature
+    """Until a run takes over (nimpull.cli.signals) there is nothing to stop in order."""
     name = signal.Signals(number).name
     try:  # noqa: SIM105 - contextlib is not imported this early
         # not print: the signal may have come in the middle of one
-        os.write(sys.stderr.fileno(), f"nimpull: stopped by {name}: cancelled, exit 143\n".encode())
-    except (AttributeError, OSError, ValueError):
-        pass  # stderr is closed, and its number may be another file's
+        os.write(2, f"nimpull: stopped by {name}: cancelled, exit 143\n".encode())
+    except OSError:
+        pass  # nobody reads it
     os._exit(143)
 
 

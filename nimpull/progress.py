@@ -86,7 +86,7 @@ class Progress:
         self._thread: Thread | None = None
         interval = interval if level <= Level.INFO else math.inf
         mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
-        self._sink = _sink(mode, _Outlet(stream), clock, interval, files=level <= Level.DEBUG)
+        self._sink = _sink(mode, Outlet(stream), clock, interval, files=level <= Level.DEBUG)
 
     def __call__(self, event: Event) -> None:
         now = self._clock.monotonic()
@@ -195,7 +195,7 @@ class Tally:
             samples.append((now - RATE_WINDOW, self.done))
 
 
-class _Outlet:
+class Outlet:
     """Text to a stream that may be closed, broken or slow: it never raises, and goes quiet once it failed.
 
     A stream with a descriptor is written beside Python's buffer: a thread that blocks would hold the buffer's
@@ -264,7 +264,7 @@ class _Sink(Protocol):
     def close(self) -> None: ...
 
 
-def _sink(mode: Mode, outlet: _Outlet, clock: Clock, interval: float, *, files: bool) -> _Sink:
+def _sink(mode: Mode, outlet: Outlet, clock: Clock, interval: float, *, files: bool) -> _Sink:
     if mode is Mode.BAR:
         return _Bar(outlet, clock.monotonic(), interval)
     if mode is Mode.LINES:
@@ -347,7 +347,7 @@ def _file_line(outcome: Outcome) -> str:
 class _Lines:
     """A log: a line per event that matters and one per interval."""
 
-    def __init__(self, outlet: _Outlet, now: float, interval: float, *, files: bool) -> None:
+    def __init__(self, outlet: Outlet, now: float, interval: float, *, files: bool) -> None:
         self._outlet = outlet
         self._backlog = _Backlog()
         self._pace = _Pace(now, interval)
@@ -385,7 +385,7 @@ class _Lines:
 class _JsonLines:
     """One JSON object a line, for programs: every event but bytes, and ``progress`` once per interval."""
 
-    def __init__(self, outlet: _Outlet, clock: Clock, interval: float) -> None:
+    def __init__(self, outlet: Outlet, clock: Clock, interval: float) -> None:
         self._outlet = outlet
         self._clock = clock
         self._backlog = _Backlog()
@@ -463,7 +463,7 @@ def _record(event: Event) -> dict[str, Any]:
 class _Bar:
     """tqdm's bar, moved by the writing thread alone."""
 
-    def __init__(self, outlet: _Outlet, now: float, interval: float) -> None:
+    def __init__(self, outlet: Outlet, now: float, interval: float) -> None:
         self._outlet = outlet
         self._backlog = _Backlog()
         self._pace = _Pace(now, interval)
@@ -499,7 +499,7 @@ class _Bar:
             self._bar.close()
 
 
-def _new_bar(outlet: _Outlet, snapshot: Snapshot) -> tqdm[Any]:
+def _new_bar(outlet: Outlet, snapshot: Snapshot) -> tqdm[Any]:
     from tqdm import tqdm
 
     tqdm.set_lock(RLock())  # the default is a multiprocessing lock, which wants /dev/shm

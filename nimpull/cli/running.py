@@ -7,10 +7,9 @@ from collections.abc import Callable
 from threading import Event
 from typing import Final
 
-import click
-
 from nimpull import __version__
 from nimpull.cli.signals import stopping
+from nimpull.cli.streams import hand_over, say
 from nimpull.core.report import closing_line, exit_code, to_text
 from nimpull.core.reported import Failure, Report, State
 from nimpull.core.request import Request
@@ -58,15 +57,15 @@ def execute(
 
 def show(report: Report, request: Request, output: str, *, to_stdout: bool, closing: bool) -> int:
     if output == "json" or to_stdout:
-        click.echo(to_text(report))
+        hand_over(to_text(report))
     if report.state is State.IN_PROGRESS:  # a dry run ends before it fetches
         if output == "text":
-            show_plan(report, request)
+            hand_over(plan_text(report, request))
         return 0
     forgiven = request.ignore_failure and is_download_failure(report)
     stdout_is_taken = closing or output == "json" or to_stdout
     line = closing_line(report) + (IGNORED if forgiven else "")
-    click.echo(line, err=report.state is State.FAILED or stdout_is_taken)
+    say(line, err=report.state is State.FAILED or stdout_is_taken)
     return 0 if forgiven else exit_code(report)
 
 
@@ -75,20 +74,22 @@ def is_download_failure(report: Report) -> bool:
     return report.error is not None and report.error.exit_code in DOWNLOAD_FAILURES
 
 
-def show_plan(report: Report, request: Request) -> None:
+def plan_text(report: Report, request: Request) -> str:
     """The files of a dry run: action, size, path; then the sum and the room."""
     width = max((len(show_bytes(outcome.size)) for outcome in report.artifacts), default=0)
+    lines = []
     for outcome in sorted(report.artifacts, key=lambda each: each.artifact.path):
         verb = "fetch" if outcome.action.value == "fetched" else "have "
-        click.echo(f"{verb}  {show_bytes(outcome.size):>{width}}  {outcome.artifact.path}")
+        lines.append(f"{verb}  {show_bytes(outcome.size):>{width}}  {outcome.artifact.path}")
     fetch = sum(o.size for o in report.artifacts if o.action.value == "fetched")
     total = sum(o.size for o in report.artifacts)
     free = report.store.free if report.store else None
     room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
-    click.echo(
+    lines.append(
         f"{len(report.artifacts)} files, {show_bytes(total)}, of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
+    return "\n".join(lines)
 
 
 def fail_unasked(error: NimpullError) -> int:
@@ -97,14 +98,14 @@ def fail_unasked(error: NimpullError) -> int:
 
     report = failed(error)
     if problem := leave_message(termination_log(), report):
-        click.echo(f"nimpull: {problem}", err=True)
-    click.echo(closing_line(report), err=True)
+        say(f"nimpull: {problem}", err=True)
+    say(closing_line(report), err=True)
     return error.exit_code
 
 
 def fail(error: NimpullError) -> int:
     """Before there is a request there is no report: the line that closes a job's log says it all."""
-    click.echo(closing_line(failed(error)), err=True)
+    say(closing_line(failed(error)), err=True)
     return error.exit_code
 
 

@@ -157,13 +157,18 @@ class _Run:
         large, small = self._workers()
         try:
             with ThreadPoolExecutor(large + small, "fetch") as pool:
-                futures = [pool.submit(self._work_small_first, number) for number in range(small)]
-                futures += [
-                    pool.submit(self._work_large_first, number) for number in range(small, small + large)
-                ]
-                for future in futures:
-                    future.add_done_callback(ended)
-                self._watch(futures, cancel)
+                try:
+                    futures = [pool.submit(self._work_small_first, number) for number in range(small)]
+                    futures += [
+                        pool.submit(self._work_large_first, number) for number in range(small, small + large)
+                    ]
+                    for future in futures:
+                        future.add_done_callback(ended)
+                    self._watch(futures, cancel)
+                except BaseException:  # a thread that cannot be started: the pool waits for those that were
+                    self._halt()
+                    cancel.set()
+                    raise
             if not failures or isinstance(failures[0], Cancelled):
                 self._small.flush()
         finally:
@@ -186,15 +191,11 @@ class _Run:
 
     def _watch(self, futures: Sequence[Future[None]], cancel: Cancel) -> None:
         pending: set[Future[None]] = set(futures)
-        try:
-            while pending:
-                _, pending = wait(pending, _TICK, FIRST_EXCEPTION)
-                if cancel.is_set():
-                    self._halt()
-                self._adapt()
-        finally:  # also when a signal interrupts the wait: the pool would wait for its threads for ever
-            if pending:
+        while pending:
+            _, pending = wait(pending, _TICK, FIRST_EXCEPTION)
+            if cancel.is_set():
                 self._halt()
+            self._adapt()
 
     def _reading(self) -> Reading:
         return Reading(self._clock.monotonic(), self._received, time.process_time())

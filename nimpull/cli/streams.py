@@ -1,0 +1,26 @@
+"""What a run says at its end, on streams that may be closed, broken, or read by nobody.
+
+The exit code says what the run came to, whoever listens: a reader that went away is no failure of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import Thread
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """A line for people: where nobody reads, it is left behind after a moment."""
+    from nimpull.progress import CLOSE_PATIENCE, Outlet
+
+    outlet = Outlet(sys.stderr if err else sys.stdout)
+    saying = Thread(target=outlet.write, args=(f"{line}\n",), name="nimpull-say", daemon=True)
+    saying.start()
+    saying.join(CLOSE_PATIENCE)
+
+
+def hand_over(text: str) -> None:
+    """What was asked for, on stdout: its reader may take its time, as of any program."""
+    from nimpull.progress import Outlet
+
+    Outlet(sys.stdout).write(f"{text}\n")
