@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
@@ -140,3 +142,41 @@ def fill(reader: Reader, got: memoryview) -> None:
 def reader_of(one: Artifact, service: Service, pull: Pull, progressed: Flag) -> Reader:
     patience = Patience(pull.clock, pull.cancel, pull.emit, 60.0)
     return Reader(Exchange(one, service), patience, pull.cancel, lambda _: progressed.set())
+
+
+def test_f49_an_ingest_that_is_taken_away_before_its_first_byte_is_made_anew(tmp_path: Path) -> None:
+    content = noise(3 * MIB)
+    one = artifact("model", content)
+    good = serve({"model": content})
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        if not seen.connection:
+            shutil.rmtree(tmp_path / ".nimpull")
+        good(seen, peer)
+
+    with pulling(tmp_path, answer) as pull:
+        (outcome,) = pull.run(one, limits=FetchLimits(connections=1))
+    assert pull.committed(one) == {"model": content}
+    assert outcome.attempts == 2
+
+
+def test_f49_an_area_that_is_taken_away_in_the_very_moment_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = noise(3 * MIB)
+    one = artifact("model", content)
+    real = os.mkdir
+    taken: list[str] = []
+
+    def mkdir(path: str, *arguments: int) -> None:
+        if len(Path(path).name) == 64 and not taken:
+            taken.append(path)
+            shutil.rmtree(tmp_path / ".nimpull")
+        real(path, *arguments)
+
+    with pulling(tmp_path, serve({"model": content})) as pull:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "mkdir", mkdir)
+            pull.run(one, limits=FetchLimits(connections=1))
+        assert taken
+        assert pull.committed(one) == {"model": content}

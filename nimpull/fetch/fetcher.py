@@ -260,6 +260,13 @@ class _Run:
         except NotFoundError as error:
             transfer.gone = error
             transfer.ask_restart(error.message)
+        except StoreIOError as error:
+            taken_away = isinstance(
+                error.__cause__, FileNotFoundError
+            )  # by a cleaner, before it was written to
+            if transfer.ready or not taken_away:
+                raise
+            self._replace_ingest(transfer, error)
         finally:
             with self._lock:
                 self._lanes.discard(lane)
@@ -278,6 +285,16 @@ class _Run:
             self._finish(transfer)
         else:
             self._start_over(transfer)
+
+    def _replace_ingest(self, transfer: Transfer, error: StoreIOError) -> None:
+        """The file comes once more, then ``error`` stands."""
+        transfer.store_failures += 1
+        if transfer.store_failures > 1:
+            raise error
+        transfer.restart = error.message
+        # by another descriptor: the old one may be of a file that has its final name already
+        transfer.release()
+        transfer.attach(self._ingests.open(transfer.artifact))
 
     def _start_over(self, transfer: Transfer) -> None:
         name = display(transfer.artifact.path, 200)
@@ -301,13 +318,7 @@ class _Run:
         try:
             self._ingests.commit([Verified(transfer.ingest, size, found, etag)])
         except StoreIOError as error:
-            transfer.store_failures += 1
-            if transfer.store_failures > 1:
-                raise
-            transfer.restart = error.message
-            # by another descriptor: the old one may be of a file that has its final name already
-            transfer.release()
-            transfer.attach(self._ingests.open(transfer.artifact))
+            self._replace_ingest(transfer, error)
             self._start_over(transfer)
             return
         self._note(

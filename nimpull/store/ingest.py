@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY
@@ -85,6 +85,9 @@ def _parse_line(line: bytes, size: int) -> Claim | None:
     return claim if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
 
 
+Made = TypeVar("Made")
+
+
 class IngestArea:
     """Implements :class:`nimpull.core.ports.Ingests` below ``root``, an existing directory."""
 
@@ -106,14 +109,27 @@ class IngestArea:
         self._lock = threading.Lock()
 
     def open(self, artifact: Artifact) -> FileIngest:
-        self._make_area()
-        return FileIngest(artifact, os.path.join(self._area, _name(artifact)), self._monotonic)
+        path = os.path.join(self._area, _name(artifact))
+        return self._within(lambda _: FileIngest(artifact, path, self._monotonic))
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        barrier = self._make_area()
         path = os.path.join(self._area, f"{_name(artifact)}{_WHOLE}")
-        errors = barrier.errors
-        return WholeIngest(artifact, path, write_whole(path, content, sync=not barrier.whole), errors)
+
+        def write(barrier: Barrier) -> WholeIngest:
+            errors = barrier.errors
+            return WholeIngest(artifact, path, write_whole(path, content, sync=not barrier.whole), errors)
+
+        return self._within(write)
+
+    def _within(self, make: Callable[[Barrier], Made]) -> Made:
+        """``make`` in the area, again where a cleaner took that away in this very moment."""
+        for _ in range(_TRIES):
+            try:
+                return make(self._make_area())
+            except StoreIOError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        return make(self._make_area())
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
         """Bytes that journals of an earlier run claim; nothing is read back. Raises StoreError."""
@@ -193,6 +209,7 @@ class IngestArea:
             return self._barrier
 
 
+_TRIES: Final = 3
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

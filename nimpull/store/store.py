@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.names import SafePath
+from nimpull.core.names import STATE_DIRECTORY, SafePath
 from nimpull.core.ports import Cancel, Clock
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import NotWritableError, StoreIOError
@@ -59,7 +59,9 @@ class Store:
         """Make the root if need be and try to write there. NotWritableError, NoSpaceError, StoreIOError."""
         if not read_only:
             preflight.probe(root)
-        return cls(Tree(root))
+        tree = Tree(root)
+        tree.names(STATE_DIRECTORY)  # refuses a link that was planted in its place
+        return cls(tree)
 
     @property
     def root(self) -> str:
