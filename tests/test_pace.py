@@ -58,7 +58,7 @@ def test_a_slow_link_is_measured_over_enough_bytes() -> None:
     """One block of a MiB now and then is no rate."""
     pace = Pace(4, 16, Reading(0.0, 0, 0.0))
     assert not pace.look(Reading(0.5, 1 * MIB, 0.0), work_for_more=True)
-    assert pace.look(Reading(5.0, 4 * MIB, 0.0), work_for_more=True)
+    assert pace.look(Reading(6.0, 4 * MIB, 0.0), work_for_more=True)
 
 
 def test_without_work_for_more_nothing_is_added() -> None:

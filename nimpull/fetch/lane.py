@@ -148,4 +148,4 @@ class Lane:
         if seconds > _LONG:
             self._piece = max(_LEAST_PIECE, self._piece // 2)
         elif seconds < _LONG / 8:
-            self._piece = min(len(self.buffer), self._piece * 2)
+            self._piece = min(len(self.buffer), self._transfer.piece, self._piece * 2)

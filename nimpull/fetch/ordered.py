@@ -18,6 +18,7 @@ from nimpull.fetch.limits import MIB, FetchLimits
 _MOST_LINES = 1 << 15  # of a journal that follows the hash
 _LEAST_WINDOW = 8 * MIB
 _WINDOWS = 64  # in a file: what a kill loses, as a share of it
+_PIECES = 4  # of a window
 _IDLE = 2.0  # seconds that a hash which starved once counts as idle
 _STARVED = 0.05  # seconds; the kernel's socket buffers hold what comes meanwhile
 _MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
@@ -109,6 +110,11 @@ class OrderedHash:
         if self._hasher is None:
             raise Abandoned
         return self._hasher.hexdigest()
+
+    @property
+    def piece(self) -> int:
+        """Bytes that a worker may hold back at most before it writes and submits them."""
+        return max(MIB, self._window // _PIECES)
 
     # -- how far ahead -----------------------------------------------------------------------------------
 

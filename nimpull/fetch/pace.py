@@ -43,8 +43,8 @@ class Pace:
 
     def look(self, reading: Reading, work_for_more: bool) -> bool:
         """Whether ``connections`` changed."""
-        if reading.now < self._not_before:
-            self._from = reading
+        if reading.now < self._not_before or not self._from.received:
+            self._from = reading  # before the first bytes there is no rate: connections are opened
             return False
         elapsed, received = reading.now - self._from.now, reading.received - self._from.received
         if elapsed < self._interval or (received < _LEAST and elapsed < _LONGEST):

@@ -224,6 +224,11 @@ class Transfer:
         """Raises StoreError."""
         self._hash.write(block, offset)
 
+    @property
+    def piece(self) -> int:
+        """See :attr:`OrderedHash.piece`."""
+        return self._hash.piece
+
     def submit(self, offset: int, length: int, buffer: memoryview) -> memoryview:
         """See :meth:`OrderedHash.submit`."""
         with self._lock:
