@@ -414,7 +414,7 @@ class Edges:
         limits = replace(
             usual,
             connections=min(usual.connections, affordable),
-            small_connections=min(usual.small_connections, 3 * affordable),
+            small_connections=min(usual.small_connections, 4 * affordable),
             retry_budget=settings.retry_seconds,
         )
         if settings.connections:
