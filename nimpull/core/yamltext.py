@@ -27,6 +27,7 @@ from nimpull.errors import ManifestError, NimpullError
 
 MAX_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 64
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 #: Nodes with every alias and merge key counted as if written out; the largest known manifest has 120,000.
 MAX_NODES: Final = 500_000
 
@@ -85,7 +86,10 @@ def load_yaml(
         return builder.document(yaml.parse(data, Loader=yaml.CBaseLoader))
     except yaml.MarkedYAMLError as cause:
         line = cause.problem_mark.line + 1 if cause.problem_mark else 1
-        raise builder.failure(line, display(cause.problem or "invalid YAML", 200)) from cause
+        # libyaml from 0.2.6 on counts levels itself, up to 1,000, and its scanner runs ahead of the events.
+        too_deep = cause.problem == "exceeded maximum nesting depth"
+        problem = TOO_DEEP if too_deep else display(cause.problem or "invalid YAML", 200)
+        raise builder.failure(line, problem) from cause
     except yaml.reader.ReaderError as cause:
         line = data[: cause.position].count(b"\n") + 1
         raise builder.failure(line, f"{display(cause.reason, 100)} (byte {cause.position})") from cause
@@ -129,7 +133,7 @@ class _Builder:
         if not isinstance(event, (MappingStartEvent, SequenceStartEvent)):
             raise self.failure(_line(event), "a value is missing")
         if depth >= MAX_DEPTH:
-            raise self.failure(_line(event), f"nested more than {MAX_DEPTH} levels deep")
+            raise self.failure(_line(event), TOO_DEEP)
         self._refuse_python(event)
         anchor, before = event.anchor, self._nodes
         if anchor:
