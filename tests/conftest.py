@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import settings
 
+from nimpull.transport import TransportPolicy
+from tests.clocks import StepClock
 from tests.cluster import Cluster, a_cluster
 from tests.pods import link_commands
+from tests.transporting import Rig
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -25,3 +29,30 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(tmp_path: Path, commands: Path) -> Iterator[Cluster]:
     with a_cluster(tmp_path, commands) as made:
         yield made
+
+
+@pytest.fixture
+def rig() -> Iterator[Callable[..., Rig]]:
+    """Makes transports; keywords are fields of their policy. They are closed after the test."""
+    made: list[Rig] = []
+
+    def make(*, clock: StepClock | None = None, **policy: object) -> Rig:
+        fields: dict[str, object] = {"connect_timeout": 5.0, "read_timeout": 5.0, **policy}
+        made.append(Rig(TransportPolicy(**fields), clock or StepClock()))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.transport.close()
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def bundle(ca: trustme.CA, tmp_path: Path) -> str:
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(path)
+    return str(path)

@@ -1,15 +1,17 @@
-"""Which CAs are believed, and from where: a company's own, an old one, a directory of them."""
+"""Which CAs are believed, and from where: a company's own, an old one, a directory; and what is refused."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import pytest
 import trustme
 
+from nimpull.core.artifacts import Location
 from nimpull.core.names import Url
 from nimpull.errors import TlsError
 from nimpull.settings import load
@@ -17,11 +19,8 @@ from nimpull.transport import Transport, TransportPolicy
 from nimpull.transport.trust import client_context
 from tests.certificates import of_an_old_company, served
 from tests.clocks import StepClock
-from tests.servers import Peer, ScriptedServer, Seen
-
-
-def ok(seen: Seen, peer: Peer) -> None:
-    peer.reply(200, b"{}")
+from tests.servers import ScriptedServer
+from tests.transporting import Rig, ok
 
 
 def asked(url: Url, **environ: str) -> bytes:
@@ -71,3 +70,78 @@ def test_f27_a_directory_holds_files_as_a_configmap_mounts_them_or_hashed_ones(t
     with pytest.raises(TlsError, match=r"bad\.pem") as caught:
         client_context((str(tmp_path),), missing)
     assert "SSL_CERT_DIR" in caught.value.hint
+
+
+def test_f27_an_unknown_authority_is_refused_once(rig: Callable[..., Rig], ca: trustme.CA) -> None:
+    with ScriptedServer(ok, tls=served(ca, "127.0.0.1")) as server:
+        one = rig()
+        with pytest.raises(TlsError, match="not trusted") as caught:
+            one.transport.request("GET", server.url())
+        assert "proxy.certConfigMap" in caught.value.hint
+        assert "SSL_CERT_FILE" in caught.value.hint
+        assert one.clock.waits == []
+
+
+@pytest.mark.parametrize(
+    ("issued", "message"),
+    [
+        (("other.test", False), "another host"),
+        (("127.0.0.2", False), "another host"),
+        (("127.0.0.1", True), "is expired, or not valid yet"),
+    ],
+)
+def test_f27_wrong_host_and_expired(
+    rig: Callable[..., Rig], ca: trustme.CA, bundle: str, issued: tuple[str, bool], message: str
+) -> None:
+    name, expired = issued
+    tls = served(ca, name, expired=expired)
+    with ScriptedServer(ok, tls=tls) as server, pytest.raises(TlsError, match=message):
+        rig(ca_files=(bundle,)).transport.request("GET", server.url())
+
+
+class PlainSpoken(ScriptedServer):
+    """Answers a TLS hello as a web server on port 80 does."""
+
+    def _converse(self, connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_f27_plain_http_on_a_tls_port(rig: Callable[..., Rig]) -> None:
+    with PlainSpoken(ok) as server:
+        url = Url(server.url().reveal().replace("http:", "https:"))
+        with pytest.raises(TlsError, match="no TLS connection"):
+            rig().transport(Location(url), 0, None)
+
+
+def test_f27_the_system_store_is_honoured_and_bundles_add_to_it(ca: trustme.CA, tmp_path: Path) -> None:
+    store, extra = tmp_path / "store.crt", tmp_path / "extra.pem"
+    ca.cert_pem.write_to_path(store)
+    trustme.CA(organization_name="another").cert_pem.write_to_path(extra)
+    assert len(client_context((), str(store)).get_ca_certs()) == 1
+    assert len(client_context((str(extra),), str(store)).get_ca_certs()) == 2
+
+
+def test_f27_without_a_system_store_the_bundled_list_is_the_last_resort(
+    ca: trustme.CA, bundle: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "none")
+    assert len(client_context((), missing).get_ca_certs()) > 50
+    assert len(client_context((bundle,), missing).get_ca_certs()) == 1
+    # a hashed directory is read when a certificate is looked for: it shows none, but is one
+    (tmp_path / "0a1b2c3d.0").symlink_to("ca.pem")
+    assert client_context((str(tmp_path),), missing).get_ca_certs() == []
+
+
+def test_f27_verification_is_never_off_but_not_pedantic(bundle: str) -> None:
+    context = client_context((bundle,))
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_f27_a_bundle_that_cannot_be_read(rig: Callable[..., Rig], tmp_path: Path) -> None:
+    (tmp_path / "junk.pem").write_text("not a certificate")
+    for name in ("junk.pem", "missing.pem"):
+        with pytest.raises(TlsError, match=name):
+            rig(ca_files=(str(tmp_path / name),))

@@ -1,0 +1,108 @@
+"""Proxies: tunnels, absolute form, credentials, refusals, and what NO_PROXY leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trustme
+
+from nimpull.core.artifacts import Location
+from nimpull.core.names import Url
+from nimpull.errors import (
+    ProxyError,
+)
+from nimpull.transport import TransportPolicy
+from nimpull.transport.proxies import Proxies
+from tests.certificates import served
+from tests.servers import Proxy, ProxyRules, ScriptedServer
+from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all
+
+
+def test_f28_https_is_tunnelled_and_the_password_stays_with_the_proxy(
+    rig: Callable[..., Rig], ca: trustme.CA, bundle: str
+) -> None:
+    with ScriptedServer(ok, tls=served(ca, "registry.test")) as server:
+        rules = ProxyRules(authorization="Basic dTpw", names={"registry.test": ("127.0.0.1", server.port)})
+        with Proxy(rules) as proxy:
+            one = rig(ca_files=(bundle,), https_proxy=f"http://u:p@{proxy.address}")
+            assert one.transport.request("GET", Url("https://registry.test/v2")).body == b"{}"
+            assert [seen.target for seen in proxy.seen] == ["registry.test:443"]
+            assert "proxy-authorization" not in server.seen[0].headers
+            one.transport.close()
+
+
+def test_f28_plain_http_goes_through_in_absolute_form(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(lambda seen, peer: peer.file(seen, CONTENT)) as server, Proxy() as proxy:
+        transport = rig(http_proxy=proxy.address).transport
+        with transport(Location(server.url("/a")), 0, None) as body:
+            assert read_all(body) == CONTENT
+        assert proxy.seen[0].target == server.url("/a").reveal()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "code", "message"),
+    [
+        ("http", 407, "wants other credentials"),
+        ("https", 407, "wants other credentials"),
+        ("https", 403, "HTTP 403"),
+        ("https", 503, "HTTP 503"),
+    ],
+)
+def test_f28_a_proxy_that_says_no(rig: Callable[..., Rig], scheme: str, code: int, message: str) -> None:
+    with Proxy(ProxyRules(status=code)) as proxy:
+        secret = f"http://user:{CANARY}@{proxy.address}"
+        one = rig(http_proxy=secret, https_proxy=secret, retry_budget=20.0)
+        with pytest.raises(ProxyError, match=message) as caught:
+            one.transport.request("GET", Url(f"{scheme}://registry.test/v2"))
+        assert f"http://{proxy.address}" in caught.value.message
+        assert CANARY not in str(caught.value) + caught.value.hint + repr(caught.value)
+        assert bool(one.clock.waits) is (code == 503)
+
+
+def test_f28_a_proxy_that_is_down(rig: Callable[..., Rig]) -> None:
+    address = f"127.0.0.1:{closed_port()}"
+    with pytest.raises(
+        ProxyError, match=rf"cannot reach the proxy http://{address} for registry\.test: .*refused"
+    ):
+        rig(https_proxy=f"http://u:{CANARY}@{address}").transport(
+            Location(Url("https://registry.test/")), 0, None
+        )
+
+
+def test_f28_a_proxy_address_that_cannot_be_one(rig: Callable[..., Rig]) -> None:
+    for address in (f"socks5://u:{CANARY}@127.0.0.1:1080", f"http://u:{CANARY}@host:99999999"):
+        with pytest.raises(ProxyError, match="cannot be used") as caught:
+            rig(https_proxy=address)
+        assert CANARY not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "bypassed"),
+    [
+        ("", "https://a.example.com", False),
+        ("*", "https://a.example.com", True),
+        ("example.com", "https://example.com", True),
+        ("example.com", "https://a.example.com", True),
+        (".example.com", "https://a.example.com", True),
+        ("*.example.com", "https://a.example.com", True),
+        ("example.com", "https://badexample.com", False),
+        ("EXAMPLE.com", "https://A.Example.Com.", True),
+        ("x, example.com", "https://example.com", True),
+        ("x example.com", "https://example.com", True),
+        ("example.com:8443", "https://example.com", False),
+        ("example.com:8443", "https://example.com:8443", True),
+        ("10.0.0.0/8", "https://10.1.2.3:5000", True),
+        ("10.0.0.0/8", "https://11.1.2.3", False),
+        ("10.0.0.0/8", "https://10.example.com", False),
+        ("10.1.2.3", "https://10.1.2.3", True),
+        ("fd00::/8", "https://[fd00::1]:5000", True),
+        ("[::1]", "https://[::1]", True),
+        ("[::1]:443", "https://[::1]", True),
+        ("[::1]:444", "https://[::1]", False),
+        ("svc,.cluster.local", "https://hub.ns.svc.cluster.local", True),
+    ],
+)
+def test_f28_no_proxy(no_proxy: str, url: str, bypassed: bool) -> None:
+    proxies = Proxies(TransportPolicy(https_proxy="http://proxy:3128", no_proxy=no_proxy))
+    assert (proxies.choose(Url(url)) is None) is bypassed

@@ -1,0 +1,153 @@
+"""Where a redirect may lead, and what goes with it: no credential crosses an origin or enters a message."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from nimpull.core.artifacts import Location
+from nimpull.core.names import Url
+from nimpull.errors import (
+    NimpullError,
+    RedirectError,
+)
+from nimpull.transport import TransportPolicy
+from nimpull.transport.redirects import refuse_internal
+from tests.certificates import served
+from tests.servers import Peer, ScriptedServer, Seen, in_turn
+from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all, redirect
+
+
+def test_f19_a_loop_is_refused(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(
+        lambda seen, peer: redirect("/b" if seen.target == "/a" else "/a")(seen, peer)
+    ) as one:
+        with pytest.raises(RedirectError, match="loop"):
+            rig().transport.request("GET", one.url("/a"))
+        assert len(one.seen) == 2
+
+
+def test_f19_ten_hops_and_no_more(rig: Callable[..., Rig]) -> None:
+    def hop(seen: Seen, peer: Peer) -> None:
+        number = int(seen.target.strip("/"))
+        (redirect(f"/{number + 1}") if number < 10 else ok)(seen, peer)
+
+    with ScriptedServer(hop) as server:
+        transport = rig().transport
+        assert transport.request("GET", server.url("/0")).status == 200
+        server.answer = lambda seen, peer: redirect(f"/{int(seen.target.strip('/')) + 1}")(seen, peer)
+        with pytest.raises(RedirectError, match="11th"):
+            transport.request("GET", server.url("/0"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fd00:ec2::254]/latest",
+        "http://[fe80::1]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://[bad",
+        "http:///nowhere",
+    ],
+)
+def test_f19_unsafe_targets_are_refused(rig: Callable[..., Rig], target: str) -> None:
+    with ScriptedServer(redirect(target)) as server, pytest.raises(RedirectError):
+        rig().transport(Location(server.url()), 0, None)
+
+
+def test_f19_a_name_that_leads_to_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: [entry])
+    source, target = Url("https://a.test/"), Url("https://metadata.test/")
+    refuse_internal(source, target, resolve=False)
+    with pytest.raises(RedirectError, match="metadata"):
+        refuse_internal(source, target, resolve=True)
+
+
+def test_f19_tls_is_not_left(rig: Callable[..., Rig], ca: trustme.CA, bundle: str) -> None:
+    with ScriptedServer(ok) as plain:
+        answer = redirect(plain.url().reveal())
+        with (
+            ScriptedServer(answer, tls=served(ca, "127.0.0.1")) as server,
+            pytest.raises(RedirectError, match="leaves TLS"),
+        ):
+            rig(ca_files=(bundle,)).transport(Location(server.url()), 0, None)
+        assert plain.seen == []
+
+
+def test_f55_no_credential_crosses_origins(
+    rig: Callable[..., Rig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"default login u password {CANARY}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    secrets = {"Authorization": f"Bearer {CANARY}", "X-Api-Key": CANARY, "Cookie": CANARY}
+    with ScriptedServer(lambda seen, peer: peer.file(seen, CONTENT), host="127.0.0.2") as cdn:
+        target = f"http://u:{CANARY}@{cdn.address}/blob?X-Amz-Signature=1"
+        with ScriptedServer(in_turn(redirect("/same"), redirect(target), redirect(target))) as hub:
+            transport = rig().transport
+            with transport(Location(hub.url(), secrets), 5, 10) as body:
+                assert read_all(body) == CONTENT[5:10]
+            transport.request("GET", hub.url(), headers=secrets)
+            transport.request("GET", cdn.url())
+        for seen in hub.seen:
+            assert seen.headers["authorization"] == f"Bearer {CANARY}"
+            assert seen.headers["x-api-key"] == CANARY
+        for seen in cdn.seen:
+            assert CANARY not in str(seen.headers)
+        assert cdn.seen[0].headers["range"] == "bytes=5-9"
+
+
+def test_f55_a_body_does_not_cross_origins(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(ok, host="127.0.0.2") as other:
+        answer = redirect(other.url().reveal(), 307)
+        with ScriptedServer(answer) as server, pytest.raises(RedirectError, match="body"):
+            rig().transport.request("POST", server.url(), body=b"credentials=" + CANARY.encode())
+        assert other.seen == []
+
+
+def test_a_post_becomes_a_get_on_303_and_stays_one_on_307(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(in_turn(redirect("/b", 307), redirect("/c", 303), ok)) as server:
+        rig().transport.request("POST", server.url("/a"), body=b"x")
+        assert [(seen.method, seen.body) for seen in server.seen] == [
+            ("POST", b"x"),
+            ("POST", b"x"),
+            ("GET", b""),
+        ]
+
+
+def test_f56_errors_and_settings_hold_no_secret(
+    rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    policy = TransportPolicy(https_proxy=f"http://u:{CANARY}@proxy")
+    assert CANARY not in repr(policy)
+    port = closed_port()
+    failing: tuple[tuple[Url, dict[str, str]], ...] = (
+        (Url(f"http://127.0.0.1:{port}/a?X-Amz-Signature={CANARY}"), {}),
+        (Url(f"http://u:{CANARY}@127.0.0.1:{port}/a"), {}),
+        (Url(f"http://[bad/{CANARY}"), {}),
+        (Url(f"http://127.0.0.1:port/?{CANARY}"), {}),
+        (Url("http://127.0.0.1:1/"), {"Authorization": f"Bearer {CANARY}\n"}),
+    )
+    for url, headers in failing:
+        with pytest.raises(NimpullError) as caught:
+            rig().transport(Location(url, headers), 0, None)
+        error: BaseException | None = caught.value
+        while error is not None:
+            assert CANARY not in f"{error!r} {error} {getattr(error, 'hint', '')}"
+            error = error.__cause__
+    with ScriptedServer(
+        lambda seen, peer: peer.head(200, {"Content-Length": "0", "bad header": "x"})
+    ) as server:
+        rig().transport(Location(server.url(f"/?sig={CANARY}")), 0, None).close()
+    assert CANARY not in caplog.text
