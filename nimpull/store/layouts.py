@@ -92,9 +92,8 @@ class _Layout:
         raise NotImplementedError
 
     def _file_of(self, artifact: Artifact) -> str | None:
-        """The regular file behind ``path_of``, below the root; None where there is none."""
-        path = self.path_of(artifact)
-        return path if self._is_file(path) else None
+        """The file behind ``path_of``, below the root, if there is one; None for a link that is not ours."""
+        return self.path_of(artifact)
 
     def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
         """Let ``path_of`` lead to the content of the file ``source``; the directories that changed."""
@@ -105,10 +104,6 @@ class _Layout:
         return iter(())
 
     # -- shared ----------------------------------------------------------------------------------------
-
-    def _is_file(self, path: str) -> bool:
-        status = self._tree.lstat(path)
-        return status is not None and stat.S_ISREG(status.st_mode)
 
     def trusted(self, artifact: Artifact) -> TrustedFile | None:
         """By this store's own record and one stat. Raises NotWritableError where a link was planted."""
@@ -317,17 +312,15 @@ class _HubLayout(_Layout):
         path = self.path_of(artifact)
         target = self._tree.readlink(path)
         if target is None:
-            return path if self._is_file(path) else None
+            return path
         if not self._is_own_link(path, target):
             return None
-        return self._regular_blob(artifact, target.rpartition("/")[2])
+        return self._blob_file(artifact, target.rpartition("/")[2])
 
-    def _regular_blob(self, artifact: Artifact, name: str) -> str | None:
+    def _blob_file(self, artifact: Artifact, name: str) -> str:
         blob = self._blob(artifact, name)
         shared = _SHARED_BLOB.fullmatch(self._tree.readlink(blob) or "")
-        if shared:
-            blob = f"{self._hub}/blobs/{shared[1]}"
-        return blob if self._is_file(blob) else None
+        return f"{self._hub}/blobs/{shared[1]}" if shared else blob
 
     def _is_own_link(self, path: str, target: str) -> bool:
         inside = path.removeprefix(f"{self._hub}/")
@@ -337,9 +330,7 @@ class _HubLayout(_Layout):
 
     def _known_blobs(self, artifact: Artifact) -> Iterator[str]:
         if _BLOB_NAME.fullmatch(artifact.etag):
-            blob = self._regular_blob(artifact, artifact.etag)
-            if blob:
-                yield blob
+            yield self._blob_file(artifact, artifact.etag)
         elif artifact.size:
             yield from self._strays(self.repository(artifact.uri)).get(artifact.size, ())
 
@@ -447,6 +438,10 @@ class LocalDirLayout(_Layout):
     name = "local-dir"
     _BESIDE: Final = ".cache/huggingface"
 
+    def __init__(self, tree: Tree, record: Record, fence: Fence = unfenced) -> None:
+        super().__init__(tree, record, fence)
+        self._described: set[str] = set()  # by this run: paths of metadata
+
     def path_of(self, artifact: Artifact) -> str:
         return str(artifact.path)
 
@@ -484,15 +479,19 @@ class LocalDirLayout(_Layout):
         content = f"{artifact.revision}\n{etag}\n{time}\n".encode()
         if not self._tree.create(path, content):  # what huggingface_hub cannot read it takes for nothing
             self._tree.write(path, content, durable=False)
+        self._described.add(path)
         return self._with_parents(os.path.dirname(path))
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
         with self._tree.holding():
             for artifact in listing.artifacts:
-                file, metadata = self.trusted(artifact), self._metadata_of(artifact)
-                described = self._tree.lstat(metadata) if metadata else None
-                if file and metadata and not (described and described.st_size):  # killed between the two
+                metadata = self._metadata_of(artifact)
+                if not metadata or metadata in self._described:
+                    continue
+                described = self._tree.lstat(metadata)
+                file = None if described and described.st_size else self.trusted(artifact)
+                if file:  # an earlier run was killed between the two
                     self._describe(artifact, artifact.etag or file.digest.hex)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)

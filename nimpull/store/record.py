@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
@@ -89,18 +89,20 @@ class Record:
 
     def at(self, path: str, status: os.stat_result) -> Entry | None:
         """The latest entry that ``status`` of the file at ``path`` still agrees with."""
-        return next(self._agreeing(path, status), None)
+        return next((entry for entry in self._of_path(path) if entry.matches(status)), None)
 
     def content_at(self, path: str, status: os.stat_result, artifact: Artifact) -> Entry | None:
         """The same for the content of ``artifact``: one blob may have been committed for several."""
-        agreeing = self._agreeing(path, status)
-        return next((entry for entry in agreeing if entry.is_content_of(artifact)), None)
+        for entry in self._of_path(path):
+            if entry.matches(status) and entry.is_content_of(artifact):
+                return entry
+        return None
 
-    def _agreeing(self, path: str, status: os.stat_result) -> Iterator[Entry]:
+    def _of_path(self, path: str) -> Sequence[Entry]:
+        """Latest first."""
         with self._lock:
             self._read()
-            entries = tuple(self._by_path.get(path, ()))
-        return (entry for entry in reversed(entries) if entry.matches(status))
+            return self._by_path.get(path, ())[::-1]
 
     def of(self, artifact: Artifact) -> tuple[Entry, ...]:
         """Entries with the content of ``artifact``, wherever they stand."""

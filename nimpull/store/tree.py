@@ -16,7 +16,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.errors import NotWritableError, StoreError, StoreIOError
@@ -66,13 +66,15 @@ class Tree:
 
     # -- walking ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def directory(self, path: str, *, create: bool = False) -> Iterator[int]:
+    def directory(self, path: str, *, create: bool = False) -> AbstractContextManager[int]:
         """A descriptor of the directory ``path`` ("" = the root). FileNotFoundError unless ``create``."""
         held = self._held.descriptors
         if held is not None and (path in held or len(held) + path.count("/") + 2 <= _MOST_HELD):
-            yield self._hold(held, path, create)
-            return
+            return nullcontext(self._hold(held, path, create))
+        return self._walked(path, create)
+
+    @contextmanager
+    def _walked(self, path: str, create: bool) -> Iterator[int]:
         descriptor = self._open_root()
         try:
             for segment in path.split("/") if path else ():
@@ -139,7 +141,7 @@ class Tree:
 
     def lstat(self, path: str) -> os.stat_result | None:
         """None where there is nothing."""
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         try:
             with self.directory(above) as descriptor:
                 return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -150,7 +152,7 @@ class Tree:
 
     def readlink(self, path: str) -> str | None:
         """Where a symbolic link points; None where there is no link."""
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         try:
             with self.directory(above) as descriptor:
                 return os.readlink(name, dir_fd=descriptor)
@@ -163,7 +165,7 @@ class Tree:
 
     def open(self, path: str) -> int:
         """A descriptor of a regular file for reading; FileNotFoundError, or refuses what is not a file."""
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         with self.directory(above) as descriptor:
             try:
                 file = os.open(
@@ -236,7 +238,7 @@ class Tree:
 
         A reader, or a crash, may find it unfinished: for what its readers check, and ``write`` can repair.
         """
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         try:
             with self.directory(above, create=True) as descriptor:
                 file = os.open(
@@ -277,7 +279,7 @@ class Tree:
 
         A link at ``path`` is replaced, not followed; a directory there is refused.
         """
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         try:
             with self.directory(above, create=True) as descriptor:
                 os.rename(source, name, dst_dir_fd=descriptor)
@@ -289,7 +291,7 @@ class Tree:
 
     def symlink(self, target: str, path: str) -> str:
         """Make or replace the symbolic link ``path``; returns the directory that changed."""
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         try:
             with self.directory(above, create=True) as descriptor:
                 os.symlink(target, name, dir_fd=descriptor)
@@ -308,7 +310,7 @@ class Tree:
         """Make ``path`` a second name of the file ``existing`` of this tree, or of another on the same file
         system, replacing what is there. OSError if not."""
         temporary = self.temporary()
-        above, name = os.path.split(existing)
+        above, _, name = existing.rpartition("/")
         with (
             (of or self).directory(above) as source,
             self.directory(TEMPORARY, create=True) as target,
@@ -327,7 +329,7 @@ class Tree:
 
     def unlink(self, path: str) -> None:
         """FileNotFoundError where there is nothing."""
-        above, name = os.path.split(path)
+        above, _, name = path.rpartition("/")
         with self.directory(above) as descriptor:
             os.unlink(name, dir_fd=descriptor)
 
