@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +49,14 @@ _LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096")
 
 
 def podman(*arguments: str) -> Ran:
-    return ran([*PODMAN, "run", "--rm", f"--name={CONTAINER}", "--pull=never", *_LIMITS, *arguments])
+    # of a container that ran out of memory, conmon leaves a file "oom" where it was started
+    with tempfile.TemporaryDirectory() as directory:
+        command = [*PODMAN, "run", "--rm", f"--name={CONTAINER}", "--pull=never", *_LIMITS, *arguments]
+        return ran(command, directory)
 
 
-def ran(command: list[str]) -> Ran:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def ran(command: list[str], directory: str | None = None) -> Ran:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=directory)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
