@@ -258,7 +258,7 @@ def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     monkeypatch.setattr("nimpull.detect.cgroup.cpu_limit", lambda: cpus)
     found = limits(Settings(), tmp_path)
     assert found.connections == connections
-    assert found.small_connections == 4 * connections
+    assert found.small_connections == 6 * connections
     assert limits(Settings(connections=20), tmp_path).connections == 20
 
 

@@ -414,7 +414,9 @@ class Edges:
         limits = replace(
             usual,
             connections=min(usual.connections, affordable),
-            small_connections=min(usual.small_connections, 4 * affordable),
+            small_connections=min(
+                usual.small_connections, usual.small_connections // usual.connections * affordable
+            ),
             retry_budget=settings.retry_seconds,
         )
         if settings.connections:

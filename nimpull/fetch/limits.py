@@ -26,7 +26,7 @@ class FetchLimits:
 
     connections: int = 16
     start: int = 4
-    small_connections: int = 64
+    small_connections: int = 96
     buffers: int = 64 * MIB
     pool: int = 32 * MIB
     chunk: int = 8 * MIB

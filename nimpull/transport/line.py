@@ -98,17 +98,6 @@ class Line:
         self._socket.sendall(request)
         quiet = 0.0
         while True:
-            end = self._ahead.find(b"\r\n\r\n", 0, self._end)
-            if end >= 0:
-                parsed = parse_head(self._ahead[:end])
-                if parsed is None:
-                    return self._hand_over()
-                self._start = end + 4
-                status, headers = parsed
-                self._last = "close" in headers.get("connection", "").lower()
-                return status, headers, self
-            if self._end == _AHEAD or any(self._ahead.find(each, 0, self._end) >= 0 for each in _BARE_ENDS):
-                return self._hand_over()
             try:
                 count = self._socket.recv_into(self._view[self._end :])
             except _QUIET:
@@ -121,6 +110,17 @@ class Line:
                 raise http.client.RemoteDisconnected("closed without an answer")
             self._end += count
             quiet = 0.0
+            end = self._ahead.find(b"\r\n\r\n", 0, self._end)
+            if end >= 0:
+                parsed = parse_head(self._ahead[:end])
+                if parsed is None:
+                    return self._hand_over()
+                self._start = end + 4
+                status, headers = parsed
+                self._last = "close" in headers.get("connection", "").lower()
+                return status, headers, self
+            if self._end == _AHEAD or any(self._ahead.find(each, 0, self._end) >= 0 for each in _BARE_ENDS):
+                return self._hand_over()
 
     @property
     def answering(self) -> bool:
