@@ -29,7 +29,7 @@ from nimpull.core.reported import (
 )
 from nimpull.core.request import Request
 from nimpull.core.selection import Selection, profile_name, select
-from nimpull.edges import Edges
+from nimpull.edges.wiring import Edges
 from nimpull.errors import (
     AuthError,
     Cancelled,
@@ -57,11 +57,11 @@ def run(request: Request, edges: Edges) -> Report:
         with edges:
             report = _pull(request, edges, report)
     except NimpullError as error:
-        report = _failed(edges.draft or report, error, edges)
+        report = _failed(edges.reporter.draft or report, error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
         _log.exception("unexpected error")
-        report = _failed(edges.draft or report, error, edges)
-    edges.publish(report)
+        report = _failed(edges.reporter.draft or report, error, edges)
+    edges.reporter.publish(report)
     return report
 
 
@@ -72,30 +72,32 @@ def abandon(edges: Edges) -> Report:
         "stopped while something that it waited for did not let go",
         hint="Run again to continue: what is on the volume is kept. Check that volume and network answer.",
     )
-    report = _failed(edges.draft or Report(State.IN_PROGRESS, now, now, version=__version__), error, edges)
-    edges.publish(report)
+    draft = edges.reporter.draft or Report(State.IN_PROGRESS, now, now, version=__version__)
+    report = _failed(draft, error, edges)
+    edges.reporter.publish(report)
     return report
 
 
 def _pull(request: Request, edges: Edges, report: Report) -> Report:
+    volume, drafted = edges.volume, edges.reporter.drafted
     for warning in edges.settings.warnings:
         edges.emit(Note(warning, "warning"))
     selection = None
     if request.manifest:
         hardware = edges.hardware(request.gpus)
-        report = edges.drafted(replace(report, hardware=hardware))
+        report = drafted(replace(report, hardware=hardware))
         selection = select(parse_manifest(request.manifest), request.criteria, hardware, edges.table)
-        report = edges.drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
+        report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
         _tell(selection, edges)
     elif not request.uris and not request.repair:
         raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
     profiles = selection.chosen if selection else ()
-    edges.destinations = destinations(profiles)
+    volume.destinations = destinations(profiles)
     cached = tuple(CachedProfile.of(profile) for profile in profiles)
     key = request.selection_key(tuple(profile.id for profile in profiles))
-    report = edges.drafted(replace(report, store=edges.store_summary()))
+    report = drafted(replace(report, store=volume.summary()))
 
-    if not request.refresh and (outcomes := edges.ready_outcomes(key)) is not None:
+    if not request.refresh and (outcomes := volume.ready_outcomes(key)) is not None:
         edges.emit(Note("the store is complete already; nothing was asked of the network"))
         return _ready(report, cached, outcomes, (), edges)
     if request.offline:
@@ -103,24 +105,24 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
             f"{request.offline} is set, and the store is not complete: nothing was downloaded",
             hint="Unset it for the run that fills the store.",
         )
-    edges.preflight(dry_run=request.dry_run)
-    with edges.lease(dry_run=request.dry_run):
-        edges.remove_corrupt()
+    volume.preflight()
+    with volume.leased():
+        volume.remove_corrupt()
         plan = _plan(request, profiles, edges)
-        report = edges.drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
-        edges.check_room(plan.to_fetch, plan.total, request.room)
+        report = drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
+        volume.check_room(plan.to_fetch, plan.total, request.room)
         if request.dry_run:
             return replace(report, artifacts=(*plan.present, *_intended(plan)), updated=edges.clock.time())
-        edges.check_targets(plan.missing)
+        volume.check_targets(plan.missing)
         begun = edges.clock.monotonic()
         fetched = edges.fetch(plan.missing) if plan.missing else ()
         seconds = edges.clock.monotonic() - begun
         for listing in plan.listings:
-            edges.finish(listing, complete=_is_whole(request))
+            volume.finish(listing, complete=_is_whole(request))
         outcomes = (*plan.present, *fetched)
-        edges.name_twice(plan.listings, complete=_is_whole(request))
-        edges.write_runtime_manifest(plan.listings)
-        edges.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
+        volume.name_twice(plan.listings, complete=_is_whole(request))
+        volume.write_runtime_manifest(plan.listings)
+        volume.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
     transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries)
     return _ready(report, cached, outcomes, (transfer,), edges)
 
@@ -129,7 +131,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
 
 
 def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
-    needs = _needs(request, profiles)
+    volume, needs = edges.volume, _needs(request, profiles)
     if not needs.repositories and not request.repair:
         raise ManifestError(
             "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
@@ -142,11 +144,11 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
             f"{empty[0].uri} has no file that was asked for", hint="Look at --include and --exclude."
         )
     edges.emit(Phase("checking what is there"))
-    edges.destinations = resolved(edges.destinations, listed)
-    with edges.looking():
-        plan = settle(listings, resolved(needs.promised, listed), edges.present)
-    plan = replace(plan, resumed=edges.resumable(plan.missing))
-    edges.tell_of_cache()
+    volume.destinations = resolved(volume.destinations, listed)
+    with volume.looking():
+        plan = settle(listings, resolved(needs.promised, listed), volume.present)
+    plan = replace(plan, resumed=volume.resumable(plan.missing))
+    volume.tell_of_cache()
     count = len(plan.present) + len(plan.missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
     for outcome in plan.present:
@@ -193,7 +195,7 @@ def _ready(
         profiles=profiles,
         artifacts=tuple(outcomes),
         transfer=transfer[0] if transfer else Transfer(),
-        store=edges.store_summary(sum(outcome.size for outcome in outcomes)),
+        store=edges.volume.summary(sum(outcome.size for outcome in outcomes)),
         progress=None,
     )
 

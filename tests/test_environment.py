@@ -6,17 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 
 import pytest
 
-from nimpull.clock import SystemClock
 from nimpull.core.events import Level
-from nimpull.core.request import Request
-from nimpull.edges import Edges
+from nimpull.edges.limits import fetch_limits
 from nimpull.errors import UsageError
-from nimpull.fetch import FetchLimits
-from nimpull.progress import Mode, Progress
 from nimpull.settings import Settings, load
 from tests.registry import Registry
 from tests.test_names import FILES, call, manifest
@@ -235,31 +230,22 @@ def test_a_named_profile_is_pulled_whatever_the_hardware(
 # -- limits ------------------------------------------------------------------------------------------------
 
 
-def limits(settings: Settings, tmp_path: Path) -> FetchLimits:
-    clock = SystemClock()
-    progress = Progress(Mode.QUIET, (tmp_path / "log").open("w"), clock)
-    request = Request(store=str(tmp_path))
-    return Edges(request, settings, clock=clock, cancel=Event(), progress=progress).limits
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_connections_and_memory_can_be_said(tmp_path: Path) -> None:
+def test_connections_and_memory_can_be_said() -> None:
     asked = load({"NIMPULL_CONNECTIONS": "3", "NIMPULL_MEMORY_LIMIT": "256Mi"})
-    found = limits(asked, tmp_path)
+    found = fetch_limits(asked)
     assert (found.connections, found.small_connections, found.buffers) == (3, 3, 32 * MIB)
-    assert limits(load({"NIMPULL_MEMORY_LIMIT": "64Mi"}), tmp_path).connections == 4
+    assert fetch_limits(load({"NIMPULL_MEMORY_LIMIT": "64Mi"})).connections == 4
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(("cpus", "connections"), [(None, 16), (4.0, 16), (0.5, 8), (0.01, 2)])
 def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
+    monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
 ) -> None:
-    monkeypatch.setattr("nimpull.detect.cgroup.cpu_limit", lambda: cpus)
-    found = limits(Settings(), tmp_path)
+    monkeypatch.setattr("nimpull.edges.limits.cpu_limit", lambda: cpus)
+    found = fetch_limits(Settings())
     assert found.connections == connections
     assert found.small_connections == 6 * connections
-    assert limits(Settings(connections=20), tmp_path).connections == 20
+    assert fetch_limits(Settings(connections=20)).connections == 20
 
 
 @pytest.mark.parametrize("text", ["0.5", "-1", "257", "many"])

@@ -35,7 +35,7 @@ def execute(
     except NimpullError as error:
         return fail_unasked(error)
     from nimpull.clock import SystemClock
-    from nimpull.edges import Edges
+    from nimpull.edges.wiring import Edges
     from nimpull.job import abandon, run
     from nimpull.progress import Mode, Progress, choose_mode
 
@@ -94,7 +94,7 @@ def plan_text(report: Report, request: Request) -> str:
 
 def fail_unasked(error: NimpullError) -> int:
     """The same, with the termination message: the operator's Jobs for the Hub show no log in their status."""
-    from nimpull.edges import leave_message
+    from nimpull.edges.reporting import leave_message
 
     report = failed(error)
     if problem := leave_message(termination_log(), report):

@@ -19,13 +19,13 @@ from nimpull.errors import ManifestError, NimpullError, SourceError, StoreError,
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.edges import Edges
+    from nimpull.edges.wiring import Edges
 
 
 def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Sizes:
     """What cannot be had is a note, not an error: the profiles can be listed without. Raises Cancelled."""
     from nimpull.clock import SystemClock
-    from nimpull.edges import Edges
+    from nimpull.edges.wiring import Edges
     from nimpull.progress import Mode, Progress
 
     cancel = threading.Event()
@@ -52,7 +52,7 @@ def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:
             break
     plan: Plan | None = None
     try:
-        plan = settle(tuple(listings.values()), needs.promised, edges.present)
+        plan = settle(tuple(listings.values()), needs.promised, edges.volume.present)
     except StoreError as error:
         causes.append(error)
     return Sizes.of(readable, listings, plan, _note(causes))

@@ -21,7 +21,7 @@ from nimpull.store.store import Store
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
-class NimCache:
+class CacheStore:
     """Another store, only read. A file counts by that store's record, or by its digest once it was read.
 
     Raises StoreError for the store that is written; one that cannot be read has nothing.

@@ -1,0 +1,29 @@
+"""What a fetch may use of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from nimpull.detect.cgroup import cpu_limit, memory_limit
+from nimpull.fetch import FetchLimits
+from nimpull.settings import Settings
+
+CONNECTIONS_PER_CPU: Final = 16  # one verifies what about thirty of a throttled CDN bring
+
+
+def fetch_limits(settings: Settings) -> FetchLimits:
+    """What was asked for, or what the control group's CPU allows; never more than its memory allows."""
+    usual, cpus = FetchLimits(), cpu_limit()
+    affordable = usual.connections if cpus is None else max(2, int(cpus * CONNECTIONS_PER_CPU))
+    small = usual.small_connections // usual.connections * affordable
+    limits = replace(
+        usual,
+        connections=min(usual.connections, affordable),
+        small_connections=min(usual.small_connections, small),
+        retry_budget=settings.retry_seconds,
+    )
+    if settings.connections:
+        limits = limits.with_most(settings.connections)
+    memory = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
+    return limits.within(min(memory, default=None))

@@ -1,0 +1,150 @@
+"""Builds the edges of one job and wires them together: what :mod:`nimpull.job` tells, this makes happen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from threading import Event
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from nimpull import __version__
+from nimpull.core.artifacts import Artifact, Listing, Location, Outcome
+from nimpull.core.digest import Digest
+from nimpull.core.events import Event as JobEvent
+from nimpull.core.events import Note, Phase, Waiting
+from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
+from nimpull.core.names import ModelUri
+from nimpull.core.ports import Body, Clock, Wanted
+from nimpull.core.request import Request
+from nimpull.edges.reporting import Reporter
+from nimpull.edges.volume import Volume
+from nimpull.settings import Settings
+
+if TYPE_CHECKING:
+    from nimpull.edges.registries import Registries
+    from nimpull.progress import Progress
+    from nimpull.transport import Transport
+
+
+class Edges:
+    """Context manager around one run. Everything with a socket, a file or a clock hangs here."""
+
+    def __init__(
+        self,
+        request: Request,
+        settings: Settings,
+        *,
+        clock: Clock,
+        cancel: Event,
+        progress: Progress,
+        report_path: str = "",
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.cancel = cancel
+        self.retries = 0
+        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit)
+        self.reporter = Reporter(
+            report_path,
+            settings.termination_log,
+            self.volume,
+            clock=clock,
+            emit=self.emit,
+            snapshot=progress.snapshot,
+        )
+        self._progress = progress
+        self._stack = ExitStack()
+
+    def emit(self, event: JobEvent) -> None:
+        if isinstance(event, Waiting):
+            self.retries += 1
+        self._progress(event)
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.volume)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reporter.close()
+        self._stack.close()
+
+    @cached_property
+    def table(self) -> DeviceTable:
+        from nimpull.detect import shipped_table
+
+        return shipped_table()
+
+    def hardware(self, override: str) -> Hardware:
+        if override:
+            return Hardware(parse_gpu_override(override, self.table), origin=Origin.OVERRIDE)
+        from nimpull.detect import detect
+
+        return detect(lookup=self.table.find, cancel=self.cancel)
+
+    @cached_property
+    def transport(self) -> Transport:
+        from nimpull.transport import Transport, TransportPolicy
+
+        settings = self.settings
+        policy = TransportPolicy(
+            ca_files=settings.ca_files,
+            ca_directories=settings.ca_directories,
+            http_proxy=settings.http_proxy,
+            https_proxy=settings.https_proxy,
+            no_proxy=settings.no_proxy,
+            user_agent=f"nimpull/{__version__}",
+            retry_budget=settings.retry_seconds,
+            connections=max(TransportPolicy().connections, settings.connections or 0),
+        )
+        return self._stack.enter_context(
+            Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
+        )
+
+    @cached_property
+    def registries(self) -> Registries:
+        from nimpull.edges.registries import Registries
+
+        return Registries(self.settings, self.clock, lambda: self.transport)
+
+    def get(self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
+        """Implements :class:`nimpull.core.ports.Get` over sockets and local files."""
+        opened = self.registries.local if location.url.scheme == "file" else self.transport
+        return opened(location, start, end, fresh_connection=fresh_connection)
+
+    def list(self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest] | None = None) -> Listing:
+        """``promised``: a manifest's digests by identity; what the NIM cache has whole is not asked for."""
+        cache = self.volume.cache
+        if cache and (listing := cache.listing(uri, wanted, promised or {})):
+            return listing
+        self.emit(Phase("listing", str(uri)))
+        listing = self.registries.source(uri).list(uri, wanted)
+        for note in listing.notes:
+            self.emit(Note(note, "warning"))
+        return listing
+
+    def locate(self, artifact: Artifact, fresh: bool) -> Location:
+        """Of the copy in the NIM cache, unless that was tried."""
+        cache = self.volume.cache
+        if cache and not fresh and (near := cache.location(artifact)):
+            return near
+        return self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
+
+    def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
+        from nimpull.edges.limits import fetch_limits
+        from nimpull.fetch import Fetcher
+
+        self.emit(Phase("fetching"))
+        fetcher = Fetcher(
+            self.locate,
+            self.get,
+            self.volume.ingests,
+            clock=self.clock,
+            cancel=self.cancel,
+            emit=self.emit,
+            limits=fetch_limits(self.settings),
+        )
+        return fetcher.run(artifacts)
