@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from nimpull.store.ingest import parse_journal
+from nimpull.store.journal import parse_journal
 from scripts.recorded_disk import Event, read_events, recording, write_image
 from tests.crashing import LARGE, Case, complaints, recover, serving
 from tests.registry import Registry

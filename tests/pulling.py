@@ -16,7 +16,7 @@ from nimpull.core.events import Event
 from nimpull.core.names import Url
 from nimpull.core.ports import Emit, Get, Ingests
 from nimpull.fetch import Fetcher, FetchLimits
-from nimpull.store.ingest import IngestArea
+from nimpull.store.area import IngestArea
 from nimpull.transport import Transport, TransportPolicy
 from tests.clocks import StepClock
 from tests.servers import Answer, Peer, ScriptedServer, Seen

@@ -28,7 +28,7 @@ from nimpull.errors import (
     StoreIOError,
 )
 from nimpull.fetch import FetchLimits
-from nimpull.store.ingest import IngestArea
+from nimpull.store.area import IngestArea
 from tests.committing import artifact, digest_of
 from tests.pulling import MIB, PlainLayout, Pull, name_of, noise, pulling, serve
 from tests.servers import Answer, Peer, Seen, in_turn

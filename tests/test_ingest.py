@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim, Verified
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
+from nimpull.store.area import IngestArea
 from nimpull.store.durable import refused
-from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest, IngestArea, journal_line, parse_journal
+from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest
+from nimpull.store.journal import journal_line, parse_journal
 from tests.committing import artifact, digest_of
 from tests.pulling import MIB, PlainLayout, noise
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from nimpull.store.ingest import parse_journal
+from nimpull.store.journal import parse_journal
 from tests.pods import as_user
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer

@@ -18,8 +18,8 @@ from nimpull.errors import StoreIOError
 from nimpull.fetch import FetchLimits
 from nimpull.fetch.crew import Crew
 from nimpull.store import barrier
+from nimpull.store.area import IngestArea
 from nimpull.store.barrier import Barrier, find_syncfs
-from nimpull.store.ingest import IngestArea
 from tests.clocks import StepClock
 from tests.committing import artifact, digest_of
 from tests.pulling import PlainLayout, noise, pulling, serve

@@ -8,7 +8,7 @@ import pytest
 
 from nimpull.core.ports import Claim, Verified
 from nimpull.errors import NotWritableError
-from nimpull.store.ingest import IngestArea
+from nimpull.store.area import IngestArea
 from nimpull.store.layouts import StoreLayout
 from nimpull.store.store import Store
 from tests.committing import HUB, artifact, digest_of, listing

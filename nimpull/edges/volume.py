@@ -23,7 +23,7 @@ from nimpull.settings import Settings
 
 if TYPE_CHECKING:
     from nimpull.edges.cache import CacheStore
-    from nimpull.store.ingest import IngestArea
+    from nimpull.store.area import IngestArea
     from nimpull.store.layouts import StoreLayout
     from nimpull.store.lease import Lease
     from nimpull.store.store import Store
@@ -271,7 +271,7 @@ class Volume:
 
     @cached_property
     def ingests(self) -> IngestArea:
-        from nimpull.store.ingest import IngestArea
+        from nimpull.store.area import IngestArea
 
         area = IngestArea(
             self._request.store,

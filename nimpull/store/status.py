@@ -7,12 +7,11 @@ import stat
 from dataclasses import dataclass
 from typing import Final
 
-from nimpull.core.names import STATE_DIRECTORY
+from nimpull.store.journal import ARTIFACT, INGESTS
 from nimpull.store.ready import Ready, all_ready, missing_of
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
 
-INGESTS: Final = f"{STATE_DIRECTORY}/ingest"
 _BLOCK: Final = 512  # bytes of st_blocks (POSIX, sys/stat.h)
 
 
@@ -74,7 +73,7 @@ def partials(tree: Tree) -> tuple[Partial, ...]:
             if status:
                 size += status.st_blocks * _BLOCK
                 modified = max(modified, status.st_mtime)
-        identity, whole = _noted(tree.read(f"{INGESTS}/{name}/artifact", 1 << 16))
+        identity, whole = _noted(tree.read(f"{INGESTS}/{name}/{ARTIFACT}", 1 << 16))
         found.append(Partial(name, identity, whole, size, modified))
     return tuple(found)
 

@@ -21,7 +21,7 @@ from nimpull.core.events import Event
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.fetch import Fetcher
 from nimpull.fetch.limits import FetchLimits
-from nimpull.store.ingest import IngestArea
+from nimpull.store.area import IngestArea
 from nimpull.transport import Transport, TransportPolicy
 
 

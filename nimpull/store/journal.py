@@ -1,0 +1,111 @@
+"""The journal of an ingest: what of a file is on the disk, as lines that a kill or a power cut may tear.
+
+A line tells of one chunk: the digest of the file up to the chunk's end, or of the chunk alone, and a CRC of
+the line itself. A header (``artifact``) says what the bytes are of: identity, size, digest, validator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.names import STATE_DIRECTORY
+from nimpull.core.ports import Claim
+from nimpull.store.durable import storing
+
+INGESTS: Final = f"{STATE_DIRECTORY}/ingest"  # below the store's root
+DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"
+VERSION: Final = 2  # of header and lines; those of another one are not read
+_MAX_HEADER: Final = 1 << 16  # bytes
+_MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an earlier run noted. ``size`` in bytes, -1 = nothing is known."""
+
+    size: int
+    validator: str
+    claims: tuple[Claim, ...]
+
+
+def journal_line(claim: Claim) -> bytes:
+    """``VERSION START END upto|alone DIGEST CRC32``, offsets in bytes."""
+    kind = "alone" if claim.alone else "upto"
+    text = f"{VERSION} {claim.start} {claim.end} {kind} {claim.digest.hex()}"
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
+def parse_journal(content: bytes, size: int) -> tuple[Claim, ...]:
+    """The claims of a journal, without lines that are torn, damaged, out of range or of another version."""
+    claims = (_parse_line(line, size) for line in content.split(b"\n"))
+    return tuple(claim for claim in claims if claim is not None)
+
+
+def _parse_line(line: bytes, size: int) -> Claim | None:
+    text, _, check = line.rpartition(b" ")
+    fields = text.split(b" ")
+    if len(fields) != 5 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
+        return None
+    try:
+        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[4].decode("ascii"))
+    except ValueError:
+        return None
+    if fields[3] not in (b"upto", b"alone"):
+        return None
+    claim = Claim(start, end, digest, alone=fields[3] == b"alone")
+    return claim if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
+
+
+def header(artifact: Artifact, size: int, validator: str) -> bytes:
+    """What the bytes beside it are of. ``size`` of the whole file, in bytes."""
+    facts = {
+        "version": VERSION,
+        "identity": artifact.identity,
+        "size": size,
+        "digest": _digest(artifact),
+        "validator": validator,
+    }
+    return json.dumps(facts).encode()
+
+
+def load(directory: str, artifact: Artifact) -> Written:
+    """Of the ingest in ``directory``; nothing unless it is of this very artifact and of this version.
+
+    Raises StoreError.
+    """
+    nothing = Written(-1, "", ())
+    content = _read(os.path.join(directory, ARTIFACT), _MAX_HEADER)
+    try:
+        facts = json.loads(content) if content else None
+    except (ValueError, RecursionError):
+        return nothing
+    if not isinstance(facts, dict) or facts.get("version") != VERSION:
+        return nothing
+    size, validator = facts.get("size"), facts.get("validator")
+    if facts.get("identity") != artifact.identity or facts.get("digest") != _digest(artifact):
+        return nothing
+    if type(size) is not int or size < 0 or not isinstance(validator, str):
+        return nothing
+    if artifact.size is not None and size != artifact.size:
+        return nothing
+    journal = _read(os.path.join(directory, JOURNAL), _MAX_JOURNAL)
+    return Written(size, validator, parse_journal(journal, size))
+
+
+def _digest(artifact: Artifact) -> str:
+    return str(artifact.digest) if artifact.digest else ""
+
+
+def _read(path: str, limit: int) -> bytes:
+    with storing("read", path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit)
