@@ -11,25 +11,42 @@ from nimpull.fetch.transfer import Transfer
 
 
 class Board:
-    """``lock`` is the run's one lock; files come largest first."""
+    """Queued files come largest first. A worker without work sleeps until there is some that it may do.
 
-    def __init__(self, lock: threading.Condition, large: Iterable[Transfer], allowed: int) -> None:
-        self.allowed = allowed  # workers that may fetch now
+    ``lock`` is the run's one lock; ``allowed`` workers may fetch now, ``most`` may ever.
+    """
+
+    def __init__(self, lock: threading.RLock, *, allowed: int, most: int) -> None:
+        self.allowed = allowed
         self.stopped = False
         self._lock = lock
-        self._large = deque(sorted(large, key=lambda each: -(each.size or 1 << 62)))
+        self._idle = threading.Condition(lock)
+        self._waiting = 0
+        self._most = most
+        self._large: deque[Transfer] = deque()
         self._running: list[Transfer] = []
         self._busy = 0
+
+    def queue(self, large: Iterable[Transfer]) -> None:
+        with self._lock:
+            self._large.extend(sorted(large, key=lambda each: -(each.size or 1 << 62)))
+            self.wake()
 
     def stop(self) -> None:
         with self._lock:
             self.stopped = True
-            self._lock.notify_all()
+            self._idle.notify_all()
 
     def allow(self, workers: int) -> None:
         with self._lock:
             self.allowed = workers
-            self._lock.notify_all()
+            self.wake()
+
+    def wake(self) -> None:
+        """Under the lock: there may be work for others. No more of them wake than may do it."""
+        free = min(self._waiting, self.allowed - self._busy)
+        if free > 0 and (self._large or any(each.open_to_others() for each in self._running)):
+            self._idle.notify(free)
 
     @property
     def work_for_more(self) -> bool:
@@ -38,7 +55,7 @@ class Board:
             return bool(self._large) or any(each.open_to_others() for each in self._running)
 
     def next(self) -> Transfer | None:
-        """A file, entered; None once all are done. Raises Stopped."""
+        """A file, entered; None once all are done, or enough others wait for more. Raises Stopped."""
         with self._lock:
             while True:
                 if self.stopped:
@@ -46,10 +63,13 @@ class Board:
                 found = self._choose()
                 if found is not None:
                     return found
-                if not (self._large or self._running):
-                    self._lock.notify_all()
+                if not (self._large or self._running) or self._waiting + self._busy >= self._most:
                     return None
-                self._lock.wait(1.0)
+                self._waiting += 1
+                try:
+                    self._idle.wait(1.0)
+                finally:
+                    self._waiting -= 1
 
     def _choose(self) -> Transfer | None:
         if self._busy >= self.allowed:
@@ -79,16 +99,19 @@ class Board:
             self._busy -= 1
             last = not transfer.active and (bool(transfer.restart) or transfer.complete or not transfer.ready)
             transfer.closing = transfer.closing or last
-            self._lock.notify_all()
+            self.wake()
             return last
 
     def again(self, transfer: Transfer) -> None:
         with self._lock:
             self._running.remove(transfer)
             self._large.appendleft(transfer)
-            self._lock.notify_all()
+            self.wake()
 
     def done(self, transfer: Transfer) -> None:
         with self._lock:
             self._running.remove(transfer)
-            self._lock.notify_all()
+            if self._large or self._running:
+                self.wake()
+            else:
+                self._idle.notify_all()

@@ -90,17 +90,19 @@ class _Run:
         self._artifacts = artifacts
         self._stop = threading.Event()
         self._emitting = threading.Lock()
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
         self._received = 0
         self._outcomes: dict[int, Outcome] = {}
         self._missing: list[NotFoundError] = []
         self._service = Service(locate, get, Hosts(clock), clock, self._stop)
         self._pool = BufferPool(limits.pool, limits.block)
         large = tuple(n for n, each in enumerate(artifacts) if not self._is_small(each))
-        self._transfers = tuple(self._transfer(number) for number in large)
         # two connections keep the hash of one file busy
         start = min(limits.start, limits.connections, max(1, 2 * len(large)))
-        self._board = Board(self._lock, self._transfers, start)
+        self._board = Board(self._lock, allowed=start, most=limits.connections)
+        self._transfers = tuple(self._transfer(number) for number in large)
+        self._board.queue(self._transfers)
         self._pace = Pace(start, limits.connections, self._reading())
         self._refusals = 0
         self._laggards = Laggards()
@@ -126,7 +128,8 @@ class _Run:
             artifact,
             Exchange(artifact, self._service),
             patience=self._patience(),
-            lock=self._lock,
+            turn=self._turn,
+            moved=self._board.wake,
             pool=self._pool,
             limits=self._limits,
             emit=self._emit,
@@ -216,6 +219,8 @@ class _Run:
         self._stop.set()
         self._board.stop()
         self._small.stop()
+        with self._turn:
+            self._turn.notify_all()
 
     def _conclude(self, failures: Sequence[BaseException], cancel: Cancel) -> tuple[Outcome, ...]:
         if failures:

@@ -29,7 +29,7 @@ class _Forking(Hasher, Protocol):
 
 
 class OrderedHash:
-    """Hashes one file while it comes. Fields change only under ``lock``, the run's one lock.
+    """Hashes one file while it comes. Fields change only under the run's one lock, that of ``turn``.
 
     ``frontier``: bytes hashed so far, in order. Bytes that arrive ahead of it wait in pool buffers. Where no
     more may wait and the hash waits for the network, they are left on disk, with a claim of their own, and
@@ -44,17 +44,23 @@ class OrderedHash:
         self,
         name: str,
         *,
-        lock: threading.Condition,
+        turn: threading.Condition,
         pool: BufferPool,
         limits: FetchLimits,
         halted: Callable[[], bool],
         missed: Callable[[Claim], None],
+        moved: Callable[[], None],
     ) -> None:
-        """``halted``: the work lost its purpose; ``missed`` is told each claim whose bytes are not here."""
+        """``turn``: workers whose bytes came before their turn wait for it, of all files of the run.
+
+        ``halted``: the work lost its purpose; ``missed`` is told each claim whose bytes are not here;
+        ``moved`` is called under the lock when the frontier moved.
+        """
         self.frontier = self.resumed = 0
         self.claims: dict[int, Claim] = {}
         self._name = name
-        self._lock = lock
+        self._lock = turn
+        self._tell = moved
         self._pool = pool
         self._limits = limits
         self._halted = halted
@@ -203,6 +209,7 @@ class OrderedHash:
                 self.frontier = frontier
                 self._moved = time.monotonic()
                 self._lock.notify_all()
+                self._tell()
                 deposit = self._deposits.pop(frontier, None)
                 spilled = self._spilled.pop(frontier, None)
                 claim = self.claims.pop(frontier, None)

@@ -23,9 +23,10 @@ UNLISTED_ALGORITHM = "blake3"  # for a file that the listing has no digest of
 
 
 class Transfer:
-    """One file that is fetched in segments. Fields change only under ``lock``, the run's one lock.
+    """One file that is fetched in segments. Fields change only under the run's one lock, that of ``turn``.
 
-    ``ready``: the first response was accepted, others may join.
+    ``ready``: the first response was accepted, others may join. ``moved`` is called under the lock whenever
+    others may find work here.
     """
 
     def __init__(
@@ -35,11 +36,12 @@ class Transfer:
         exchange: Exchange,
         *,
         patience: Patience,
-        lock: threading.Condition,
+        turn: threading.Condition,
         pool: BufferPool,
         limits: FetchLimits,
         emit: Emit,
         stopped: Callable[[], bool],
+        moved: Callable[[], None],
     ) -> None:
         self.number = number
         self.artifact = artifact
@@ -55,17 +57,19 @@ class Transfer:
         self.fetched = self.counted = 0
         self._reached = 0
         self._ingest: Ingest | None = None
-        self._lock = lock
+        self._lock = turn
+        self._moved = moved
         self._limits = limits
         self._emit = emit
         self._missing: list[Span] = []
         self._hash = OrderedHash(
             artifact.path,
-            lock=lock,
+            turn=turn,
             pool=pool,
             limits=limits,
             halted=lambda: bool(self.restart) or stopped(),
             missed=self._missed,
+            moved=moved,
         )
 
     # -- setting up ------------------------------------------------------------------------------------
@@ -129,7 +133,7 @@ class Transfer:
                 self._missing = [(0, size)] if size else []
             self._hash.start(self.ingest, new_hasher(self.algorithm, size), size)
             self.ready = True
-            self._lock.notify_all()
+            self._moved()
         self._hash.fold_claims()
 
     def end_stream(self, size: int, hasher: Hasher) -> None:
