@@ -1,0 +1,32 @@
+"""Where committed files stand, as their consumers expect them.
+
+``NgcHubLayout``: what a NIM container reads below ``NIM_CACHE_PATH``,
+``ngc/hub/models--org--team--model/{blobs/<etag>,refs/<version>,snapshots/<version>/PATH}``.
+``HuggingFaceHubLayout``: what huggingface_hub reads as its cache,
+``<hub>/{models,datasets}--ns--name/{blobs/<etag>,refs/<revision>,snapshots/<commit>/PATH}``.
+``LocalDirLayout``: what ``huggingface-cli download --local-dir`` leaves behind, plain files and
+``.cache/huggingface/download/PATH.metadata`` beside them.
+``WorkspaceLayout``: plain files at chosen places, for ``create-model-store``.
+``NimCacheLayout``: the first two, by the scheme of the artifact.
+
+All answer the same questions. ``trusted``: is it committed and may it be believed without reading it.
+``verify``: is what stands there (whoever wrote it) the right content; reads it. ``adopt``: is the content in
+this store elsewhere; links it, fetches nothing. ``found`` and ``adopt_from``: the same over two stores, of
+which one is only read. ``place``: make a finished ingest visible. No file is believed for its name and size.
+"""
+
+from nimpull.store.layouts.base import Fence, StoreLayout, TrustedFile, unfenced
+from nimpull.store.layouts.hub import HuggingFaceHubLayout, NgcHubLayout, NimCacheLayout
+from nimpull.store.layouts.plain import LocalDirLayout, WorkspaceLayout
+
+__all__ = [
+    "Fence",
+    "HuggingFaceHubLayout",
+    "LocalDirLayout",
+    "NgcHubLayout",
+    "NimCacheLayout",
+    "StoreLayout",
+    "TrustedFile",
+    "WorkspaceLayout",
+    "unfenced",
+]

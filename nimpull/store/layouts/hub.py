@@ -1,0 +1,238 @@
+"""blobs, refs and snapshots: the caches of NIM and of huggingface_hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from nimpull.core.artifacts import Artifact, Listing
+from nimpull.core.digest import Digest
+from nimpull.core.names import ModelUri, SafePath
+from nimpull.store.durable import storing
+from nimpull.store.layouts.base import Fence, Layout, StoreLayout, TrustedFile, unfenced
+from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.record import Entry, Record
+from nimpull.store.tree import Tree
+
+#: A blob's name comes from a server's header: one plain segment, or the digest is used instead.
+_BLOB_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
+_BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,199})")
+#: huggingface_hub 2 keeps Xet blobs once for all repositories; the repository's blob is then a link.
+_SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
+
+
+class _HubLayout(Layout):
+    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
+
+    def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
+        super().__init__(tree, record, fence)
+        self._hub = SafePath(hub)
+        self._repositories: dict[tuple[str, ...], str] = {}
+        self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
+
+    def repository(self, uri: ModelUri) -> str:
+        """``<hub>/models--…``, below the root."""
+        key = (uri.repo_type, uri.scheme, uri.org, uri.team, uri.name, uri.location)
+        if key not in self._repositories:
+            self._repositories[key] = self._name(uri)
+        return self._repositories[key]
+
+    def _name(self, uri: ModelUri) -> str:
+        kind = "datasets" if uri.repo_type == "dataset" else "models"
+        if uri.scheme in ("ngc", "hf"):
+            names = uri.repo_id.split("/")
+        else:  # a bucket, mirror or directory: its address, without user info
+            names = [part for part in (uri.name.rpartition("@")[2], *uri.location.split("/")) if part]
+        return f"{self._hub}/{SafePath('--'.join((kind, *names)))}"
+
+    def _revision(self, uri: ModelUri) -> SafePath:
+        return SafePath(uri.revision.replace("/", "--") or "latest")  # a bucket has no revisions
+
+    def path_of(self, artifact: Artifact) -> str:
+        snapshot = f"{self.repository(artifact.uri)}/snapshots/{self._revision(artifact.uri)}"
+        return f"{snapshot}/{artifact.path}"
+
+    def _blob(self, artifact: Artifact, name: str) -> str:
+        return f"{self.repository(artifact.uri)}/blobs/{name}"
+
+    def _blob_for(
+        self, artifact: Artifact, digest: Digest, etag: str
+    ) -> tuple[str, os.stat_result | None, Entry | None]:
+        """The blob's path, and what stands there with its entry in the record.
+
+        Its name is the ETag, unless that cannot be a name or another content already has it.
+        """
+        name = artifact.etag or etag
+        if _BLOB_NAME.fullmatch(name):
+            blob, status, entry = self._standing(self._blob(artifact, name))
+            if not (entry and entry.digest.algorithm == digest.algorithm and entry.digest != digest):
+                return blob, status, entry
+        return self._standing(self._blob(artifact, digest.hex))
+
+    def _standing(self, blob: str) -> tuple[str, os.stat_result | None, Entry | None]:
+        status = self._tree.lstat(blob)
+        return blob, status, self._record.at(blob, status) if status else None
+
+    def _file_of(self, artifact: Artifact) -> str | None:
+        path = self.path_of(artifact)
+        target = self._tree.readlink(path)
+        if target is None:
+            return path
+        if not self._is_own_link(path, target):
+            return None
+        return self._blob_file(artifact, target.rpartition("/")[2])
+
+    def _blob_file(self, artifact: Artifact, name: str) -> str:
+        blob = self._blob(artifact, name)
+        shared = _SHARED_BLOB.fullmatch(self._tree.readlink(blob) or "")
+        return f"{self._hub}/blobs/{shared[1]}" if shared else blob
+
+    def _is_own_link(self, path: str, target: str) -> bool:
+        inside = path.removeprefix(f"{self._hub}/")
+        if inside.split("/")[1] == "blobs":
+            return bool(_SHARED_BLOB.fullmatch(target))
+        return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == inside.count("/") - 1
+
+    def _known_blobs(self, artifact: Artifact) -> Iterator[str]:
+        if _BLOB_NAME.fullmatch(artifact.etag):
+            yield self._blob_file(artifact, artifact.etag)
+        elif artifact.size:
+            yield from self._strays(self.repository(artifact.uri)).get(artifact.size, ())
+
+    def _strays(self, repository: str) -> dict[int, list[str]]:
+        """Blobs, by size, that the record does not know: a run ended between a rename and the record's line.
+
+        Where a listing has no ETags nothing else tells what such a blob is of. Looked for once.
+        """
+        if repository not in self._unrecorded:
+            found = self._unrecorded[repository] = {}
+            for name in self._tree.names(f"{repository}/blobs"):
+                blob = f"{repository}/blobs/{name}"
+                status = self._tree.lstat(blob)
+                if status and stat.S_ISREG(status.st_mode) and self._record.at(blob, status) is None:
+                    found.setdefault(status.st_size, []).append(blob)
+        return self._unrecorded[repository]
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See ``core.ports.Layout``. Without symbolic links the snapshot holds the plain file and no blob."""
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        if not self._tree.symlinks:
+            return self._move(artifact, staged, path, digest, etag)
+        blob, status, entry = self._blob_for(artifact, digest, etag)
+        if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
+            self._record.add(replace(entry, identity=artifact.identity))
+            self._fence()
+            with storing("drop", staged):
+                os.unlink(self._tree.absolute(staged))
+            return self._link(path, blob)
+        self._check_replaceable(blob, status)
+        changed = self._move(artifact, staged, blob, digest, etag)
+        return changed + self._link(path, blob)
+
+    def _link(self, path: str, blob: str) -> tuple[str, ...]:
+        """The relative link of a snapshot to a blob of its repository; it survives a copy or a mount."""
+        repository, _, name = blob.rpartition("/blobs/")
+        above = path.removeprefix(f"{repository}/").count("/")
+        return self._with_parents(self._tree.symlink(f"{'../' * above}blobs/{name}", path))
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        if not self._tree.symlinks:
+            return self._with_parents(self._tree.link(source, path))
+        blobs = f"{self.repository(artifact.uri)}/blobs"
+        if os.path.dirname(source) == blobs:
+            return self._link(path, source)
+        name = etag or os.path.basename(source)
+        if not _BLOB_NAME.fullmatch(name) or self._tree.lstat(f"{blobs}/{name}"):
+            digest = artifact.digest
+            name = digest.hex if digest else os.path.basename(source)
+        changed = self._with_parents(self._tree.link(source, f"{blobs}/{name}"))
+        return changed + self._link(path, f"{blobs}/{name}")
+
+
+class NgcHubLayout(_HubLayout):
+    """``$NIM_CACHE_PATH/ngc/hub``; the root is ``NIM_CACHE_PATH``. A snapshot is named by the NGC version."""
+
+    name = "ngc-hub"
+
+    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub", fence: Fence = unfenced) -> None:
+        super().__init__(tree, record, hub, fence)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
+        """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
+        version = self._revision(listing.uri)
+        reference = f"{self.repository(listing.uri)}/refs/{version}"
+        if self._tree.read(reference) != version.encode():
+            self._tree.write(reference, version.encode())
+        with self._tree.directory("/".join((self._hub, "tmp")), create=True):
+            pass
+
+
+class HuggingFaceHubLayout(_HubLayout):
+    """A huggingface_hub cache. ``hub``: its directory (``HF_HUB_CACHE``, ``$HF_HOME/hub``) below the root."""
+
+    name = "huggingface-hub"
+
+    def __init__(
+        self, tree: Tree, record: Record, hub: str = "huggingface/hub", fence: Fence = unfenced
+    ) -> None:
+        super().__init__(tree, record, hub, fence)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.
+
+        By the tree file an offline ``snapshot_download`` tells a partial snapshot. Written for a filtered
+        listing it would make huggingface_hub take the part for the whole, so it is not.
+        """
+        repository, commit = self.repository(listing.uri), listing.uri.revision
+        if listing.requested != commit:
+            reference = f"{repository}/refs/{SafePath(listing.requested)}"
+            if self._tree.read(reference) != commit.encode():
+                self._tree.write(reference, commit.encode())
+        write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = hub_tree(listing) if complete else None
+        if tree_file:
+            self._tree.write(f"{repository}/trees/{SafePath(commit)}.json", tree_file)
+
+
+class NimCacheLayout:
+    """What ``download-to-cache`` fills: Hugging Face artifacts in the hub's cache, all others in NIM's."""
+
+    name = "nim-cache"
+
+    def __init__(self, ngc: StoreLayout, huggingface: StoreLayout) -> None:
+        self._ngc = ngc
+        self._huggingface = huggingface
+
+    def _of(self, uri: ModelUri) -> StoreLayout:
+        return self._huggingface if uri.scheme == "hf" else self._ngc
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        return self._of(artifact.uri).place(artifact, staged, digest=digest, etag=etag)
+
+    def path_of(self, artifact: Artifact) -> str:
+        return self._of(artifact.uri).path_of(artifact)
+
+    def trusted(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).trusted(artifact)
+
+    def verify(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).verify(artifact)
+
+    def adopt(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).adopt(artifact)
+
+    def found(self, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).found(artifact)
+
+    def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None:
+        return self._of(artifact.uri).adopt_from(other, file, artifact)
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        self._of(listing.uri).finish(listing, complete=complete)

@@ -1,0 +1,112 @@
+"""Plain files: as ``--local-dir`` leaves them, and at chosen places."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from nimpull.core.artifacts import Artifact, Listing
+from nimpull.core.digest import Digest
+from nimpull.core.names import SafePath
+from nimpull.store.layouts.base import Fence, Layout, TrustedFile, unfenced
+from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.record import Record
+from nimpull.store.tree import Tree
+
+
+class PlainLayout(Layout):
+    """Plain files below the root, at their own paths."""
+
+    def path_of(self, artifact: Artifact) -> str:
+        return str(artifact.path)
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See ``core.ports.Layout``."""
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        return self._move(artifact, staged, path, digest, etag)
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:  # noqa: ARG002 - no blobs
+        path = self.path_of(artifact)
+        self._check_replaceable(path, self._tree.lstat(path))
+        return self._with_parents(self._tree.link(source, path))
+
+
+class WorkspaceLayout(PlainLayout):
+    """Plain files. ``destinations``: artifact identity -> path below the root, else the artifact's own."""
+
+    name = "workspace"
+
+    def __init__(
+        self,
+        tree: Tree,
+        record: Record,
+        destinations: Mapping[str, SafePath] | None = None,
+        fence: Fence = unfenced,
+    ) -> None:
+        super().__init__(tree, record, fence)
+        self._destinations = destinations or {}
+
+    def path_of(self, artifact: Artifact) -> str:
+        return str(self._destinations.get(artifact.identity, artifact.path))
+
+
+class LocalDirLayout(PlainLayout):
+    """Plain files with the metadata by which huggingface_hub takes them as downloaded."""
+
+    name = "local-dir"
+    _BESIDE: Final = ".cache/huggingface"
+
+    def __init__(self, tree: Tree, record: Record, fence: Fence = unfenced) -> None:
+        super().__init__(tree, record, fence)
+        self._described: set[str] = set()  # by this run: paths of metadata
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        changed = super().place(artifact, staged, digest=digest, etag=etag)
+        return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
+
+    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+        return super()._publish(artifact, source, etag) + self._describe(artifact, etag)
+
+    def verify(self, artifact: Artifact) -> TrustedFile | None:
+        file = super().verify(artifact)
+        if file:
+            self._describe(artifact, artifact.etag or file.digest.hex)
+        return file
+
+    def _metadata_of(self, artifact: Artifact) -> str:
+        """ "" for a name so long that huggingface_hub cannot describe it either; the file itself is fine."""
+        path = f"{self._BESIDE}/download/{artifact.path}.metadata"
+        return path if len(os.path.basename(path).encode()) <= 255 else ""
+
+    def _describe(self, artifact: Artifact, etag: str) -> tuple[str, ...]:
+        """``PATH.metadata``: commit, etag and time; huggingface_hub believes it if the file is not newer."""
+        path = self._metadata_of(artifact)
+        if not path:
+            return ()
+        status = self._tree.lstat(self.path_of(artifact))
+        time = status.st_mtime if status else 0.0
+        content = f"{artifact.revision}\n{etag}\n{time}\n".encode()
+        if not self._tree.create(path, content):  # what huggingface_hub cannot read it takes for nothing
+            self._tree.write(path, content, durable=False)
+        self._described.add(path)
+        return self._with_parents(os.path.dirname(path))
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
+        with self._tree.holding():
+            for artifact in listing.artifacts:
+                metadata = self._metadata_of(artifact)
+                if not metadata or metadata in self._described:
+                    continue
+                described = self._tree.lstat(metadata)
+                file = None if described and described.st_size else self.trusted(artifact)
+                if file:  # an earlier run was killed between the two
+                    self._describe(artifact, artifact.etag or file.digest.hex)
+        write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
+        write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
+        tree_file = hub_tree(listing) if complete else None
+        if tree_file:
+            commit = SafePath(listing.uri.revision)
+            self._tree.write(f"{self._BESIDE}/trees/{commit}.json", tree_file)
