@@ -56,8 +56,8 @@ def unread() -> Iterator[int]:
 
 #: nimpull, which leaves a log that nobody reads behind sooner.
 IMPATIENT = """
-import nimpull.progress
-nimpull.progress.CLOSE_PATIENCE = 0.1
+from nimpull.progress import outlet
+outlet.CLOSE_PATIENCE = 0.1
 from nimpull.__main__ import main
 main()
 """

@@ -22,7 +22,8 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.events import Advanced, Finished, Note, Phase, Planned, Waiting
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Cancel
-from nimpull.progress import BACKLOG, Mode, Progress, choose_mode
+from nimpull.progress import Mode, Progress, choose_mode
+from nimpull.progress.sinks import BACKLOG
 
 MIB = 1 << 20
 ARTIFACT = Artifact(SafePath("model.safetensors"), 10 * MIB, (), ModelUri.parse("hf://acme/tiny"))
@@ -218,7 +219,7 @@ def test_f45_a_reader_that_went_away_is_ignored() -> None:
 
 
 def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nimpull.progress.CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("nimpull.progress.outlet.CLOSE_PATIENCE", 0.05)
     with a_pipe() as (reader, stream):
         progress = Progress(Mode.LINES, stream, HandClock(), 10.0)
         with progress:
@@ -296,10 +297,11 @@ def test_counting_is_safe_and_cheap_from_many_threads() -> None:
 
 UNREAD = """
 import sys
-import nimpull.progress as progress
+from nimpull import progress
 from nimpull.clock import SystemClock
 from nimpull.core.events import Note
-progress.CLOSE_PATIENCE = 0.05
+from nimpull.progress import outlet
+outlet.CLOSE_PATIENCE = 0.05
 with progress.Progress(progress.Mode.LINES, sys.stdout, SystemClock()) as shown:
     for _ in range(300):
         shown(Note("x" * 1000))

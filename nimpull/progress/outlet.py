@@ -1,0 +1,68 @@
+"""Streams that may be closed, broken, or read slowly or by nobody."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from threading import Thread
+from typing import Final, TextIO
+
+CLOSE_PATIENCE: Final = 2.0  # seconds that the end of a run waits for a reader that does not read
+
+
+def await_writer(thread: Thread) -> None:
+    """Until it has written, but not for a reader that does not read."""
+    thread.join(CLOSE_PATIENCE)
+
+
+class Outlet:
+    """Text to a stream that may be closed, broken or slow: it never raises, and goes quiet once it failed.
+
+    A stream with a descriptor is written beside Python's buffer: a thread that blocks would hold the buffer's
+    lock, which the interpreter wants at exit and may abort over ("could not acquire lock … at shutdown").
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._descriptor: int | None = None
+        self.broken = False
+        try:
+            stream.flush()
+            self._descriptor = stream.fileno()
+        except (OSError, ValueError, AttributeError):  # StringIO has none; a closed stream fails on writing
+            self._descriptor = None
+
+    def write(self, text: str) -> int:
+        if not self.broken and text:
+            try:
+                self._put(text)
+            except (OSError, ValueError):  # EPIPE, closed file: the download goes on unseen
+                self.broken = True
+        return len(text)
+
+    def _put(self, text: str) -> None:
+        if self._descriptor is None:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        rest = memoryview(text.encode("utf-8", "backslashreplace"))
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def flush(self) -> None:
+        """Everything is written at once."""
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def columns(self) -> int:
+        """Width of the terminal; 80 where it has none to tell (a pod's tty before the first resize)."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                return os.get_terminal_size(self._descriptor).columns or 80
+        return 80
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding or "utf-8"
