@@ -1,0 +1,108 @@
+"""What a NIMCache says, as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from nimpull.core.criteria import Criteria
+from nimpull.core.names import ModelUri, Url
+
+VARIABLE: Final = re.compile(r"\$(\$|\(([^)]*)\))")
+
+
+@dataclass(frozen=True, slots=True)
+class NgcSource:
+    """``spec.source.ngc``: ``model`` as criteria over a manifest, or a ``modelEndpoint`` (universal NIM)."""
+
+    auth_secret: str
+    model_puller: str
+    pull_secret: str
+    criteria: Criteria
+    endpoint: ModelUri | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """``spec.source.hf`` or ``.dataStore`` (``kind`` says which); ``uri`` has the revision, else ``main``."""
+
+    kind: str
+    endpoint: Url
+    uri: ModelUri
+    auth_secret: str
+    model_puller: str
+    pull_secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """``spec.storage``. ``size`` in bytes, None = not given; ``sub_path`` is relative and stays below."""
+
+    size: int | None = None
+    sub_path: str = ""
+    claim: str = ""
+    host_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVariable:
+    """One of ``spec.env``; ``reference``: where the cluster reads it (``secret extra, key token``)."""
+
+    name: str
+    value: str = field(default="", repr=False)
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """``spec.proxy``; the URLs redact their credentials when shown."""
+
+    http: Url | None = None
+    https: Url | None = None
+    no_proxy: str = ""
+    cert_config_map: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NimCache:
+    """``notes``: what the cluster would refuse or do differently, in plain words."""
+
+    name: str
+    namespace: str
+    source: NgcSource | HubSource
+    storage: Storage
+    env: tuple[EnvVariable, ...] = ()
+    proxy: Proxy | None = None
+    user_id: int | None = None
+    group_id: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def environment(self, own: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Variables for the pull: ``spec.env``, and over it ``spec.proxy``'s, as in the caching Job.
+
+        With a proxy all seven are set, "" for what is not given. Variables that the cluster reads from a
+        secret or a config map are left to ``own``, the caller's environment; ``$(NAME)`` is an earlier entry.
+        """
+        own, variables, known = own or {}, dict[str, str](), dict[str, str]()
+        for item in self.env:
+            if not item.reference:
+                variables[item.name] = known[item.name] = expand(item.value, known)
+            elif item.name in own:
+                known[item.name] = own[item.name]
+        if self.proxy:
+            variables["NIM_SDK_USE_NATIVE_TLS"] = "1"
+            http = self.proxy.http.reveal() if self.proxy.http else ""
+            https = self.proxy.https.reveal() if self.proxy.https else ""
+            for name, value in (("https", https), ("http", http), ("no", self.proxy.no_proxy)):
+                variables[f"{name.upper()}_PROXY"] = variables[f"{name}_proxy"] = value
+        return variables
+
+
+def expand(text: str, known: Mapping[str, str]) -> str:
+    """``$(NAME)`` in the value of a container's variable; ``$$`` is a dollar sign.
+
+    A name that is not known stays as it is written (Kubernetes API, EnvVar.value).
+    """
+    return VARIABLE.sub(lambda found: "$" if found[1] == "$" else known.get(found[2], found[0]), text)
