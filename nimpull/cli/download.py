@@ -192,7 +192,7 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
         store=store_path(options.store, settings),
         dry_run=options.dry_run,
         refresh=options.refresh,
-        room=cache.storage.size,
+        room=cache.room,
         gpus=options.gpus or settings.gpus,
     )
     return _with_source(request, cache, options.manifest_file or "", settings), settings

@@ -109,7 +109,6 @@ class Device:
     family: str
     memory_total: int | None
     compute_capability: str
-    mig_capable: bool
 
 
 def squash(name: str) -> str:
@@ -166,7 +165,6 @@ class DeviceTable:
                     family=tag[0].lower() if tag and trusted else "",
                     memory_total=int(mib) * _MIB if mib else None,
                     compute_capability=row["compute_capability"],
-                    mig_capable=row["mig_capable"] == "yes",
                 )
             )
         return cls(devices)

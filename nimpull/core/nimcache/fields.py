@@ -50,6 +50,11 @@ class Fields:
             refuse(self.at(name), f"Invalid value: {self.at(name)} in body must be of type string")
         return value
 
+    def check(self, *names: str) -> None:
+        """What a pull has no use for must still be text, as the API server has it."""
+        for name in names:
+            self.text(name)
+
     def note_refusal(self, rule: str) -> None:
         """Of the cluster, for something that does not matter to a pull here."""
         self.notes.append(f"a cluster would refuse this NIMCache: {rule}")

@@ -9,7 +9,7 @@ from typing import Final
 from nimpull.core.names import Url, display
 from nimpull.core.nimcache.fields import Fields, refuse
 from nimpull.core.nimcache.source import parse_source
-from nimpull.core.nimcache.values import VARIABLE, EnvVariable, NimCache, Proxy, Storage
+from nimpull.core.nimcache.values import VARIABLE, EnvVariable, NimCache, Proxy
 from nimpull.core.units import parse_quantity
 from nimpull.core.yamltext import load_yaml
 from nimpull.errors import UsageError
@@ -58,16 +58,14 @@ def parse_nimcache(data: bytes) -> NimCache:
             "Deprecated field 'CertConfig' is used. Please migrate to 'Proxy' field on NIMCache.",
             "Name the ConfigMap in spec.proxy.certConfigMap.",
         )
-    name = metadata.text("name")
+    metadata.check("name", "namespace")
+    for number in ("userID", "groupID"):
+        spec.integer(number)
     return NimCache(
-        name=name,
-        namespace=metadata.text("namespace"),
         source=parse_source(spec.section("source", required=True)),
-        storage=_storage(spec.section("storage"), name),
+        room=_room(spec.section("storage")),
         env=_env(spec.sections("env")),
         proxy=_proxy(spec.section("proxy")) if spec.has("proxy") else None,
-        user_id=spec.integer("userID"),
-        group_id=spec.integer("groupID"),
         notes=tuple(notes),
     )
 
@@ -96,9 +94,11 @@ def _the_nimcache(data: bytes) -> Mapping[str, object]:
     return found[0]
 
 
-def _storage(storage: Fields, name: str) -> Storage:
+def _room(storage: Fields) -> int | None:
     storage.known(("pvc", "hostPath"))
+    storage.check("hostPath")
     pvc = storage.section("pvc")
+    pvc.check("name")
     pvc.known(("create", "name", "storageClass", "size", "volumeAccessMode", "subPath", "annotations"))
     if not storage.has("pvc") and not storage.has("hostPath"):
         storage.note_refusal("NIMCache.Spec.Storage must not be empty")
@@ -113,14 +113,12 @@ def _storage(storage: Fields, name: str) -> Storage:
     sub_path = pvc.text("subPath")
     if sub_path.startswith("/") or ".." in sub_path.split("/") or "\0" in sub_path:
         refuse(pvc.at("subPath"), "Invalid value: must be a relative path and must not contain '..'")
-    size = None
-    if pvc.text("size"):
-        try:
-            size = parse_quantity(pvc.text("size"))
-        except ValueError as error:
-            refuse(pvc.at("size"), f"Invalid value: “{display(pvc.text('size'), 60)}” is {error}")
-    claim = pvc.text("name") or (f"{name}-pvc" if name else "")
-    return Storage(size, sub_path, claim, storage.text("hostPath"))
+    if not pvc.text("size"):
+        return None
+    try:
+        return parse_quantity(pvc.text("size"))
+    except ValueError as error:
+        refuse(pvc.at("size"), f"Invalid value: “{display(pvc.text('size'), 60)}” is {error}")
 
 
 def _env(entries: tuple[Fields, ...]) -> tuple[EnvVariable, ...]:
@@ -159,6 +157,7 @@ def _reference(origin: Fields) -> str:
 
 def _proxy(proxy: Fields) -> Proxy:
     proxy.known(("httpProxy", "httpsProxy", "noProxy", "certConfigMap"))
+    proxy.check("certConfigMap")
     for name, go_name in (("httpsProxy", "HttpsProxy"), ("httpProxy", "HttpProxy")):
         if proxy.text(name) and not re.match(r"https?://", proxy.text(name)):
             refuse(proxy.at(name), f"Proxy.{go_name} must start with http:// or https://")
@@ -170,5 +169,4 @@ def _proxy(proxy: Fields) -> Proxy:
         http=Url(http) if http else None,
         https=Url(https) if https else None,
         no_proxy=proxy.text("noProxy"),
-        cert_config_map=proxy.text("certConfigMap"),
     )

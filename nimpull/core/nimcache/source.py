@@ -56,13 +56,12 @@ def _hub(hub: Fields, name: str, pattern: str) -> HubSource:
     uri = ModelUri.parse(f"hf://{prefix}{namespace}/{repository}{f':{revision}' if revision else ''}")
     if (uri.org, uri.name, uri.revision) != (namespace, repository, revision or "main"):
         refuse(hub.path, f"Invalid value: “{display(repository, 120)}” is no repository, or no such revision")
-    return HubSource(
-        name, Url(endpoint), uri, hub.text("authSecret"), hub.text("modelPuller"), hub.text("pullSecret")
-    )
+    return HubSource(Url(endpoint), uri)
 
 
 def _ngc(ngc: Fields) -> NgcSource:
     ngc.known((*_PULLING, "model", "modelEndpoint"))
+    ngc.check("pullSecret")
     ngc.cluster_wants("authSecret", "modelPuller")
     if ngc.has("model") and ngc.has("modelEndpoint"):
         refuse(
@@ -71,9 +70,6 @@ def _ngc(ngc: Fields) -> NgcSource:
         )
     endpoint = ngc.text("modelEndpoint")
     return NgcSource(
-        auth_secret=ngc.text("authSecret"),
-        model_puller=ngc.text("modelPuller"),
-        pull_secret=ngc.text("pullSecret"),
         criteria=_criteria(ngc.section("model")),
         endpoint=ModelUri.parse(endpoint) if endpoint else None,
     )

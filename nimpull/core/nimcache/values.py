@@ -17,33 +17,16 @@ VARIABLE: Final = re.compile(r"\$(\$|\(([^)]*)\))")
 class NgcSource:
     """``spec.source.ngc``: ``model`` as criteria over a manifest, or a ``modelEndpoint`` (universal NIM)."""
 
-    auth_secret: str
-    model_puller: str
-    pull_secret: str
     criteria: Criteria
     endpoint: ModelUri | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """``spec.source.hf`` or ``.dataStore`` (``kind`` says which); ``uri`` has the revision, else ``main``."""
+    """``spec.source.hf`` or ``.dataStore``; ``uri`` has the revision, else ``main``."""
 
-    kind: str
     endpoint: Url
     uri: ModelUri
-    auth_secret: str
-    model_puller: str
-    pull_secret: str
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """``spec.storage``. ``size`` in bytes, None = not given; ``sub_path`` is relative and stays below."""
-
-    size: int | None = None
-    sub_path: str = ""
-    claim: str = ""
-    host_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +45,20 @@ class Proxy:
     http: Url | None = None
     https: Url | None = None
     no_proxy: str = ""
-    cert_config_map: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NimCache:
-    """``notes``: what the cluster would refuse or do differently, in plain words."""
+    """What a pull needs of it.
 
-    name: str
-    namespace: str
+    ``room``: bytes that ``spec.storage.pvc.size`` promises, None = not given. ``notes``: what the cluster
+    would refuse or do differently, in plain words.
+    """
+
     source: NgcSource | HubSource
-    storage: Storage
+    room: int | None = None
     env: tuple[EnvVariable, ...] = ()
     proxy: Proxy | None = None
-    user_id: int | None = None
-    group_id: int | None = None
     notes: tuple[str, ...] = ()
 
     def environment(self, own: Mapping[str, str] | None = None) -> dict[str, str]:
