@@ -9,9 +9,10 @@ import pytest
 import trustme
 from hypothesis import settings
 
-from nimpull.transport import TransportPolicy
+from nimpull.transport import Transport, TransportPolicy
 from tests.clocks import StepClock
 from tests.cluster import Cluster, a_cluster
+from tests.listings import a_transport
 from tests.pods import link_commands
 from tests.transporting import Rig
 
@@ -56,3 +57,14 @@ def bundle(ca: trustme.CA, tmp_path: Path) -> str:
     path = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(path)
     return str(path)
+
+
+@pytest.fixture
+def clock() -> StepClock:
+    return StepClock()
+
+
+@pytest.fixture
+def transport(clock: StepClock) -> Iterator[Transport]:
+    with a_transport(clock) as made:
+        yield made

@@ -112,6 +112,30 @@ def serve(files: Mapping[str, bytes]) -> Answer:
     return answer
 
 
+def partly(content: bytes, count: int, then: Answer) -> Answer:
+    """A good server of ``content``, but of each answer only ``count`` bytes come, then ``then``."""
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        start, end = seen.span or (0, len(content))
+        part = content[start:end]
+        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
+        if seen.span:
+            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+        peer.head(206 if seen.span else 200, headers)
+        peer.send(part[:count])
+        then(seen, peer)
+
+    return answer
+
+
+def hang_up(seen: Seen, peer: Peer) -> None:
+    peer.close()
+
+
+def reset(seen: Seen, peer: Peer) -> None:
+    peer.reset()
+
+
 def name_of(seen: Seen) -> str:
     return unquote(seen.target.partition("?")[0]).lstrip("/")
 

@@ -30,7 +30,7 @@ from nimpull.errors import (
 from nimpull.fetch import FetchLimits
 from nimpull.store.area import IngestArea
 from tests.committing import artifact, digest_of
-from tests.pulling import MIB, PlainLayout, Pull, name_of, noise, pulling, serve
+from tests.pulling import MIB, PlainLayout, Pull, hang_up, name_of, noise, partly, pulling, reset, serve
 from tests.servers import Answer, Peer, Seen, in_turn
 
 FILES = {
@@ -133,43 +133,25 @@ def stop_after(pull: Pull, count: int) -> Pull:
 # -- faults of the transfer ----------------------------------------------------------------------------
 
 
-def cut(content: bytes, after: int, end: Callable[[Peer], None]) -> Answer:
-    """Sends ``after`` bytes of what was asked for, then ``end``."""
-
-    def answer(seen: Seen, peer: Peer) -> None:
-        start, stop = seen.span or (0, len(content))
-        part = content[start:stop]
-        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
-        if seen.span:
-            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
-        peer.head(206 if seen.span else 200, headers)
-        peer.send(part[:after])
-        end(peer)
-
-    return answer
-
-
-@pytest.mark.parametrize("end", [Peer.reset, Peer.close], ids=["f01_reset", "f02_close"])
-def test_f01_f02_a_cut_is_continued_from_the_first_missing_byte(
-    tmp_path: Path, end: Callable[[Peer], None]
-) -> None:
+@pytest.mark.parametrize("end", [reset, hang_up], ids=["f01_reset", "f02_close"])
+def test_f01_f02_a_cut_is_continued_from_the_first_missing_byte(tmp_path: Path, end: Answer) -> None:
     content = noise(3 * MIB)
     one = artifact("model", content)
     good = serve({"model": content})
-    with pulling(tmp_path, in_turn(cut(content, 2 * MIB, end), good)) as pull:
+    with pulling(tmp_path, in_turn(partly(content, 2 * MIB, end), good)) as pull:
         (outcome,) = pull.run(one, limits=ONE)
     assert pull.committed(one) == {"model": content}
     assert outcome.attempts == 2
     first, second = (seen.span for seen in pull.server.seen)
     assert first is None
     # a reset may take what the kernel had not handed over yet
-    assert end is Peer.reset or second == (2 * MIB, 3 * MIB)
+    assert end is reset or second == (2 * MIB, 3 * MIB)
 
 
 def test_f01_cuts_without_end_are_no_reason_to_give_up_while_bytes_come(tmp_path: Path) -> None:
     content = noise(2 * MIB)
     one = artifact("model", content)
-    with pulling(tmp_path, cut(content, 100_000, Peer.close)) as pull:
+    with pulling(tmp_path, partly(content, 100_000, hang_up)) as pull:
         pull.clock.step = 0.5
         (outcome,) = pull.run(one, limits=FetchLimits(connections=1, retry_budget=20))
     assert pull.committed(one) == {"model": content}
@@ -238,7 +220,7 @@ def test_f06_a_wrong_content_range_is_refused_after_one_retry(
         peer.reply(206, content[2 * MIB :], headers)
 
     with (
-        pulling(tmp_path, in_turn(cut(content, 2 * MIB, Peer.close), lie)) as pull,
+        pulling(tmp_path, in_turn(partly(content, 2 * MIB, hang_up), lie)) as pull,
         pytest.raises(IntegrityError, match="model"),
     ):
         pull.run(one, limits=ONE)
@@ -265,7 +247,7 @@ def test_f08_a_file_that_changes_once_starts_over_and_twice_is_source_changed(tm
     def changed(etag: str) -> Answer:
         return lambda seen, peer: peer.file(seen, new, f'"{etag}"')
 
-    old_then = cut(old, 2 * MIB, Peer.close)
+    old_then = partly(old, 2 * MIB, hang_up)
     with pulling(tmp_path, in_turn(old_then, changed("v2"))) as pull:
         pull.run(one, limits=ONE)
     assert pull.committed(one) == {"model": new}
@@ -420,7 +402,7 @@ def test_f20_an_expired_url_is_located_again_and_chunks_are_kept(tmp_path: Path)
         if uses[seen.target] > 2:
             peer.reply(403, b"<Error><Code>AccessDenied</Code></Error>", {"Content-Type": "application/xml"})
         else:
-            cut(content, MIB, Peer.close)(seen, peer)
+            partly(content, MIB, hang_up)(seen, peer)
 
     with pulling(tmp_path, expiring) as pull:
         (outcome,) = pull.run(one, limits=ONE)

@@ -27,7 +27,7 @@ from nimpull.sources import HubSource
 from nimpull.sources.answers import expiry
 from nimpull.transport import Transport
 from tests.clocks import StepClock
-from tests.listings import FILES, NAMES_NEVER_TO_WRITE, a_transport, fetched, hub_source, listed
+from tests.listings import FILES, NAMES_NEVER_TO_WRITE, fetched, hub_source, listed
 from tests.registry import Blob, Fault, Registry, faults
 
 URI = "hf://ns/name"
@@ -35,21 +35,10 @@ TREE = "/tree/"
 
 
 @pytest.fixture
-def clock() -> StepClock:
-    return StepClock()
-
-
-@pytest.fixture
 def registry(clock: StepClock) -> Iterator[Registry]:
     with Registry(now=clock.time) as running:
         running.add_hub_repo("ns/name", FILES)
         yield running
-
-
-@pytest.fixture
-def transport(clock: StepClock) -> Iterator[Transport]:
-    with a_transport(clock) as transport:
-        yield transport
 
 
 @pytest.fixture

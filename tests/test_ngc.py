@@ -22,7 +22,7 @@ from nimpull.errors import (
 from nimpull.sources import NgcSource
 from nimpull.transport import Transport
 from tests.clocks import StepClock
-from tests.listings import FILES, NAMES_NEVER_TO_WRITE, a_transport, fetched, listed, ngc_source
+from tests.listings import FILES, NAMES_NEVER_TO_WRITE, fetched, listed, ngc_source
 from tests.registry import Fault, Registry, faults
 
 URI = "ngc://nim/meta/llama:hf"
@@ -31,21 +31,10 @@ FILE_LIST = r"/versions/hf/files"
 
 
 @pytest.fixture
-def clock() -> StepClock:
-    return StepClock()
-
-
-@pytest.fixture
 def registry(clock: StepClock) -> Iterator[Registry]:
     with Registry(now=clock.time) as running:
         running.add_ngc_model("nim", "meta", "llama", "hf", FILES, checksums=True)
         yield running
-
-
-@pytest.fixture
-def transport(clock: StepClock) -> Iterator[Transport]:
-    with a_transport(clock) as transport:
-        yield transport
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from nimpull.errors import AuthError, NetworkError, RedirectError
 from nimpull.fetch import FetchLimits
 from nimpull.transport import TransportPolicy
 from tests.committing import artifact
-from tests.pulling import MIB, Pull, name_of, noise, pulling, serve
-from tests.servers import Answer, Peer, Seen, in_turn
+from tests.pulling import MIB, Pull, hang_up, name_of, noise, partly, pulling, serve
+from tests.servers import Peer, Seen, in_turn
 
 CONTENT = noise(3 * MIB)
 ONE = artifact("model", CONTENT)
@@ -32,22 +32,6 @@ def said(pull: Pull) -> list[str]:
 
 def never(seen: Seen, peer: Peer) -> None:
     peer.stall()
-
-
-def first_mib_then(then: Answer) -> Answer:
-    """A MiB of what was asked for, then ``then``."""
-
-    def answer(seen: Seen, peer: Peer) -> None:
-        start, end = seen.span or (0, len(CONTENT))
-        part = CONTENT[start:end]
-        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
-        if seen.span:
-            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(CONTENT)}"
-        peer.head(206 if seen.span else 200, headers)
-        peer.send(part[:MIB])
-        then(seen, peer)
-
-    return answer
 
 
 def drip(seen: Seen, peer: Peer) -> None:
@@ -81,7 +65,7 @@ def test_f14_a_server_that_never_answers_ends_the_pull_with_its_cause(tmp_path: 
 
 
 def test_f14_a_body_that_stalls_is_continued_where_it_stopped(tmp_path: Path) -> None:
-    with pulling(tmp_path, in_turn(first_mib_then(never), GOOD)) as pull:
+    with pulling(tmp_path, in_turn(partly(CONTENT, MIB, never), GOOD)) as pull:
         # every look at the clock finds eleven seconds gone
         pull.clock.step = 11.0
         pull.policy = TransportPolicy(read_timeout=10.0, low_speed_bytes=0)
@@ -96,7 +80,7 @@ def test_f15_a_trickle_is_dropped_and_its_rest_fetched_again(tmp_path: Path) -> 
         pull.clock.step = 0.0
         GOOD(seen, peer)
 
-    with pulling(tmp_path, in_turn(first_mib_then(drip), quick)) as pull:
+    with pulling(tmp_path, in_turn(partly(CONTENT, MIB, drip), quick)) as pull:
         pull.clock.step = 12.0  # under the read timeout, over the low-speed window in three looks
         pull.run(ONE, limits=ALONE)
         assert pull.committed(ONE) == {"model": CONTENT}
@@ -125,17 +109,7 @@ def test_f15_nothing_but_trickles_ends_with_its_cause(tmp_path: Path) -> None:
 def test_f01_f15_a_pull_that_crawls_for_hours_over_cut_connections_never_gives_up(tmp_path: Path) -> None:
     """The budget is time without progress: neither hours nor failures use it up."""
 
-    def cut(seen: Seen, peer: Peer) -> None:
-        start, end = seen.span or (0, len(CONTENT))
-        part = CONTENT[start:end]
-        headers = {"Content-Length": str(len(part)), "ETag": '"v1"'}
-        if seen.span:
-            headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(CONTENT)}"
-        peer.head(206 if seen.span else 200, headers)
-        peer.send(part[:70_000])
-        peer.close()
-
-    with pulling(tmp_path, cut) as pull:
+    with pulling(tmp_path, partly(CONTENT, 70_000, hang_up)) as pull:
         pull.clock.step = 30.0
         pull.policy = TransportPolicy(low_speed_bytes=0)
         began = pull.clock.monotonic()

@@ -21,7 +21,8 @@ from nimpull.core.digest import Digest
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.report import (
+from nimpull.core.report import closing_line, exit_code, termination_message, to_json, to_text
+from nimpull.core.reported import (
     CachedProfile,
     Failure,
     Report,
@@ -31,11 +32,6 @@ from nimpull.core.report import (
     State,
     StoreSummary,
     Transfer,
-    closing_line,
-    exit_code,
-    termination_message,
-    to_json,
-    to_text,
 )
 from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds

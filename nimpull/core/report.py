@@ -17,7 +17,6 @@ from nimpull.core.redaction import clean, prose
 from nimpull.core.reported import (
     CachedProfile,
     Failure,
-    ProfileVerdict,
     Report,
     Repository,
     SelectionSummary,
@@ -28,23 +27,6 @@ from nimpull.core.reported import (
 )
 from nimpull.core.sentences import done, moving
 from nimpull.core.units import show_time
-
-__all__ = [
-    "CachedProfile",
-    "Failure",
-    "ProfileVerdict",
-    "Report",
-    "Repository",
-    "SelectionSummary",
-    "Snapshot",
-    "State",
-    "StoreSummary",
-    "Transfer",
-    "closing_line",
-    "exit_code",
-    "termination_message",
-    "to_json",
-]
 
 SCHEMA_VERSION: Final = "nimpull/v1"
 #: Bytes per container; Kubernetes, "Determine the Reason for Pod Failure".

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from threading import Event
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from nimpull import __version__
@@ -66,9 +65,7 @@ class Edges:
         self._stack.enter_context(self.volume)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.reporter.close()
         self._stack.close()
 
