@@ -37,9 +37,12 @@ class Board:
             self.stopped = True
             self._idle.notify_all()
 
-    def allow(self, workers: int) -> None:
+    def allow(self, workers: int, *, far: bool = False) -> None:
+        """``far``: the network is what is waited for, and the hash of no file holds a worker back."""
         with self._lock:
             self.allowed = workers
+            for each in self._running if far else ():
+                each.reach_far()
             self.wake()
 
     def wake(self) -> None:

@@ -210,7 +210,7 @@ class _Run:
             self._pace.refused(reading)
             self._board.allow(self._pace.connections)
         elif self._pace.look(reading, self._board.work_for_more):
-            self._board.allow(self._pace.connections)
+            self._board.allow(self._pace.connections, far=self._pace.idle)
         with self._lock:
             lanes = tuple(self._lanes)
         self._laggards.look(lanes, reading.now)

@@ -19,7 +19,7 @@ _MOST_LINES = 1 << 15  # of a journal that follows the hash
 _LEAST_WINDOW = 8 * MIB
 _WINDOWS = 64  # in a file: what a kill loses, as a share of it
 _PIECES = 4  # of a window
-_IDLE = 2.0  # seconds that a hash which starved once counts as idle
+_IDLE = 5.0  # seconds that a hash that starved, or was told so, counts as idle
 _STARVED = 0.05  # seconds; the kernel's socket buffers hold what comes meanwhile
 _MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
 
@@ -128,6 +128,10 @@ class OrderedHash:
         """How far ahead of the hash may be fetched: what memory holds, or more while the hash is idle."""
         return offset < self.frontier + (_MOST_AHEAD if self.idles else self._window)
 
+    def idle(self) -> None:
+        """Under the lock: the network is what is waited for, for a while."""
+        self._idle_until = time.monotonic() + _IDLE
+
     @property
     def idles(self) -> bool:
         """Whether the network is what is waited for."""
@@ -175,7 +179,7 @@ class OrderedHash:
                 self._deposits[offset] = (buffer, length)
                 return spare, False
             if self._starving():
-                self._idle_until = time.monotonic() + _IDLE
+                self.idle()
                 self._spilled[offset] = length
                 self._lock.notify_all()
                 return None, False

@@ -29,11 +29,12 @@ class Pace:
     """Takes a step, looks whether the whole became faster, and goes back where it did not.
 
     A step doubles the connections; it goes to the most at once where the process is idle, for then each
-    connection is limited somewhere else.
+    connection is limited somewhere else. ``idle``: whether it was, at the last step up.
     """
 
     def __init__(self, start: int, most: int, reading: Reading) -> None:
         self.connections = start
+        self.idle = False
         self._most = most
         self._from = reading
         self._interval = _FIRST
@@ -60,9 +61,9 @@ class Pace:
             return True
         if not rate or not work_for_more or self.connections >= self._most:
             return False
-        idle = cores < _IDLE
-        self._before = self.connections, rate * (_GROWTH if idle else _GROWTH_BUSY)
-        self.connections = self._most if idle else min(self._most, 2 * self.connections)
+        self.idle = cores < _IDLE
+        self._before = self.connections, rate * (_GROWTH if self.idle else _GROWTH_BUSY)
+        self.connections = self._most if self.idle else min(self._most, 2 * self.connections)
         self._not_before = reading.now + _SETTLE
         return True
 

@@ -183,6 +183,10 @@ class Transfer:
             return False
         return self.active == 0 or self._hash.in_reach(self._missing[0][0])
 
+    def reach_far(self) -> None:
+        """Under the lock: see :meth:`OrderedHash.idle`."""
+        self._hash.idle()
+
     def take(self, after: int | None) -> Span | None:
         """The next segment, ``after`` (where an open response goes on) before others; None = none now."""
         with self._lock:
