@@ -379,6 +379,18 @@ def test_f14_f18_a_storm_of_errors_is_waited_out_and_ends_with_its_cause(tmp_pat
     assert 400 < sum(pull.clock.waits) <= 600
 
 
+def test_f17_a_pause_beyond_the_budget_ends_the_pull_at_once_and_is_named(tmp_path: Path) -> None:
+    one = artifact("model", noise(2 * MIB))
+    limits = FetchLimits(connections=1, retry_budget=100)
+
+    def limited(seen: Seen, peer: Peer) -> None:
+        peer.reply(429, b"", {"Retry-After": "3600"})
+
+    with pulling(tmp_path, limited) as pull, pytest.raises(NetworkError, match=r"429 .*asks for 300 s more"):
+        pull.run(one, limits=limits)
+    assert pull.clock.waits == []
+
+
 def test_f17_a_host_that_asks_for_a_pause_gets_it_from_all_workers(tmp_path: Path) -> None:
     files = {f"file-{number}": noise(100, number) for number in range(6)}
     wanted = [artifact(path, content) for path, content in files.items()]

@@ -103,6 +103,10 @@ def test_one_far_slower_than_its_siblings_is_dropped() -> None:
     assert watch([Steady(20e6), Steady(1e6), Steady(25e6)], 6) == [0, 1, 0]
 
 
+def test_one_that_all_but_stopped_is_dropped_for_its_only_sibling() -> None:
+    assert watch([Steady(20e6), Steady(0.5e6)], 6) == [0, 1]
+
+
 def test_one_that_stays_slow_is_dropped_less_and_less_often() -> None:
     assert watch([Steady(20e6), Steady(1e6), Steady(25e6)], 40) == [0, 3, 0]
 
@@ -110,7 +114,7 @@ def test_one_that_stays_slow_is_dropped_less_and_less_often() -> None:
 @pytest.mark.parametrize(
     "siblings",
     [
-        pytest.param([Steady(20e6)], id="one sibling says nothing"),
+        pytest.param([Steady(20e6)], id="one sibling says little"),
         pytest.param([Steady(4e6), Steady(4.5e6)], id="slower, but not far"),
         pytest.param([Steady(20e6, host="cdn"), Steady(25e6, host="cdn")], id="another host"),
     ],

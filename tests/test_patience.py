@@ -119,6 +119,34 @@ def test_f01_f15_a_pull_that_crawls_for_hours_over_cut_connections_never_gives_u
     assert pull.clock.monotonic() - began > 2 * 3600
 
 
+def test_f01_a_cut_after_much_is_continued_at_once_and_one_without_bytes_is_not(tmp_path: Path) -> None:
+    """What cuts long responses is no sign of a host that needs a rest."""
+    mib = partly(CONTENT, MIB, hang_up)
+    with pulling(tmp_path, in_turn(mib, mib, GOOD)) as pull:
+        pull.run(ONE, limits=ALONE)
+    assert pull.committed(ONE) == {"model": CONTENT}
+    assert set(pull.clock.waits) == {0.0}
+    (tmp_path / "model").unlink()
+    with pulling(tmp_path, in_turn(mib, hang_up, hang_up, GOOD)) as pull:
+        pull.run(ONE, limits=ALONE)
+    assert pull.clock.waits[0] == 0.0
+    assert 0.0 < pull.clock.waits[1] < pull.clock.waits[2]
+
+
+def test_f01_f05_a_cut_at_the_same_byte_of_a_host_without_ranges_is_no_progress(tmp_path: Path) -> None:
+    def cut(seen: Seen, peer: Peer) -> None:
+        if len(pull.server.seen) > 100:  # it would never end
+            peer.reply(404)
+        peer.head(200, {"Content-Length": str(len(CONTENT)), "ETag": '"v1"'})
+        peer.send(CONTENT[: 2 * MIB])
+        peer.close()
+
+    with pulling(tmp_path, cut) as pull, pytest.raises(NetworkError, match=r"closed early.*no progress"):
+        pull.run(ONE, limits=BRIEF)
+    assert pull.clock.waits[0] == 0.0
+    assert all(pull.clock.waits[1:]), "the same bytes again are no reason to hurry"
+
+
 def test_f16_a_host_that_is_gone_ends_the_pull_with_its_cause(tmp_path: Path) -> None:
     with pulling(tmp_path, GOOD) as pull:
         pass

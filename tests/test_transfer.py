@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
@@ -27,33 +28,44 @@ from tests.servers import Answer, Peer, Seen
 TIGHT = FetchLimits(connections=2, start=2, buffers=2 * MIB, pool=MIB, chunk=4 * MIB, journal=MIB)
 
 
+#: The same, and memory for more than may wait there: nobody who has bytes is kept from leaving them.
+ROOMY = replace(TIGHT, pool=16 * MIB)
+
+
 def front_last(content: bytes, freed: Flag, ahead: Flag) -> Answer:
-    """Holds the first byte back until ``freed``; ``ahead`` is set once the last byte was asked for."""
-    good = serve({"model": content})
+    """Holds the first byte back, once, until ``freed``; ``ahead`` is set once the last byte was asked for."""
+    good, held = serve({"model": content}), Flag()
 
     def answer(seen: Seen, peer: Peer) -> None:
         start, end = seen.span or (0, len(content))
         end = end or len(content)
         if end == len(content):
             ahead.set()
-        if start:
+        if start or held.is_set():
             good(seen, peer)
             return
+        held.set()
         span = {"Content-Range": f"bytes 0-{end - 1}/{len(content)}"} if seen.span else {}
         peer.head(206 if span else 200, {"Content-Length": str(end), "ETag": '"v1"', **span})
-        freed.wait(60)
+        if not freed.wait(20):
+            peer.reset()
         peer.send(content[:end])
 
     return answer
 
 
-def test_bytes_far_ahead_of_the_hash_wait_on_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [TIGHT, ROOMY], ids=["memory is full", "out of reach"])
+def test_bytes_far_ahead_of_the_hash_wait_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: FetchLimits
+) -> None:
+    monkeypatch.setattr("nimpull.fetch.ordered._STUCK", 0.1)
     content = noise(24 * MIB)
     one = artifact("model", content)
     freed = Flag()
     with pulling(tmp_path, front_last(content, freed, freed)) as pull:
-        (outcome,) = pull.run(one, limits=TIGHT)
+        (outcome,) = pull.run(one, limits=limits)
     assert pull.committed(one) == {"model": content}
+    assert sum((seen.span or (0, 0))[0] == 0 for seen in pull.server.seen) == 1, "others went on meanwhile"
     assert outcome.fetched == len(content)
 
 

@@ -21,6 +21,8 @@ from nimpull.errors import (
     TransferError,
 )
 
+_MANY = 1 << 20  # bytes
+
 
 class Stopped(Exception):
     """This worker is to end: the run was cancelled, or another worker failed."""
@@ -95,22 +97,30 @@ class Patience:
         self._since = self._clock.monotonic()
         self._failures = 0
 
-    def wait_or_raise(self, error: NimpullError, at_least: float = 0.0) -> None:
-        """Back off before the next attempt; ``error`` is raised once the budget is spent, or Stopped."""
+    def wait_or_raise(self, error: NimpullError, at_least: float = 0.0, *, brought: int = 0) -> None:
+        """Back off before the next attempt; ``error`` is raised once the budget is spent, or Stopped.
+
+        ``brought``: bytes that came before the failure. After many the host is well: only a connection ended.
+        """
         if self._stop.is_set():
             raise Stopped
         self._failures += 1
         patience = error.patience if isinstance(error, TransferError) else math.inf
         pause = max(at_least, backoff(self._failures, self._clock.jitter(), patience))
+        if self._failures == 1 and brought >= _MANY:
+            pause = 0.0
         idle = self._clock.monotonic() - self._since
         if idle + pause > min(self._budget, patience):
-            raise _given_up(error, idle)
+            raise _given_up(error, idle, at_least)
         self._emit(Waiting(error.message, pause))
         if self._clock.wait(pause, self._stop):
             raise Stopped
 
 
-def _given_up(error: NimpullError, idle: float) -> NimpullError:
+def _given_up(error: NimpullError, idle: float, asked: float) -> NimpullError:
     if not isinstance(error, NetworkError):
         return error
-    return NetworkError(f"{error.message} (no progress for {idle:.0f} s)", hint=error.hint)
+    why = f"no progress for {idle:.0f} s"
+    if asked:
+        why += f"; it asks for {asked:.0f} s more, which is longer than the retries may take"
+    return NetworkError(f"{error.message} ({why})", hint=error.hint)

@@ -9,8 +9,9 @@ from statistics import median
 from typing import Protocol
 
 _WINDOW = 5.0  # seconds of waiting for bytes that a speed is measured over, at least
-_SIBLINGS = 2  # to the same host: fewer say nothing about what is usual
+_SIBLINGS = 2  # to the same host: fewer say little about what is usual
 _SHARE = 5  # so many times slower than the median of its siblings
+_SHARE_OF_ONE = 25  # than its only sibling
 
 
 class Connection(Protocol):
@@ -58,7 +59,8 @@ class Laggards:
         for measured in speeds.values():
             slowest, connection = min(measured, key=lambda each: each[0])
             others = [speed for speed, each in measured if each is not connection]
-            if len(others) >= _SIBLINGS and slowest * _SHARE < median(others):
+            share = _SHARE if len(others) >= _SIBLINGS else _SHARE_OF_ONE
+            if others and slowest * share < median(others):
                 watched = self._watched[connection]
                 watched.window *= 2
                 watched.speed = None

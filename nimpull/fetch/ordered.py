@@ -21,6 +21,7 @@ _WINDOWS = 64  # in a file: what a kill loses, as a share of it
 _PIECES = 4  # of a window
 _IDLE = 5.0  # seconds that a hash that starved, or was told so, counts as idle
 _STARVED = 0.05  # seconds; the kernel's socket buffers hold what comes meanwhile
+_STUCK = 1.0  # seconds without a byte at the frontier: others go on without it
 _MOST_AHEAD = 512 * MIB  # bytes; what is left to hash once the last byte is here takes half a second
 
 
@@ -125,8 +126,12 @@ class OrderedHash:
     # -- how far ahead -----------------------------------------------------------------------------------
 
     def in_reach(self, offset: int) -> bool:
-        """How far ahead of the hash may be fetched: what memory holds, or more while the hash is idle."""
-        return offset < self.frontier + (_MOST_AHEAD if self.idles else self._window)
+        """How far ahead of the hash may be fetched: what memory holds, or more while the hash is idle.
+
+        Also where the connection at the frontier has died: nobody else may be here to find the hash idle.
+        """
+        far = self.idles or self._starving(_STUCK)
+        return offset < self.frontier + (_MOST_AHEAD if far else self._window)
 
     def idle(self) -> None:
         """Under the lock: the network is what is waited for, for a while."""
@@ -178,7 +183,7 @@ class OrderedHash:
             if spare is not None:
                 self._deposits[offset] = (buffer, length)
                 return spare, False
-            if self._starving():
+            if self._starving(_STARVED):
                 self.idle()
                 self._spilled[offset] = length
                 self._lock.notify_all()
@@ -187,10 +192,10 @@ class OrderedHash:
         self._draining = True
         return None, True
 
-    def _starving(self) -> bool:
-        """Whether the hash waits for the network: not for a moment only, and not for the disk."""
+    def _starving(self, seconds: float) -> bool:
+        """Whether the hash waits for the network: for longer than ``seconds``, and not for the disk."""
         idle = not self._draining and self.frontier not in self._writing
-        return idle and time.monotonic() - self._moved > _STARVED
+        return idle and time.monotonic() - self._moved > seconds
 
     def _update(self, block: memoryview) -> None:
         if self._hasher is None:

@@ -27,7 +27,7 @@ class Reader:
         self._stop = stop
         self._progressed = progressed
         self._opened: Opened | None = None
-        self._position = 0
+        self._position = self._start = 0
         self._end: int | None = None
         self._dropped = False
         self._untold = 0
@@ -43,11 +43,8 @@ class Reader:
         """Ask for bytes [start, end). Raises what :meth:`Exchange.open` raises."""
         self.close()
         opened = self._exchange.open(start, end, size, self._patience)
-        self._opened, self._position, self._end = (
-            opened,
-            start,
-            end if end is not None else opened.accept.size,
-        )
+        self._opened, self._position, self._start = opened, start, start
+        self._end = end if end is not None else opened.accept.size
         return opened
 
     def holds(self, position: int) -> bool:
@@ -98,8 +95,9 @@ class Reader:
             error
             or NetworkError(
                 f"{host}: the response ended early, at byte {position}",
-                hint="It is tried again; if it stays, something on the way cuts connections.",
-            )
+                hint="Something between here and the registry cuts connections. Run again later.",
+            ),
+            brought=self._position - self._start,
         )
         return 0
 

@@ -88,7 +88,8 @@ def sentence(event: Event) -> str:
                 f"here already: {files_present} files, {show_bytes(present)}"
             )
         case Waiting(reason, seconds):
-            return f"waiting {show_seconds(seconds)}: {display(reason)}"
+            pause = f"waiting {show_seconds(seconds)}" if seconds else "trying again"
+            return f"{pause}: {display(reason)}"
         case Note(text, level):
             return ("warning: " if level == "warning" else "") + display(text, 2000)
         case _:

@@ -15,7 +15,7 @@ from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.streams import Stream, content_length
 from nimpull.transport.wire import Answer
 
-_HINT: Final = "It is tried again; if it stays, something between here and the registry cuts connections."
+_HINT: Final = "Something between here and the registry cuts connections, or slows them. Run again later."
 
 
 class Meter:
