@@ -106,6 +106,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
             hint="Unset it for the run that fills the store.",
         )
     volume.preflight()
+    edges.reporter.set_aside()
     with volume.leased():
         volume.remove_corrupt()
         plan = _plan(request, profiles, edges)

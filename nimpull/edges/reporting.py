@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nimpull.edges.volume import Volume
 
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
+#: What a failure's report may have beyond the draft: sources, notes, the error itself (bytes).
+MARGIN: Final = 32 << 10
 
 
 class Reporter:
@@ -56,11 +58,21 @@ class Reporter:
             self._writer.start()
         return report
 
+    def set_aside(self) -> None:
+        """Room in the store for the report of a failure, while the volume still has some."""
+        if self.draft and self._is_in_store:
+            self._volume.set_aside(len(to_text(self.draft).encode()) + MARGIN)
+
+    @property
+    def _is_in_store(self) -> bool:
+        return self._path in ("", "-")
+
     def _keep_writing(self) -> None:
         while not self._done.wait(INTERVAL):
             draft = self.draft
             if draft and self._volume.has_state:
-                self._write(replace(draft, updated=self._clock.time(), progress=self._snapshot()))
+                unfinished = replace(draft, updated=self._clock.time(), progress=self._snapshot())
+                self._write(unfinished, last=False)
 
     def close(self) -> None:
         """Rewrite the unfinished report no more."""
@@ -75,17 +87,17 @@ class Reporter:
         """
         if report.state is State.IN_PROGRESS or not self._unpublished.acquire(blocking=False):
             return
-        self._write(report)
+        self._write(report, last=True)
         if problem := leave_message(self._termination_log, report):
             self._emit(Note(problem, "warning"))
 
-    def _write(self, report: Report) -> None:
+    def _write(self, report: Report, *, last: bool) -> None:
         from nimpull.store.durable import replace_file
 
         content = to_text(report).encode()
         try:
-            if self._path in ("", "-"):
-                self._volume.keep_report(content)
+            if self._is_in_store:
+                self._volume.keep_report(content, last=last)
             else:
                 replace_file(self._path, content)
         except (StoreError, OSError) as error:

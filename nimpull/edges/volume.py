@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -17,7 +17,7 @@ from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.reported import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import LeaseHeldError, NoSpaceError
+from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nimpull.store.lease import Lease
     from nimpull.store.store import Store
 
+REPORT: Final = f"{STATE_DIRECTORY}/report.json"
 LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
 
@@ -285,7 +286,26 @@ class Volume:
             return 0
         return self.ingests.present(artifacts)
 
-    def keep_report(self, content: bytes) -> None:
-        """In the store, where a controller looks for it. A repair is not what the store was filled by."""
-        if Path(self._request.store).is_dir() and not self._request.repair:
-            self.store.tree.write(f"{STATE_DIRECTORY}/report.json", content, durable=False)
+    def set_aside(self, size: int) -> None:
+        """Room for the last report, in bytes: the volume may have none left then."""
+        if self._request.dry_run or self._request.repair:
+            return
+        from nimpull.store.spare import set_aside
+
+        with suppress(StoreError):  # what is wrong with the volume is about to be told
+            set_aside(self.store.tree, size)
+
+    def keep_report(self, content: bytes, *, last: bool) -> None:
+        """In the store, where a controller looks for it. A repair is not what the store was filled by.
+
+        ``last``: none follows, so what was set aside is for this one.
+        """
+        if not Path(self._request.store).is_dir() or self._request.repair:
+            return
+        try:
+            self.store.tree.write(REPORT, content, durable=False)
+        except NoSpaceError:
+            from nimpull.store.spare import write_into_spare
+
+            if not (last and write_into_spare(self.store.tree, REPORT, content)):
+                raise

@@ -221,15 +221,16 @@ class Tree:
                     os.fsync(stream.fileno())
             above = self.rename(self.absolute(temporary), path)
         except OSError as error:
-            self._drop(temporary)
+            self.drop(temporary)
             raise store_error(error, "write", self.absolute(path)) from error
         except StoreError:
-            self._drop(temporary)
+            self.drop(temporary)
             raise
         if durable:
             self.sync(above)
 
-    def _drop(self, temporary: str) -> None:
+    def drop(self, temporary: str) -> None:
+        """Remove what an error left, if that can be done."""
         with suppress(OSError, StoreError):  # what went wrong before says more; ``sweep`` comes again
             self.unlink(temporary)
 
