@@ -41,7 +41,10 @@ class PlainLayout:
 
 @dataclass(slots=True)
 class Pull:
-    """One store and one server; ``run`` is a pull of a new process."""
+    """One store and one server; ``run`` is a pull of a new process.
+
+    ``expires_in``: seconds, by the clock here, that a location says it is good for; None = it does not say.
+    """
 
     root: Path
     server: ScriptedServer
@@ -50,6 +53,7 @@ class Pull:
     located: list[tuple[str, bool]] = field(default_factory=list)
     cancel: Flag = field(default_factory=Flag)
     policy: TransportPolicy = field(default_factory=TransportPolicy)
+    expires_in: float | None = None
     emit: Emit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +86,8 @@ class Pull:
     def locate(self, artifact: Artifact, fresh: bool) -> Location:
         self.located.append((artifact.path, fresh))
         query = f"?signed={len(self.located)}"
-        return Location(Url(str(self.server.url(f"/{artifact.path}")) + query))
+        ends = None if self.expires_in is None else self.clock.time() + self.expires_in
+        return Location(Url(str(self.server.url(f"/{artifact.path}")) + query), expires_at=ends)
 
     def committed(self, *artifacts: Artifact) -> dict[str, bytes]:
         return {each.path: (self.root / each.path).read_bytes() for each in artifacts}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -182,6 +183,8 @@ def test_f30_a_volume_that_runs_out_of_inodes(served: Served, tmp_path: Path) ->
         assert complaints(store, cases["local-dir"]) == []
         kept = standing_bytes(store)
         assert 0 < kept < sum(map(len, FILES.values()))
+        subprocess.run(["mount", "-o", "remount,nr_inodes=200", str(store.parent)], check=True)
+        assert resume(cases["local-dir"], registry, store) == []
 
 
 # -- two file systems --------------------------------------------------------------------------------------

@@ -92,11 +92,7 @@ def test_f15_a_trickle_is_dropped_and_its_rest_fetched_again(tmp_path: Path) -> 
 
 
 def test_f15_nothing_but_trickles_ends_with_its_cause(tmp_path: Path) -> None:
-    def trickle(seen: Seen, peer: Peer) -> None:
-        peer.head(200, {"Content-Length": str(len(CONTENT)), "ETag": '"v1"'})
-        drip(seen, peer)
-
-    with pulling(tmp_path, trickle) as pull:
+    with pulling(tmp_path, partly(CONTENT, 0, drip)) as pull:
         pull.clock.step = 12.0
         with pytest.raises(NetworkError, match=r"too slow, 0\.\d KiB/s.*no progress"):
             pull.run(ONE, limits=FetchLimits(connections=1, retry_budget=100))

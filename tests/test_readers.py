@@ -386,6 +386,7 @@ def test_f41_sigterm_stops_in_order_and_the_next_run_goes_on(registry: Registry,
     check(run.report)
     assert run.report["status"]["state"] == "Failed"
     assert run.report["error"]["reference"] == "cancelled"
+    assert "did not let go" not in run.text, "it was not asked, but ended"
     assert not (store / "model.safetensors").exists()
     again = pulled(registry, store, "hf://acme/large", *LOCAL)
     assert again.report["transfer"]["bytes"] == len(LARGE) - kept + config
@@ -431,6 +432,7 @@ def test_f41_sigterm_is_heard_while_a_listing_does_not_come(
     assert run.code == 143, run.text
     check(run.report)
     assert run.report["error"]["reference"] == "cancelled"
+    assert "did not let go" not in run.text
 
 
 # -- the report --------------------------------------------------------------------------------------------

@@ -73,6 +73,13 @@ def test_f19_a_name_that_leads_to_metadata_is_refused(monkeypatch: pytest.Monkey
         refuse_internal(source, target, resolve=True)
 
 
+@pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "169.254.43518", "0251.0376.0251.0376"])
+def test_f19_an_address_in_disguise_is_refused_behind_a_proxy_too(host: str) -> None:
+    """Where the proxy resolves names, nothing is looked up here."""
+    with pytest.raises(RedirectError, match="metadata"):
+        refuse_internal(Url("https://a.test/"), Url(f"http://{host}/"), resolve=False)
+
+
 def test_f19_tls_is_not_left(rig: Callable[..., Rig], ca: trustme.CA, bundle: str) -> None:
     with ScriptedServer(ok) as plain:
         answer = redirect(plain.url().reveal())

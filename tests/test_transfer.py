@@ -69,7 +69,8 @@ def test_bytes_far_ahead_of_the_hash_wait_on_disk(
     assert outcome.fetched == len(content)
 
 
-def test_f39_bytes_far_ahead_of_the_hash_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [0, 1], ids=["sound", "one byte is not"])
+def test_f39_bytes_far_ahead_of_the_hash_are_kept(tmp_path: Path, damaged: int) -> None:
     content = noise(24 * MIB)
     one = artifact("model", content)
     freed, ahead = Flag(), Flag()
@@ -77,11 +78,15 @@ def test_f39_bytes_far_ahead_of_the_hash_are_kept(tmp_path: Path) -> None:
         stop_at(pull, 20 * MIB, freed)
         with pytest.raises(Cancelled):
             pull.run(one, limits=TIGHT)
+    (data,) = tmp_path.glob(".nimpull/ingest/*/data")
+    with data.open("r+b") as file:
+        file.seek(12 * MIB + 17)
+        file.write(content[12 * MIB + 17 :][:damaged].translate(bytes(range(255, -1, -1))))
     with pulling(tmp_path, serve({"model": content})) as again:
         (outcome,) = again.run(one, limits=TIGHT)
     assert again.committed(one) == {"model": content}
-    # the segment at the front, and what waited in memory
-    assert outcome.fetched <= 4 * MIB + TIGHT.pool
+    # the segment at the front, what waited in memory, and the block that is not what it was
+    assert outcome.fetched <= 4 * MIB + TIGHT.pool + damaged * TIGHT.block
 
 
 def stop_at(pull: Pull, count: int, freed: Flag) -> None:

@@ -58,6 +58,7 @@ class Exchange:
         self._service = service
         self._lock = threading.Lock()
         self._location: Location | None = None
+        self._ageless = False
         self._faults: Counter[Cause] = Counter()
         self._markup = artifact.path.lower().endswith(_MARKUP_SUFFIXES)
 
@@ -158,18 +159,24 @@ class Exchange:
                 return  # another worker met the same and relocated already
             self._faults[cause] += 1
             if self._faults[cause] <= _FORGIVEN.get(cause, 0):
-                self._location = self._service.locate(self.artifact, True)
+                self._take(fresh=True)
                 return
         raise error
 
     def _where(self) -> Location:
         with self._lock:
             found = self._location
-            expired = (
-                found is not None
-                and found.expires_at is not None
-                and self._service.clock.time() > found.expires_at - _EXPIRY_MARGIN
-            )
+            expired = found is not None and not self._ageless and self._is_old(found)
             if found is None or expired:
-                found = self._location = self._service.locate(self.artifact, expired)
+                found = self._take(expired)
             return found
+
+    def _take(self, fresh: bool) -> Location:
+        """Under the lock. One that is old when it comes is so by a wrong clock: a 403 will tell its end."""
+        found = self._location = self._service.locate(self.artifact, fresh)
+        self._ageless = self._is_old(found)
+        return found
+
+    def _is_old(self, location: Location) -> bool:
+        end = location.expires_at
+        return end is not None and self._service.clock.time() > end - _EXPIRY_MARGIN
