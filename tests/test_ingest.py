@@ -174,6 +174,7 @@ def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: b
         (errno.EACCES, NotWritableError, "gid"),
         (errno.EIO, StoreIOError, "Input/output"),
         (errno.ESTALE, StoreIOError, "Stale"),
+        (errno.EMFILE, StoreIOError, "open files"),
     ],
 )
 def test_f30_f32_what_a_volume_refuses_has_a_name(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from nimpull.detect.cgroup import cpu_limit, memory_limit, processors
+from nimpull.detect.open_files import open_files
 from nimpull.fetch import FetchLimits
 
 MIB = 1 << 20
@@ -100,6 +102,26 @@ def test_f42_a_small_limit_takes_pool_and_connections_down() -> None:
     assert (tiny.pool, tiny.connections, tiny.start, tiny.batch_bytes) == (8 * MIB, 4, 4, 8 * MIB)
     assert tiny.small_connections == 8
     assert usual.within(1).connections == 4
+
+
+def test_few_open_files_take_connections_down() -> None:
+    usual = FetchLimits()
+    assert usual.with_files(None) == usual
+    assert usual.with_files(1024) == usual
+    few = usual.with_files(256)
+    assert (few.connections, few.start, few.small_connections) == (16, 4, 32)
+    least = usual.with_files(64)
+    assert (least.connections, least.start, least.small_connections) == (1, 1, 1)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 200), before[1]))
+        assert open_files() == before[1]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_cap_is_one_for_files_of_all_sizes() -> None:

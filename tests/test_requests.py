@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -60,6 +62,18 @@ def test_f16_a_name_that_does_not_exist_is_given_up_sooner_than_a_resolver_that_
     assert int(sum(one.clock.waits)) in waited
     with pytest.raises(ProxyError, match=rf"proxy\.invalid.*{words}"):
         rig(http_proxy="http://proxy.invalid:3128").transport(Location(Url("http://a.test/")), 0, None)
+
+
+@pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EMFILE])
+def test_f16_what_the_kernel_says_of_a_connection_is_told(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(socket.socket, "connect", no)
+    with pytest.raises(NetworkError, match=rf"127\.0\.0\.1:9: {os.strerror(code)}"):
+        rig().transport(Location(Url("http://127.0.0.1:9/a")), 0, None)
 
 
 def test_f16_a_name_that_was_reached_before_is_not_mistyped(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from nimpull.detect.cgroup import cpu_limit, memory_limit
+from nimpull.detect.open_files import open_files
 from nimpull.fetch import FetchLimits
 from nimpull.settings import Settings
 
@@ -13,7 +14,7 @@ CONNECTIONS_PER_CPU: Final = 16  # one verifies what about thirty of a throttled
 
 
 def fetch_limits(settings: Settings) -> FetchLimits:
-    """What was asked for, or what the control group's CPU allows; never more than its memory allows."""
+    """What was asked for, or what the control group's CPU allows, within its memory and the open files."""
     usual, cpus = FetchLimits(), cpu_limit()
     affordable = usual.connections if cpus is None else max(2, int(cpus * CONNECTIONS_PER_CPU))
     small = usual.small_connections // usual.connections * affordable
@@ -26,4 +27,4 @@ def fetch_limits(settings: Settings) -> FetchLimits:
     if settings.connections:
         limits = limits.with_most(settings.connections)
     memory = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
-    return limits.within(min(memory, default=None))
+    return limits.within(min(memory, default=None)).with_files(open_files())

@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 from nimpull.core.ports import Cancel, Clock
 
 MIB = 1 << 20
+#: What is open at a time: for a connection to a large file two sockets, the file and its journal, one more in
+#: each commit; for a small file two sockets and the file; besides, what the interpreter has, and directories
+#: that two commits keep.
+_FILES_LARGE, _FILES_SMALL, _OTHER_FILES = 6, 3, 160
 _LARGEST_BLOCK = 4 * MIB  # of a buffer: a disk takes few large writes faster, beyond this nothing is gained
 
 
@@ -65,6 +69,19 @@ class FetchLimits:
             start=min(self.start, connections),
             small_connections=max(2, min(self.small_connections, share // MIB)),
             batch_bytes=min(self.batch_bytes, share),
+        )
+
+    def with_files(self, open_files: int | None) -> FetchLimits:
+        """The same, for a process that may have ``open_files`` files and sockets open, None = any number."""
+        if open_files is None:
+            return self
+        spare = open_files - _OTHER_FILES
+        connections = max(1, min(self.connections, spare // _FILES_LARGE))
+        return replace(
+            self,
+            connections=connections,
+            start=min(self.start, connections),
+            small_connections=max(1, min(self.small_connections, spare // _FILES_SMALL)),
         )
 
 

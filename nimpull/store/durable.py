@@ -40,6 +40,11 @@ def refused(error: OSError, action: str, path: str) -> StoreError:
             hint="Check fsGroup, the mode of the directory, and that the volume is not mounted read-only.",
         )
     reason = os.strerror(error.errno) if error.errno else display(error, 120)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoreIOError(
+            f"cannot {action} {shown}: {reason}",
+            hint="Raise the limit of open files (ulimit -n), or allow fewer connections (--connections).",
+        )
     return StoreIOError(
         f"cannot {action} {shown}: {reason}",
         hint="The file system reports a fault. Check the volume and its storage backend, then run again.",

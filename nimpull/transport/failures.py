@@ -156,6 +156,9 @@ def _names_nothing(chain: tuple[BaseException, ...]) -> bool:
 def _reason(chain: tuple[BaseException, ...]) -> str:
     if _names_nothing(chain):
         return "there is no such name (DNS)"
+    for part in chain:
+        if type(part) is OSError and part.strerror:  # unreachable, too many open files: no kind of its own
+            return display(part.strerror, 120)
     for kinds, text in _REASONS:
         if any(isinstance(part, kinds) for part in chain):
             return text
