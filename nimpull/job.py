@@ -124,7 +124,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         volume.name_twice(plan.listings, complete=_is_whole(request))
         volume.write_runtime_manifest(plan.listings)
         volume.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
-    transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries)
+    transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries, edges.connections)
     return _ready(report, cached, outcomes, (transfer,), edges)
 
 

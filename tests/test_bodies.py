@@ -128,6 +128,17 @@ def test_an_unread_body_is_not_given_back(rig: Callable[..., Rig]) -> None:
         assert [seen.connection for seen in server.seen] == [0, 1]
 
 
+def test_connections_are_counted_at_their_most(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(ok) as server:
+        get = rig().transport
+        assert get.connections == 0
+        for together in (1, 3, 2):
+            bodies = [get(Location(server.url()), 0, None) for _ in range(together)]
+            for body in bodies * 2:
+                body.close()
+        assert get.connections == 3
+
+
 def test_a_fresh_connection_is_fresh(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(ok) as server:
         get = rig().transport

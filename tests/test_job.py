@@ -130,11 +130,12 @@ def test_a_model_arrives_whole_and_a_second_run_needs_no_network(
     assert fetched == FILES
     assert first.report["status"]["state"] == "Ready"
     assert {entry["verifiedBy"] for entry in first.report["artifacts"]} <= {"blake3", "sha256", "git"}
+    assert 1 <= first.report["transfer"]["connections"] <= len(FILES) + 1
     asked = len(registry.requests)
     dead = {"NGC_API_ENDPOINT": CLOSED, "HF_ENDPOINT": CLOSED}
     again = nimpull(registry, store, "download", uri, **dead)
     assert (again.code, len(registry.requests)) == (0, asked), again.text
-    assert again.report["transfer"]["bytes"] == 0
+    assert (again.report["transfer"]["bytes"], again.report["transfer"]["connections"]) == (0, 0)
 
 
 def test_local_dir_holds_plain_files(registry: Registry, tmp_path: Path) -> None:

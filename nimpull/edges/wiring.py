@@ -101,6 +101,11 @@ class Edges:
             Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
         )
 
+    @property
+    def connections(self) -> int:
+        """The most that brought files at one time."""
+        return self.transport.connections if "transport" in self.__dict__ else 0
+
     @cached_property
     def registries(self) -> Registries:
         from nimpull.edges.registries import Registries

@@ -19,7 +19,7 @@ from nimpull.core.names import Url, display
 from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
 from nimpull.core.ranges import backoff
 from nimpull.errors import Cancelled, IntegrityError, NetworkError, NimpullError, ProxyError, TransferError
-from nimpull.transport.body import Meter, OpenBody
+from nimpull.transport.body import Gauge, Meter, OpenBody
 from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
 from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause
 from nimpull.transport.policy import TransportPolicy
@@ -71,7 +71,13 @@ class Transport:
         self._pauses = Pauses(clock, cancel)
         self._wire = Wire(policy, self._gate)
         self._closed = False
+        self._gauge = Gauge()
         Thread(target=self._watch, name="transport-cancel", daemon=True).start()
+
+    @property
+    def connections(self) -> int:
+        """The most that brought files at one time, so far."""
+        return self._gauge.most
 
     def close(self) -> None:
         self._closed = True
@@ -208,7 +214,7 @@ class Transport:
                 "which was not asked for; nothing was decoded",
                 hint="A proxy or cache on the way rewrites downloads. Take the host out of it (NO_PROXY).",
             )
-        return OpenBody(answer, self._meter)
+        return OpenBody(answer, self._meter, self._gauge)
 
     get = __call__
 

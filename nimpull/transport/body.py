@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from threading import Lock
 from types import TracebackType
 from typing import Final, Self
 
@@ -62,11 +63,31 @@ class Meter:
         self._began, self._received = now, 0
 
 
+class Gauge:
+    """How many data responses are open, and the ``most`` that were at one time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._open = 0
+        self._lock = Lock()
+
+    def opened(self) -> None:
+        with self._lock:
+            self._open += 1
+            self.most = max(self.most, self._open)
+
+    def closed(self) -> None:
+        with self._lock:
+            self._open -= 1
+
+
 class OpenBody:
     """Implements :class:`nimpull.core.ports.Body` over the stream of an answer."""
 
-    def __init__(self, answer: Answer[Stream], meter: Callable[[Url], Meter]) -> None:
+    def __init__(self, answer: Answer[Stream], meter: Callable[[Url], Meter], gauge: Gauge) -> None:
         """``meter`` makes one for the first byte that has to be waited for."""
+        gauge.opened()
+        self._gauge = gauge
         self.head = Head(answer.status, answer.headers, answer.url)
         self._proxy = answer.proxy
         self._stream = answer.stream
@@ -146,6 +167,7 @@ class OpenBody:
         if self._closed:
             return
         self._closed = True
+        self._gauge.closed()
         if reuse and self._at_end():
             self._stream.release()
         else:
