@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tests.crashing import Case, Recovery, calls_of, killed, recover, serving
 from tests.registry import Registry
+from tests.running import ended
 from tests.small_steps import IN_FLIGHT
-from tests.test_job import ended
 from tests.volume_faults import CHANGES, COMPILER, WITHOUT
 
 QUICK = 12  # points of each layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 
 from nimpull.core.ports import Cancel
@@ -38,3 +39,28 @@ class StepClock:
 
     def jitter(self) -> float:
         return self._jitter
+
+
+class HandClock:
+    """Time that a test moves; ``wait`` moves it by what was asked, and runs ``meanwhile`` first."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+        self.waits: list[float] = []
+        self.meanwhile: Callable[[], None] | None = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float, until: Cancel) -> bool:
+        if self.meanwhile:
+            self.meanwhile()
+        self.waits.append(seconds)
+        self.now += seconds
+        return until.is_set()
+
+    def jitter(self) -> float:
+        return 0.0

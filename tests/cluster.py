@@ -10,17 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nimpull.core.names import ModelUri
-from nimpull.sources.mirror import object_key
-from tests.jobs import COMMIT, PULL_REQUEST, VERSIONS, Job
+from tests.buckets import Bucket, mirrored, model_bucket
+from tests.calls import FILES
+from tests.jobs import COMMIT, LATENCY, PULL_REQUEST, VERSIONS, Job
 from tests.pods import as_user, run, volume
 from tests.registry import Registry
+from tests.running import check as check_schema
 from tests.servers import Answer as Scripted
 from tests.servers import Proxy, ScriptedServer
-from tests.test_endpoints import model_bucket
-from tests.test_mirror import Bucket
-from tests.test_names import FILES
-from tests.test_report import check as check_schema
 
 #: path -> what tells that a file was written again
 Inventory = Mapping[str, tuple[int, int, int, int]]
@@ -121,9 +118,7 @@ def a_cluster(root: Path, commands: Path) -> Iterator[Cluster]:
     with ExitStack() as world:
         registry = world.enter_context(Registry())
         proxy = world.enter_context(Proxy())
-        mirror = world.enter_context(
-            ScriptedServer(buckets(mirror_of_ngc("/nim_bucket/"), model_bucket(FILES)))
-        )
+        mirror = world.enter_context(ScriptedServer(buckets(mirror_of_ngc(), model_bucket(FILES))))
         stock(registry)
         mirrored = mirror.url().reveal().rstrip("/")
         places = {
@@ -176,11 +171,17 @@ def buckets(mirror: Bucket, models: Bucket) -> Scripted:
     return lambda seen, peer: (models if seen.target.startswith("/bucket") else mirror)(seen, peer)
 
 
-def mirror_of_ngc(root: str) -> Bucket:
-    mirror = Bucket(root)
-    mirror.objects = {
-        object_key(ModelUri.parse(f"ngc://nim/meta/tiny:{version}").with_path(path)): content
-        for version, files in VERSIONS.items()
-        for path, content in files.items()
-    }
-    return mirror
+def mirror_of_ngc() -> Bucket:
+    models = {f"ngc://nim/meta/tiny:{version}": files for version, files in VERSIONS.items()}
+    return Bucket("/nim_bucket/", mirrored(models))
+
+
+def check_ready(cluster: Cluster, job: Job) -> None:
+    report = cluster.report(job)
+    assert report["status"]["state"] == cluster.message()["status"]["state"] == "Ready"
+    named = {profile["name"]: profile for profile in report["status"]["profiles"]}
+    assert set(named) == set(job.profiles)
+    if LATENCY in named:
+        assert (named[LATENCY]["model"], named[LATENCY]["release"]) == ("meta/tiny", "1.0.0")
+        assert named[LATENCY]["config"]["gpu_device"] == "2330:10de"
+    assert all(artifact["digest"] for artifact in report["artifacts"])

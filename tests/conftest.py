@@ -10,10 +10,12 @@ import trustme
 from hypothesis import settings
 
 from nimpull.transport import Transport, TransportPolicy
+from tests.calls import FILES, manifest
 from tests.clocks import StepClock
 from tests.cluster import Cluster, a_cluster
 from tests.listings import a_transport
 from tests.pods import link_commands
+from tests.registry import Registry
 from tests.transporting import Rig
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -68,3 +70,18 @@ def clock() -> StepClock:
 def transport(clock: StepClock) -> Iterator[Transport]:
     with a_transport(clock) as made:
         yield made
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """NGC and a DataStore with the same small model."""
+    with Registry() as started:
+        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
+        started.add_hub_repo("default/tiny", FILES)
+        yield started
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> str:
+    """The path of a manifest with the small model."""
+    return str(manifest(tmp_path / "m.yaml"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests import small_steps
 from tests.pulling import noise
 from tests.registry import Registry
-from tests.test_job import Run, ended, start
+from tests.running import Run, ended, start
 from tests.volume_faults import CHANGES, VolumeFault, faulty, read_log
 
 PROGRAM = (sys.executable, small_steps.__file__)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.test_names import FILES, plain
+from tests.calls import FILES, plain
 
 PULL_REQUEST = {"config.json": b'{"pr": 7}'}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from scripts.containers import UPDATE_CAS
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,3 +105,23 @@ def volume(path: Path, group: int, sub_path: str = "") -> Path:
             os.chown(each, 0, group)
         each.chmod(0o2775)
     return made[-1]
+
+
+def ca_certs(directory: Path, certificate: bytes) -> Path:
+    """What the CA init container leaves for the main one: its /ca-certs, of a ConfigMap with ``corp.pem``."""
+    if shutil.which("update-ca-certificates") is None:
+        pytest.skip("needs update-ca-certificates")
+    for name in ("custom", "ca-certs", "local", "hooks"):
+        (directory / name).mkdir()
+    (directory / "custom/corp.pem").write_bytes(certificate)
+    shutil.copytree("/etc/ssl", directory / "ssl", symlinks=True, ignore=shutil.ignore_patterns("private"))
+    own = {
+        directory / "ssl": "/etc/ssl",
+        directory / "local": "/usr/local/share/ca-certificates",
+        directory / "hooks": "/etc/ca-certificates/update.d",
+    }
+    places = {"/custom": str(directory / "custom"), "/ca-certs": str(directory / "ca-certs")}
+    script = re.sub("|".join(places), lambda found: places[found[0]], UPDATE_CAS)
+    code, text = run(["/bin/sh", "-c", script], {"PATH": os.environ["PATH"]}, under=mounting(own))
+    assert code == 0, text
+    return directory / "ca-certs"

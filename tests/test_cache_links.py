@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.calls import FILES, call, manifest, plain
+from tests.readers import content_requests
 from tests.registry import Registry
-from tests.test_job import CLOSED
-from tests.test_names import FILES, call, manifest, plain
-from tests.test_readers import content_requests
+from tests.running import CLOSED
 
 PROFILE = ("-p", "a" * 64)
 WORKSPACE = {"config.json": FILES["config.json"], "engine/model.bin": FILES["weights/model.bin"]}
 NETWORKLESS = {"NGC_API_ENDPOINT": CLOSED, "NGC_AUTH_ENDPOINT": CLOSED, "NGC_API_KEY": ""}
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as started:
-        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
-        yield started
 
 
 @pytest.fixture

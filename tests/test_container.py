@@ -5,33 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nimpull.core.names import ModelUri
 from nimpull.settings import load
-from nimpull.sources.mirror import object_key
+from tests.buckets import Bucket, mirrored
+from tests.calls import FILES, call, plain
 from tests.registry import Registry
 from tests.servers import ScriptedServer
-from tests.test_mirror import Bucket
-from tests.test_names import FILES, call, manifest, plain
 
-MODEL = ModelUri.parse("ngc://nim/meta/tiny:hf-1")
+MODEL = "ngc://nim/meta/tiny:hf-1"
 PROFILE = ("download-to-cache", "--profiles", "a" * 64)
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as started:
-        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
-        yield started
-
-
-@pytest.fixture
-def listed(tmp_path: Path) -> str:
-    return str(manifest(tmp_path / "m.yaml"))
 
 
 def report(store: Path) -> dict[str, dict[str, str]]:
@@ -39,18 +24,12 @@ def report(store: Path) -> dict[str, dict[str, str]]:
     return document
 
 
-def bucket(root: str) -> Bucket:
-    made = Bucket(root)
-    made.objects = {object_key(MODEL.with_path(path)): content for path, content in FILES.items()}
-    return made
-
-
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 def test_a_mirror_takes_the_place_of_ngc(
     registry: Registry, tmp_path: Path, listed: str, scheme: str
 ) -> None:
     store = tmp_path / "store"
-    with ScriptedServer(bucket("/nim_bucket/")) as server:
+    with ScriptedServer(Bucket("/nim_bucket/", mirrored({MODEL: FILES}))) as server:
         address = server.url().reveal().rstrip("/")
         override = f"{address}/nim_bucket/" if scheme == "http" else "s3://nim_bucket/"
         code, text = call(

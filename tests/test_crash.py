@@ -17,8 +17,7 @@ from tests.crashing import FILES, LARGE, Case, complaints, resume, serving, stan
 from tests.pods import mounted
 from tests.registry import Fault, Registry, Request
 from tests.registry.wire import Answer
-from tests.test_job import Run
-from tests.test_report import check
+from tests.running import Run, check
 from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WITHOUT)

@@ -17,16 +17,13 @@ from nimpull.errors import UsageError
 from nimpull.sources import S3Source, boto_signer
 from nimpull.sources.mirror import object_key
 from nimpull.transport import Transport
+from tests.buckets import AWS, Bucket, mirrored, model_bucket
+from tests.calls import FILES, call, plain
 from tests.registry import Registry
+from tests.running import CLOSED
 from tests.servers import ScriptedServer, serve_directory
-from tests.test_container import bucket
-from tests.test_job import CLOSED
-from tests.test_mirror import Bucket, transport
-from tests.test_names import FILES, call, plain
 
-__all__ = ["transport"]
 MODEL = ModelUri.parse("s3://bucket/models/tiny")
-AWS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "aws-canary"}
 UNIVERSAL = ("create-model-store", "--model-repo")
 
 
@@ -35,13 +32,6 @@ def registry() -> Iterator[Registry]:
     with Registry() as started:
         started.add_ngc_model("acme", "", "tiny", "1.0", FILES)
         yield started
-
-
-def model_bucket(files: dict[str, bytes], page: int = 2) -> Bucket:
-    made = Bucket("/bucket/", page)
-    made.objects = {f"models/tiny/{path}": content for path, content in files.items()}
-    made.objects |= {"models/tiny/sub/": b"", "models/tiny2/other.json": b"of another model"}
-    return made
 
 
 def s3(transport: Transport, server: ScriptedServer) -> S3Source:
@@ -260,7 +250,7 @@ def test_a_web_server_that_wants_a_password(registry: Registry, tmp_path: Path) 
 
 
 def hub_mirror(model: str, files: dict[str, bytes]) -> Bucket:
-    made = bucket("/nim_bucket/")
+    made = Bucket("/nim_bucket/", mirrored({"ngc://nim/meta/tiny:hf-1": FILES}))
     made.page = 10
     uri = ModelUri.parse(model)
     made.objects = {object_key(uri.with_path(path)): content for path, content in files.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,11 @@ from nimpull.core.events import Level
 from nimpull.edges.limits import fetch_limits
 from nimpull.errors import UsageError
 from nimpull.settings import Settings, load
+from tests.calls import FILES, call
 from tests.registry import Registry
-from tests.test_names import FILES, call, manifest
 
 PROFILE = ("download-to-cache", "-p", "a" * 64)
 MIB = 1 << 20
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as started:
-        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
-        started.add_hub_repo("default/tiny", FILES)
-        yield started
-
-
-@pytest.fixture
-def listed(tmp_path: Path) -> str:
-    return str(manifest(tmp_path / "m.yaml"))
 
 
 # -- secrets -----------------------------------------------------------------------------------------------

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.registry import Fault, Registry, faults
-
-CONFIG = b'{"architectures": ["Tiny"]}\n'
-WEIGHTS = bytes(range(256)) * 20_000  # 5 MB: several reads
-FILES: Mapping[str, bytes] = {
-    "config.json": CONFIG,
-    "model.safetensors": WEIGHTS,
-    "tokenizer/vocab.txt": b"a\nb\n",
-    "empty.txt": b"",
-}
-CLOSED = "http://127.0.0.1:1"  # nothing listens on tcpmux here
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    code: int
-    out: str
-    err: str
-    report: dict[str, Any]
-
-    @property
-    def text(self) -> str:
-        return self.out + self.err
+from tests.running import (
+    CLOSED,
+    CONFIG,
+    FILES,
+    nimpull,
+    snapshot,
+    tree,
+)
 
 
 @pytest.fixture
@@ -46,63 +28,6 @@ def registry() -> Iterator[Registry]:
         started.add_hub_repo("default/tiny", FILES)
         started.add_hub_repo("acme/set", {"train.jsonl": b"{}\n"}, repo_type="dataset")
         yield started
-
-
-PROGRAM = (sys.executable, "-m", "nimpull")
-
-
-def start(
-    registry: Registry,
-    store: Path,
-    *arguments: str,
-    under: tuple[str, ...] = (),
-    program: tuple[str, ...] = PROGRAM,
-    **environment: str,
-) -> subprocess.Popen[str]:
-    """``under``: a command that runs nimpull, such as setpriv; ``program``: what stands for nimpull."""
-    known = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(store.parent),
-        "NGC_API_KEY": registry.ngc.key,
-        "NGC_API_ENDPOINT": registry.ngc_url,
-        "NGC_AUTH_ENDPOINT": registry.ngc_url,
-        "HF_TOKEN": registry.hub.token,
-        "HF_ENDPOINT": registry.hub_url,
-        "NIM_CACHE_PATH": str(store),
-        "NIMPULL_RETRY_SECONDS": "0",
-        "NIMPULL_TERMINATION_LOG": str(store.parent / "no-termination-log"),
-    }
-    command = [*under, *program, *arguments]
-    return subprocess.Popen(
-        command, env={**known, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def ended(process: subprocess.Popen[str], store: Path) -> Run:
-    with process:
-        try:
-            out, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    report = store / ".nimpull" / "report.json"
-    return Run(process.returncode, out, err, json.loads(report.read_text()) if report.is_file() else {})
-
-
-def nimpull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
-    return ended(start(registry, store, *arguments, under=(), program=PROGRAM, **environment), store)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not {".nimpull", ".cache"} & set(path.relative_to(root).parts)
-    }
-
-
-def snapshot(store: Path, source: str) -> Path:
-    (found,) = (store / source).glob("hub/models--*/snapshots/*")
-    return found
 
 
 SOURCES = {

@@ -9,21 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.jobs import JOBS, LATENCY, Job, plain_tree
+from tests.calls import FILES
+from tests.cluster import Cluster, check_ready
+from tests.jobs import JOBS, plain_tree
 from tests.registry import Fault, faults
-from tests.test_names import FILES
-
-
-def check_ready(cluster: Cluster, job: Job) -> None:
-    report = cluster.report(job)
-    assert report["status"]["state"] == cluster.message()["status"]["state"] == "Ready"
-    named = {profile["name"]: profile for profile in report["status"]["profiles"]}
-    assert set(named) == set(job.profiles)
-    if LATENCY in named:
-        assert (named[LATENCY]["model"], named[LATENCY]["release"]) == ("meta/tiny", "1.0.0")
-        assert named[LATENCY]["config"]["gpu_device"] == "2330:10de"
-    assert all(artifact["digest"] for artifact in report["artifacts"])
 
 
 def check_access(volume: Path, group: int) -> None:

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 import trustme
 
+from tests.buckets import model_bucket
+from tests.calls import FILES
 from tests.certificates import served
-from tests.cluster import Cluster, buckets, mirror_of_ngc
+from tests.cluster import Cluster, buckets, check_ready, mirror_of_ngc
 from tests.jobs import JOBS
-from tests.pods import mounting
+from tests.pods import ca_certs, mounting
 from tests.servers import Peer, ScriptedServer, Seen
-from tests.test_endpoints import model_bucket
-from tests.test_jobs import check_ready
-from tests.test_jobs_tls import ca_certs
-from tests.test_names import FILES
 
 CREDENTIALS = (
     "<AccessKeyId>ASIACANARY</AccessKeyId><SecretAccessKey>aws-canary</SecretAccessKey>"
@@ -51,7 +49,7 @@ def cloud(cluster: Cluster) -> Iterator[Cloud]:
     token.write_text("web-identity-canary")
     authority.cert_pem.write_to_path(bundle)
     tls = served(authority, "127.0.0.1")
-    objects = buckets(mirror_of_ngc("/nim_bucket/"), model_bucket(FILES))
+    objects = buckets(mirror_of_ngc(), model_bucket(FILES))
 
     def answer(seen: Seen, peer: Peer) -> None:
         status, body = (200, GRANTED) if made.granting else (403, DENIED)

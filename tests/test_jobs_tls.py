@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import re
-import shutil
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -22,15 +19,13 @@ from typing import Protocol
 import pytest
 import trustme
 
-from scripts.containers import UPDATE_CAS
+from tests.calls import FILES
 from tests.certificates import of_an_old_company, served
-from tests.cluster import Cluster, a_cluster, on_this_node, stock
+from tests.cluster import Cluster, a_cluster, check_ready, on_this_node, stock
 from tests.jobs import DATASTORE, JOBS, TLS_JOBS, Job, plain_tree
-from tests.pods import mounting, run
+from tests.pods import ca_certs, mounting
 from tests.registry import Registry
 from tests.servers import Proxy, ProxyRules
-from tests.test_jobs import check_ready
-from tests.test_names import FILES
 
 HUB, NGC, AUTH = "huggingface.co", "api.ngc.nvidia.com", "authn.nvidia.com"
 PUBLIC = ("127.0.0.1", HUB, NGC, AUTH)  # the first is the CDN's
@@ -43,26 +38,6 @@ WANTED = "Basic " + base64.b64encode(f"job:{PASSWORD}".encode()).decode()
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
     return trustme.CA(organization_name="Corp")
-
-
-def ca_certs(directory: Path, certificate: bytes) -> Path:
-    """What the CA init container leaves for the main one: its /ca-certs, of a ConfigMap with ``corp.pem``."""
-    if shutil.which("update-ca-certificates") is None:
-        pytest.skip("needs update-ca-certificates")
-    for name in ("custom", "ca-certs", "local", "hooks"):
-        (directory / name).mkdir()
-    (directory / "custom/corp.pem").write_bytes(certificate)
-    shutil.copytree("/etc/ssl", directory / "ssl", symlinks=True, ignore=shutil.ignore_patterns("private"))
-    own = {
-        directory / "ssl": "/etc/ssl",
-        directory / "local": "/usr/local/share/ca-certificates",
-        directory / "hooks": "/etc/ca-certificates/update.d",
-    }
-    places = {"/custom": str(directory / "custom"), "/ca-certs": str(directory / "ca-certs")}
-    script = re.sub("|".join(places), lambda found: places[found[0]], UPDATE_CAS)
-    code, text = run(["/bin/sh", "-c", script], {"PATH": os.environ["PATH"]}, under=mounting(own))
-    assert code == 0, text
-    return directory / "ca-certs"
 
 
 @pytest.fixture(scope="session")

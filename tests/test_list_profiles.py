@@ -22,7 +22,7 @@ from nimpull.core.sizes import Size, memory_hint
 from nimpull.errors import ManifestError, NoProfileError, UsageError
 from tests.gpus import PROFILES, TABLE, example, node
 from tests.registry import Fault, Registry, faults
-from tests.test_job import CLOSED, nimpull
+from tests.running import CLOSED, nimpull
 
 V2 = str(PROFILES / "example-v2.yaml")
 Run = Callable[..., Result]

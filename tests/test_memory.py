@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.registry import Registry
-from tests.test_job import Run, ended, start
+from tests.running import Run, ended, start
 
 MIB = 1 << 20
 SIZE = 1024 * MIB  # zeros, that take no room where they are served from

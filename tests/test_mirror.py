@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from base64 import b64encode
 from collections.abc import Iterator
-from threading import Event
-from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
-from xml.sax.saxutils import escape
 
 import pytest
 from blake3 import blake3
@@ -17,9 +13,9 @@ from nimpull.core.ports import Wanted
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, boto_signer
 from nimpull.sources.mirror import object_key
-from nimpull.transport import Transport, TransportPolicy
-from tests.clocks import StepClock
-from tests.servers import Peer, ScriptedServer, Seen
+from nimpull.transport import Transport
+from tests.buckets import Bucket, mirrored
+from tests.servers import ScriptedServer
 
 MODEL = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
 CONFIG, WEIGHTS = b'{"a": 1}', b"weights" * 1000
@@ -27,65 +23,8 @@ SUMS = (
     f"{blake3(CONFIG).hexdigest()}  config.json\n{blake3(WEIGHTS).hexdigest()}  trt/rank 0.engine\n".encode()
 )
 FILES = {"config.json": CONFIG, "trt/rank 0.engine": WEIGHTS, "checksums.blake3": SUMS}
+OBJECTS = mirrored({str(MODEL): FILES})
 SECRET = "canary-4d1c"
-
-
-class Bucket:
-    """Objects by key below ``root``; with ``page`` > 0 it lists like S3, so many at a time.
-
-    ``checksums``: S3 keeps a SHA-256 of each object; ``encryption``: the header that tells of it.
-    """
-
-    def __init__(self, root: str, page: int = 0) -> None:
-        self.objects = {object_key(MODEL.with_path(path)): content for path, content in FILES.items()}
-        self.root = root
-        self.page = page
-        self.checksums = True
-        self.encryption: dict[str, str] = {}
-
-    def __call__(self, seen: Seen, peer: Peer) -> None:
-        parts = urlsplit(seen.target)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if "list-type" in query:
-            self._list(query, peer)
-            return
-        content = self.objects.get(unquote(parts.path.removeprefix(self.root)))
-        if content is None:
-            peer.reply(404)
-        elif seen.method == "HEAD":
-            digest = b64encode(hashlib.sha256(content).digest()).decode()
-            kept = self.checksums and "x-amz-checksum-mode" in seen.headers
-            signed = {"x-amz-checksum-sha256": digest} if kept else {}
-            told = {"Content-Length": str(len(content)), "ETag": etag_of(content)}
-            peer.head(200, {**told, **signed, **self.encryption})
-        else:
-            peer.file(seen, content, etag_of(content))
-
-    def _list(self, query: dict[str, str], peer: Peer) -> None:
-        keys = sorted(key for key in self.objects if key.startswith(query["prefix"]))
-        start = int(query.get("continuation-token", 0))
-        items = "".join(self._row(key) for key in keys[start : start + self.page])
-        after = start + self.page
-        token = f"<NextContinuationToken>{after}</NextContinuationToken>" if after < len(keys) else ""
-        xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
-        body = f"<ListBucketResult {xmlns}><EncodingType>url</EncodingType>{items}{token}</ListBucketResult>"
-        peer.reply(200, body.encode())
-
-    def _row(self, key: str) -> str:
-        """Blanks are written as plus, as Go's servers do."""
-        content = self.objects[key]
-        named = f"<Key>{escape(quote_plus(key, safe='/'))}</Key><ETag>{escape(etag_of(content))}</ETag>"
-        return f"<Contents>{named}<Size>{len(content)}</Size></Contents>"
-
-
-def etag_of(content: bytes) -> str:
-    return f'"{hashlib.md5(content).hexdigest()}"'
-
-
-@pytest.fixture
-def transport() -> Iterator[Transport]:
-    with Transport(TransportPolicy(), clock=StepClock(), cancel=Event(), emit=lambda event: None) as made:
-        yield made
 
 
 @pytest.fixture
@@ -93,7 +32,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with ScriptedServer(Bucket("/nim_bucket/", page=2)) as server:
+    with ScriptedServer(Bucket("/nim_bucket/", OBJECTS, page=2)) as server:
         yield server
 
 
@@ -164,7 +103,7 @@ def test_something_else_than_a_listing(transport: Transport, s3_server: Scripted
 
 
 def test_a_web_server_gives_named_files_and_those_of_the_checksums(transport: Transport) -> None:
-    bucket = Bucket("/mirror/")
+    bucket = Bucket("/mirror/", OBJECTS)
     with ScriptedServer(bucket) as server:
         source = MirrorSource(transport, override=server.url("/mirror/").reveal())
         assert fetched(source, transport, Wanted(paths=frozenset({"config.json"}))) == {"config.json": CONFIG}
@@ -175,7 +114,7 @@ def test_a_web_server_gives_named_files_and_those_of_the_checksums(transport: Tr
 
 
 def test_a_mirror_without_checksums_says_so(transport: Transport) -> None:
-    bucket = Bucket("/")
+    bucket = Bucket("/", OBJECTS)
     del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
     with ScriptedServer(bucket) as server:
         source = MirrorSource(transport, override=server.url().reveal())

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 
 from nimpull.store.ready import Ready, ReadyFile
 from nimpull.store.store import Store
+from tests.clocks import HandClock
 from tests.committing import digest_of
 from tests.crashing import LARGE, Case, complaints, serving
 from tests.registry import Fault, Registry, faults
-from tests.test_job import ended, start
-from tests.test_report import check
-from tests.test_store_lease import HandClock
+from tests.running import check, ended, start
 from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty
 
 Served = tuple[Registry, Mapping[str, Case]]

@@ -6,27 +6,33 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nimpull.store.journal import parse_journal
 from tests.pods import as_user
+from tests.readers import (
+    LARGE,
+    LOCAL,
+    claimed,
+    content_requests,
+    hf,
+    pull,
+    pulled,
+    reader,
+    under_way,
+)
 from tests.registry import Fault, Registry, Request, faults
 from tests.registry.wire import Answer
-from tests.test_job import CLOSED, CONFIG, FILES, WEIGHTS, Run, ended, nimpull, snapshot, start, tree
-from tests.test_report import check
+from tests.running import CLOSED, CONFIG, FILES, WEIGHTS, check, ended, nimpull, snapshot, start, tree
 
 MODEL = "hf://acme/tiny"
-LOCAL = ("--layout", "local-dir")
 
 
 @pytest.fixture
@@ -35,51 +41,6 @@ def registry() -> Iterator[Registry]:
         started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES, checksums=True)
         started.add_hub_repo("acme/tiny", FILES)
         yield started
-
-
-def pull(registry: Registry, store: Path, *arguments: str, **environment: str) -> Run:
-    """A download whose report, if it wrote one, keeps to the schema."""
-    run = nimpull(registry, store, "download", *arguments, **environment)
-    if run.report:
-        check(run.report)
-    return run
-
-
-def pulled(registry: Registry, store: Path, *arguments: str) -> Run:
-    run = pull(registry, store, *arguments)
-    assert run.code == 0, run.text
-    return run
-
-
-def reader(registry: Registry, home: Path, *command: str, **environment: str) -> tuple[int, str]:
-    """Run a program of the virtual environment, with huggingface_hub pointed at the registry."""
-    known = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "HF_HOME": str(home),
-        "HF_ENDPOINT": registry.hub_url,
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    done = subprocess.run(
-        command, env={**known, **environment}, capture_output=True, text=True, timeout=120, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def hf(registry: Registry, home: Path, *arguments: str) -> tuple[int, str]:
-    return reader(registry, home, str(Path(sys.executable).with_name("hf")), *arguments)
-
-
-def content_requests(registry: Registry) -> list[tuple[str, str]]:
-    """GETs of file content in their order: at the Hub itself, and at the CDN behind it."""
-    return [
-        (request.server, request.path)
-        for request in registry.log()
-        if request.method == "GET" and (request.server == "cdn" or "/resolve" in request.path)
-    ]
 
 
 # -- huggingface_hub ---------------------------------------------------------------------------------------
@@ -308,44 +269,6 @@ def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
 
 
 # -- a run that is stopped ----------------------------------------------------------------------------------
-
-LARGE = bytes(range(256)) * (24 << 12)  # 24 MiB: several journal lines
-HELD_AT = 20 << 20  # the byte that the registry keeps back
-
-
-@contextmanager
-def under_way(
-    registry: Registry, store: Path, release: threading.Event, *, under: tuple[str, ...] = ()
-) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A pull of LARGE whose end does not come, once its journal has a line; and that journal."""
-    registry.add_hub_repo("acme/large", {"config.json": CONFIG, "model.safetensors": LARGE})
-
-    def hold(_request: Request, answer: Answer) -> Answer:
-        if not answer.start <= HELD_AT < answer.end:
-            return answer
-        return replace(answer, hold=release, hold_at=HELD_AT - answer.start)
-
-    registry.faults.append(Fault(hold, server="cdn", times=None))
-    with start(registry, store, "download", "hf://acme/large", *LOCAL, under=under) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not (found := [path for path in store.glob(JOURNALS) if claimed(path)]):
-                assert time.monotonic() < deadline, "nothing was recorded"
-                assert process.poll() is None, ended(process, store).text
-                release.wait(0.02)
-            yield process, found[0]
-        finally:
-            process.kill()
-            release.set()
-            registry.faults.clear()
-
-
-JOURNALS = ".nimpull/ingest/*/journal"
-
-
-def claimed(journal: Path) -> int:
-    """Bytes that the journal says are on the disk."""
-    return sum(claim.end - claim.start for claim in parse_journal(journal.read_bytes(), len(LARGE)))
 
 
 def let_the_lease_end(store: Path) -> None:

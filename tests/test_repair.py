@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nimpull.core.names import ModelUri
+from tests.buckets import AWS, model_bucket
+from tests.calls import FILES, call, manifest
+from tests.readers import content_requests, hf
 from tests.registry import Registry
+from tests.running import CLOSED
 from tests.servers import ScriptedServer
-from tests.test_endpoints import AWS, model_bucket
-from tests.test_job import CLOSED
-from tests.test_names import FILES, call, manifest
-from tests.test_readers import content_requests, hf
 
 PULLS = {
     "ngc": ("download-to-cache", "-p", "a" * 64),
@@ -23,14 +22,6 @@ PULLS = {
     "hub": ("nimpull", "download", "hf://default/tiny"),
     "local-dir": ("huggingface-cli", "download", "default/tiny", "--local-dir", "STORE"),
 }
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as started:
-        started.add_ngc_model("nim", "meta", "tiny", "hf-1", FILES)
-        started.add_hub_repo("default/tiny", FILES)
-        yield started
 
 
 def pull(registry: Registry, store: Path, kind: str) -> int:

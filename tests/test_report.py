@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from nimpull import errors
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
@@ -35,6 +34,7 @@ from nimpull.core.reported import (
 )
 from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
+from tests.running import check
 
 URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
 PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
@@ -90,12 +90,6 @@ def test_as_text_it_says_the_same_with_an_artifact_on_each_line() -> None:
 
 def failed(error: BaseException, **changes: Any) -> Report:
     return a_report(state=State.FAILED, error=Failure.of(error), **changes)
-
-
-def check(document: object) -> None:
-    schema = json.loads((files("nimpull") / "report.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    Draft202012Validator(schema).validate(document)
 
 
 ALL_ERRORS = [

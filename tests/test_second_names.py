@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.calls import FILES, call, plain
+from tests.readers import content_requests, reader
 from tests.registry import Registry
-from tests.test_job import CLOSED
-from tests.test_names import FILES, call, plain
-from tests.test_readers import content_requests, reader
+from tests.running import CLOSED
 
 HOME = "huggingface/hub"  # HF_HOME below the store, as the operator's Jobs and its serving pods have it
 SNAPSHOT = """
@@ -39,13 +38,6 @@ spec:
 """
 #: Of the operator's Jobs only those for the Hub set HF_HOME; a NIMCache file needs no variable at all.
 WITHOUT_HOME = ("universal", "nimcache")
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as started:
-        started.add_hub_repo("default/tiny", FILES)
-        yield started
 
 
 def pull(registry: Registry, store: Path, kind: str, *more: str, **environment: str) -> tuple[int, str]:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.calls import COMMANDS
 from tests.crashing import Case, resume, serving
+from tests.readers import LARGE, LOCAL, claimed, pulled, under_way
 from tests.registry import Registry
-from tests.test_job import CONFIG, Run, ended, start, tree
-from tests.test_names import COMMANDS
-from tests.test_readers import LARGE, LOCAL, claimed, pulled, under_way
-from tests.test_report import check
+from tests.running import CONFIG, Run, check, ended, start, tree
 from tests.volume_faults import COMPILER, WITHOUT, Call, VolumeFault, faulty, read_log
 
 #: nimpull with this many seconds to stop in order.

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,34 +18,10 @@ from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store.lease import LEASES, TIME_TO_LIVE, Lease
 from nimpull.store.ready import Ready
 from nimpull.store.store import Store
+from tests.clocks import HandClock
 from tests.committing import artifact, commit
 
 MODEL = "ngc://nim/meta/llama:1"
-
-
-class HandClock:
-    """Time that a test moves; ``wait`` moves it by what was asked, and runs ``meanwhile`` first."""
-
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self.now = now
-        self.waits: list[float] = []
-        self.meanwhile: Callable[[], None] | None = None
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float, until: Cancel) -> bool:
-        if self.meanwhile:
-            self.meanwhile()
-        self.waits.append(seconds)
-        self.now += seconds
-        return until.is_set()
-
-    def jitter(self) -> float:
-        return 0.0
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""Buckets as S3 and its kind answer for them."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping
+from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+from nimpull.core.names import ModelUri
+from nimpull.sources.mirror import object_key
+from tests.servers import Peer, Seen
+
+AWS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "aws-canary"}
+
+
+class Bucket:
+    """``objects`` by key below ``root``; with ``page`` > 0 it lists like S3, so many at a time.
+
+    ``checksums``: S3 keeps a SHA-256 of each object; ``encryption``: the header that tells of it.
+    """
+
+    def __init__(self, root: str, objects: Mapping[str, bytes], page: int = 0) -> None:
+        self.objects = dict(objects)
+        self.root = root
+        self.page = page
+        self.checksums = True
+        self.encryption: dict[str, str] = {}
+
+    def __call__(self, seen: Seen, peer: Peer) -> None:
+        parts = urlsplit(seen.target)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if "list-type" in query:
+            self._list(query, peer)
+            return
+        content = self.objects.get(unquote(parts.path.removeprefix(self.root)))
+        if content is None:
+            peer.reply(404)
+        elif seen.method == "HEAD":
+            digest = b64encode(hashlib.sha256(content).digest()).decode()
+            kept = self.checksums and "x-amz-checksum-mode" in seen.headers
+            signed = {"x-amz-checksum-sha256": digest} if kept else {}
+            told = {"Content-Length": str(len(content)), "ETag": etag_of(content)}
+            peer.head(200, {**told, **signed, **self.encryption})
+        else:
+            peer.file(seen, content, etag_of(content))
+
+    def _list(self, query: dict[str, str], peer: Peer) -> None:
+        keys = sorted(key for key in self.objects if key.startswith(query["prefix"]))
+        start = int(query.get("continuation-token", 0))
+        items = "".join(self._row(key) for key in keys[start : start + self.page])
+        after = start + self.page
+        token = f"<NextContinuationToken>{after}</NextContinuationToken>" if after < len(keys) else ""
+        xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        body = f"<ListBucketResult {xmlns}><EncodingType>url</EncodingType>{items}{token}</ListBucketResult>"
+        peer.reply(200, body.encode())
+
+    def _row(self, key: str) -> str:
+        """Blanks are written as plus, as Go's servers do."""
+        content = self.objects[key]
+        named = f"<Key>{escape(quote_plus(key, safe='/'))}</Key><ETag>{escape(etag_of(content))}</ETag>"
+        return f"<Contents>{named}<Size>{len(content)}</Size></Contents>"
+
+
+def etag_of(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
+def mirrored(models: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
+    """The objects of a mirror of NGC: ``models`` are files by URI."""
+    return {
+        object_key(ModelUri.parse(uri).with_path(path)): content
+        for uri, files in models.items()
+        for path, content in files.items()
+    }
+
+
+def model_bucket(files: Mapping[str, bytes]) -> Bucket:
+    """``s3://bucket/models/tiny``, beside another model, listed in pages of two."""
+    others = {"models/tiny/sub/": b"", "models/tiny2/other.json": b"of another model"}
+    objects = {f"models/tiny/{path}": content for path, content in files.items()}
+    return Bucket("/bucket/", objects | others, page=2)
