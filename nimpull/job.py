@@ -111,12 +111,14 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         volume.remove_corrupt()
         plan = _plan(request, profiles, edges)
         report = drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
-        volume.check_room(plan.to_fetch, plan.total, request.room)
+        volume.check_room(plan)
         if request.dry_run:
             return replace(report, artifacts=(*plan.present, *_intended(plan)), updated=edges.clock.time())
         volume.check_targets(plan.missing)
         begun = edges.clock.monotonic()
         fetched = edges.fetch(plan.missing) if plan.missing else ()
+        if request.repair:
+            fetched = tuple(replace(outcome, action=Action.REPAIRED) for outcome in fetched)
         seconds = edges.clock.monotonic() - begun
         for listing in plan.listings:
             volume.finish(listing, complete=_is_whole(request))

@@ -1,7 +1,7 @@
 """The environment as one frozen value. Nothing else in nimpull reads ``os.environ``.
 
-Variables and their meaning are NIM's and Hugging Face's own (protocol note "NIM container", section 2);
-``docs/environment.md`` is the table for users.
+Variables and their meaning are NIM's ("Configuration" in NVIDIA's documentation of a NIM), huggingface_hub's
+("Environment variables") and Kubernetes' own; ``docs/environment.md`` is the table for users.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _either_case(environ: Mapping[str, str], name: str) -> str:
 
 
 def _endpoint(environ: Mapping[str, str], name: str, default: str, scheme: str) -> str:
-    """With or without scheme, with or without a path prefix (NGC note, section 7)."""
+    """With or without scheme, with or without a path prefix, as Artifactory and other mirrors have one."""
     value = _text(environ, name).rstrip("/") or default
     if "://" not in value:
         value = f"{scheme}://{value}"

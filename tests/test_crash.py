@@ -17,7 +17,7 @@ from tests.crashing import FILES, LARGE, Case, complaints, resume, serving, stan
 from tests.pods import mounted
 from tests.registry import Fault, Registry, Request
 from tests.registry.wire import Answer
-from tests.running import Run, check
+from tests.running import Run, check, tree
 from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
@@ -184,6 +184,16 @@ def test_f30_a_volume_that_runs_out_of_inodes(served: Served, tmp_path: Path) ->
         assert 0 < kept < sum(map(len, FILES.values()))
         subprocess.run(["mount", "-o", "remount,nr_inodes=200", str(store.parent)], check=True)
         assert resume(cases["local-dir"], registry, store) == []
+
+
+def test_f29_too_few_inodes_are_told_before_the_first_byte(served: Served, tmp_path: Path) -> None:
+    registry, cases = served
+    store = tmp_path / "volume" / "s"
+    store.parent.mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=12", "tmpfs", str(store.parent)):
+        run = cases["local-dir"].pull(registry, store)
+        assert (run.code, "needs " in run.err, " inodes, has " in run.err) == (40, True, True), run.text
+        assert tree(store) == {}
 
 
 # -- two file systems --------------------------------------------------------------------------------------

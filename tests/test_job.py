@@ -239,6 +239,24 @@ def test_f36_verify_finds_bit_rot_and_the_next_pull_repairs_only_that(
     assert "ready: hf://acme/tiny" in nimpull(registry, store, "status").out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("hf://acme/tiny", "--engine", "vllm", "--tp", "2"), "a URI and --engine, --tp do not go together"),
+        (("hf://acme/tiny", "--manifest", "m.yaml"), "a URI and --manifest do not go together"),
+        (("-f", "cache.yaml", "--all", "--include", "*.json"), "-f does not take --all, --include"),
+        (("-f", "cache.yaml", "--layout", "local-dir"), "-f does not take --layout"),
+        (("-f", "cache.yaml", "hf://acme/tiny"), "-f does not take a URI"),
+        (("--manifest", "m.yaml", "--exclude", "*.bin"), "--exclude without a URI"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    registry: Registry, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    run = nimpull(registry, tmp_path / "s", "download", *arguments)
+    assert (run.code, told in run.err) == (2, True), run.text
+
+
 def test_bad_usage_is_told_in_a_line(registry: Registry, tmp_path: Path) -> None:
     for arguments in (("download", "nonsense"), ("download",), ("verify",), ("download", "-f", "/missing")):
         run = nimpull(registry, tmp_path / "s", *arguments)

@@ -61,6 +61,7 @@ def test_f36_bit_rot_is_repaired_and_the_store_is_ready_again(
     code, text = verify(registry, store, "--repair")
     assert code == 0, text
     assert "repaired, all as downloaded" in text
+    assert ", 1 file repaired\n" in text
     assert weights(store) == names
     assert {path.read_bytes() for path in names} == {FILES["weights/model.bin"]}
     assert len({path.stat().st_ino for path in names}) == 1, "the bytes are there once"

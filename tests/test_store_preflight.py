@@ -128,15 +128,6 @@ def test_f29_too_little_room_says_by_how_much(tmp_path: Path) -> None:
         preflight.check_room(str(tmp_path), free - preflight.RESERVE)
 
 
-def test_f29_the_limit_of_the_request_counts(tmp_path: Path) -> None:
-    room = preflight.room(str(tmp_path))
-    assert room.bytes > 0
-    preflight.check_room(str(tmp_path), 1000, limit=1000 + preflight.RESERVE)
-    with pytest.raises(NoSpaceError, match=r"short by 1 B$"):
-        preflight.check_room(str(tmp_path), 1001, limit=1000 + preflight.RESERVE)
-    preflight.check_room(str(tmp_path), 0, limit=0)
-
-
 def test_f29_inodes_count_too(tmp_path: Path) -> None:
     with (
         mounted("-t", "tmpfs", "-o", "size=32m,nr_inodes=10", "tmpfs", str(tmp_path)),

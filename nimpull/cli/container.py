@@ -1,7 +1,7 @@
 """What a NIM container offers beside its downloads: a start without a command, and looks at itself.
 
-``nimpull`` alone with NIM_ENGINE_MODEL_DOWNLOAD_ONLY, ``check-cache-env`` and ``nimpull manifest`` (protocol
-notes "NIM container", sections 1.4 and 7).
+``nimpull`` alone with NIM_ENGINE_MODEL_DOWNLOAD_ONLY, ``check-cache-env`` ("Utilities" in NVIDIA's
+documentation of a NIM) and ``nimpull manifest``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -32,6 +32,20 @@ from nimpull.errors import UsageError
 from nimpull.settings import Settings, from_process
 
 _TRISTATE = click.Choice(["true", "false"])
+#: Fields of Options that choose among the profiles of a manifest, and that choose among the files of a model.
+_CHOOSING: Final = {
+    "profiles": "--profile",
+    "everything": "--all",
+    "engine": "--engine",
+    "precision": "--precision",
+    "tensor_parallelism": "--tp",
+    "qos": "--qos",
+    "lora": "--lora",
+    "buildable": "--buildable",
+    "products": "--product",
+    "gpu_ids": "--gpu-id",
+}
+_FILTERING: Final = {"include": "--include", "exclude": "--exclude"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +145,9 @@ def download(**given: Any) -> None:
 
 def ask(options: Options) -> tuple[Request, Settings]:
     """The command line as a Request. Raises UsageError, ManifestError."""
+    refuse_mixtures(options)
     if options.nimcache_file:
-        if options.uris or options.profiles:
-            raise UsageError("-f takes no URI or profile", hint="The NIMCache says what to pull.")
         return from_nimcache(options.nimcache_file, options)
-    if options.uris and (options.manifest_file or options.profiles or options.everything):
-        raise UsageError("a URI and a manifest's profiles do not go together", hint="Give one of them.")
     settings = limited(from_process(), options.connections, options.memory_limit)
     store, layout = store_path(options.store, settings), LayoutKind(options.layout)
     uris = tuple(model_of(text, settings) for text in options.uris)
@@ -152,6 +163,31 @@ def ask(options: Options) -> tuple[Request, Settings]:
         gpus=options.gpus or settings.gpus,
     )
     return placed(request, settings), settings
+
+
+def refuse_mixtures(options: Options) -> None:
+    """Options that would have no effect beside what else is given. Raises UsageError."""
+    choosing, filtering = _given(options, _CHOOSING), _given(options, _FILTERING)
+    if options.nimcache_file:
+        other = ["a URI"] if options.uris else []
+        other += ["--layout"] if options.layout != LayoutKind.CACHE else []
+        if unread := [*other, *choosing, *filtering]:
+            raise UsageError(f"-f does not take {', '.join(unread)}", hint="The NIMCache says what to pull.")
+    elif options.uris:
+        if unread := [*(["--manifest"] if options.manifest_file else []), *choosing]:
+            raise UsageError(
+                f"a URI and {', '.join(unread)} do not go together",
+                hint="Give a URI, or choose profiles of a manifest.",
+            )
+    elif filtering:
+        raise UsageError(
+            f"{', '.join(filtering)} without a URI: the files of a profile are those that its manifest names",
+            hint="Leave it out, or name a model (nimpull download ngc://org/team/model:version).",
+        )
+
+
+def _given(options: Options, names: Mapping[str, str]) -> list[str]:
+    return [flag for field, flag in names.items() if getattr(options, field)]
 
 
 def _criteria(options: Options, settings: Settings) -> Criteria:

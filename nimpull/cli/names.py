@@ -1,7 +1,7 @@
 """The drop-in commands: what the NIM Operator's Jobs call, as translations of arguments into one Request.
 
 ``download-to-cache``, ``create-model-store`` and ``huggingface-cli download``. Spellings are those seen in
-the wild (protocol notes "NIM container" section 1 and "Hugging Face" section 1).
+the wild: NVIDIA's documentation ("Utilities"), the operator's source, huggingface_hub's guide to its CLI.
 """
 
 from __future__ import annotations

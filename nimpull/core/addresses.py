@@ -14,7 +14,7 @@ from nimpull.errors import UsageError
 NGC_API: Final = "https://api.ngc.nvidia.com"
 HUBS: Final = ("https://huggingface.co", "https://hf.co")
 _CATALOG: Final = "https://catalog.ngc.nvidia.com"
-#: NGC's REST paths of a model (protocol note NGC, section 2): of an organization, then a guest's.
+#: NGC's REST paths of a model (its API reference, /v2): of an organization, then a guest's.
 _OWNER: Final = r"org/(?P<org>[^/]+)(?:/team/(?P<team>[^/]+))?"
 _NAME: Final = r"(?P<name>(?!versions(?:/|$))[^/]+)"
 _VERSION: Final = r"(?:/versions(?:/(?P<version>[^/]+)(?:/zip|/files(?:/(?P<path>.+))?)?)?)?/?"

@@ -176,7 +176,7 @@ _HF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,96}")
 class ModelUri:
     """Where a model, or one file of it, comes from.
 
-    ``ngc://org[/team]/model:version[?file=path]`` (protocol note NGC, section 3),
+    ``ngc://org[/team]/model:version[?file=path]`` (as NIM's model manifests have it),
     ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix[?file=path]``,
     ``http(s)://host/prefix[?file=path]``, ``file:///dir[?file=path]``. ``version`` keeps ``+`` literally. For
     s3, http(s) and file ``name`` is the host or bucket and ``location`` the rest.
@@ -300,7 +300,7 @@ class ModelUri:
 
 
 def _file_query(query: str) -> str:
-    """The ``file=`` value of a manifest URI. ``+`` is literal there, not a blank (NGC note, section 3)."""
+    """The ``file=`` value of a manifest URI. ``+`` is literal there, not a blank."""
     for pair in query.split("&"):
         key, _, value = pair.partition("=")
         if key == "file":

@@ -14,7 +14,7 @@ from nimpull.core.ports import Wanted
 
 
 class LayoutKind(StrEnum):
-    """How the files stand in the store (DESIGN of the consumers: NIM's cache, a directory, a workspace)."""
+    """How the files stand in the store: as in NIM's and the Hub's caches, or plain."""
 
     CACHE = "cache"
     LOCAL_DIR = "local-dir"

@@ -13,6 +13,7 @@ from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.events import Note
 from nimpull.core.manifest import runtime_manifest
 from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, display
+from nimpull.core.plan import Plan
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.reported import StoreSummary
 from nimpull.core.request import LayoutKind, Request
@@ -186,7 +187,9 @@ class Volume:
         for text in self.cache.notes() if self.cache else ():
             self._emit(Note(text))
 
-    def check_room(self, need: int, total: int, promised: int | None) -> None:
+    def check_room(self, plan: Plan) -> None:
+        """Raises NoSpaceError: before the first byte, and for a plan alone."""
+        promised, total = self._request.room, plan.total
         if promised is not None and total > promised:
             raise NoSpaceError(
                 f"the selection needs {show_bytes(total)}, but storage.pvc.size is {show_bytes(promised)}: "
@@ -194,7 +197,8 @@ class Volume:
                 hint="Raise spec.storage.pvc.size, or choose fewer profiles.",
             )
         if Path(self._request.store).is_dir():
-            self.store.check_room(need)
+            # what was resumed has its files already; how many, only the ingests know
+            self.store.check_room(plan.to_fetch, files=0 if plan.resumed else len(plan.missing))
 
     def check_targets(self, artifacts: Sequence[Artifact]) -> None:
         """Raises NotWritableError or ListingError for targets that a rename cannot reach or that are one."""

@@ -126,19 +126,17 @@ def room(root: str) -> Room:
     return Room(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
 
 
-def check_room(root: str, need: int, *, files: int = 0, limit: int | None = None) -> None:
+def check_room(root: str, need: int, *, files: int = 0) -> None:
     """NoSpaceError if ``need`` bytes and ``files`` inodes do not fit; says needs, has and short by.
 
-    ``need``: without what is already on the volume, finished or partial. ``limit``: bytes that the request
-    allows the store to take more (a NIMCache's ``storage.pvc.size``), None = what the volume has.
+    ``need``: without what is already on the volume, finished or partial.
     """
     free = room(root)
-    has = free.bytes if limit is None else min(free.bytes, limit)
     wanted = need + RESERVE if need else 0
-    if wanted > has:
+    if wanted > free.bytes:
         raise NoSpaceError(
-            f"{display(root, 300)}: needs {show_bytes(wanted)}, has {show_bytes(has)}, "
-            f"short by {show_bytes(wanted - has)}",
+            f"{display(root, 300)}: needs {show_bytes(wanted)}, has {show_bytes(free.bytes)}, "
+            f"short by {show_bytes(wanted - free.bytes)}",
             hint="Enlarge the volume (NIMCache: spec.storage.pvc.size) or select fewer profiles.",
         )
     if free.inodes is not None and files > free.inodes:

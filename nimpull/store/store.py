@@ -110,9 +110,9 @@ class Store:
     def room(self) -> preflight.Room:
         return preflight.room(self.root)
 
-    def check_room(self, need: int, *, files: int = 0, limit: int | None = None) -> None:
-        """``need`` bytes and ``files`` still to be made; ``limit``: bytes that the request allows."""
-        preflight.check_room(self.root, need, files=files, limit=limit)
+    def check_room(self, need: int, *, files: int = 0) -> None:
+        """``need`` bytes and ``files`` still to be made."""
+        preflight.check_room(self.root, need, files=files)
 
     # -- leases and markers ----------------------------------------------------------------------------
 
