@@ -17,6 +17,8 @@ _HEX: Final = re.compile(r"[0-9a-f]+")
 
 
 class Hasher(Protocol):
+    """What hashlib's and blake3's objects have in common."""
+
     def update(self, block: bytes | memoryview, /) -> object: ...
     def hexdigest(self) -> str: ...
 

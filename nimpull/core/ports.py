@@ -24,6 +24,8 @@ class Cancel(Protocol):
 
 
 class Clock(Protocol):
+    """Time in seconds: ``monotonic`` since any moment, ``time`` since the epoch. Thread-safe."""
+
     def monotonic(self) -> float: ...
     def time(self) -> float: ...
     def wait(self, seconds: float, until: Cancel) -> bool:
@@ -83,6 +85,8 @@ class Wanted:
 
 
 class Source(Protocol):
+    """One registry, hub, bucket or directory: what a model has, and where each file is now."""
+
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """Resolve the revision to an immutable one, then list. Raises SourceError, TransferError.
 
@@ -129,6 +133,8 @@ class Body(Protocol):
 
 
 class Get(Protocol):
+    """How bytes of a file are asked for. Thread-safe."""
+
     def __call__(
         self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False
     ) -> Body:
@@ -208,6 +214,8 @@ class Verified:
 
 
 class Ingests(Protocol):
+    """Where files are written before they are visible. Thread-safe."""
+
     def open(self, artifact: Artifact) -> Ingest:
         """Raises StoreError; the claims of an earlier run are loaded."""
         ...

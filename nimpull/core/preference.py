@@ -43,10 +43,12 @@ def _number(text: str) -> int:
 
 
 def is_true(text: str) -> bool:
+    """A tag's truth: manifests write ``true`` in any case."""
     return text.strip().lower() == "true"
 
 
 def has_lora(profile: Profile) -> bool:
+    """By the tag ``feat_lora``."""
     return is_true(profile.tags.get("feat_lora", ""))
 
 

@@ -53,6 +53,8 @@ class Asked:
 
 
 class Cause(StrEnum):
+    """Why a response head cannot be used (RFC 9110, sections 14 and 15)."""
+
     EXPIRED = "expired"  # 403: a presigned URL's usual end
     UNAUTHORIZED = "unauthorized"  # 401
     CHANGED = "changed"  # another ETag than the bytes already here
@@ -102,6 +104,8 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
+    """No other attempt can do better. ``reason``: for people, with what the server said."""
+
     cause: Cause
     reason: str
 

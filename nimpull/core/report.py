@@ -187,6 +187,7 @@ def _selection(selection: SelectionSummary) -> dict[str, Any]:
 
 
 def hardware_json(hardware: Hardware) -> dict[str, Any]:
+    """``hardware`` of the report, and what ``nimpull gpus -o json`` prints."""
     return {
         "origin": hardware.origin.value,
         "driver": clean(hardware.driver),

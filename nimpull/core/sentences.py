@@ -40,6 +40,7 @@ def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
 
 
 def moving(progress: Snapshot) -> str:
+    """How far a run is, with the step that it is at."""
     return (f"{display(progress.phase, 40)}: " if progress.phase else "") + progress_text(progress)
 
 

@@ -41,6 +41,7 @@ def show_bytes(count: float) -> str:
 
 
 def show_rate(bytes_per_second: float) -> str:
+    """``61.3 MiB/s``."""
     return f"{show_bytes(bytes_per_second)}/s"
 
 

@@ -76,6 +76,7 @@ class Volume:
 
     @cached_property
     def layout(self) -> StoreLayout:
+        """Where the files of this request stand."""
         if self._request.repair:
             return self.store.restored({str(each.uri): each for each in self._request.repair.lost})
         if self._request.layout is LayoutKind.LOCAL_DIR:
@@ -98,6 +99,7 @@ class Volume:
 
     @cached_property
     def cache(self) -> CacheStore | None:
+        """The NIM cache that plain files are linked from; None where there is none."""
         from nimpull.edges.cache import CacheStore
 
         path = self._request.cache
@@ -139,6 +141,7 @@ class Volume:
 
     @contextmanager
     def leased(self) -> Iterator[None]:
+        """While this run alone writes into the store. Waits an hour for another; then LeaseHeldError."""
         if self._request.dry_run:
             yield
             return
@@ -253,6 +256,7 @@ class Volume:
     def mark_ready(
         self, key: str, outcomes: Sequence[Outcome], plan: Sequence[Listing], ids: tuple[str, ...]
     ) -> None:
+        """``key``: of the selection; ``ids``: of its profiles. Last of all, once every file is durable."""
         from nimpull.store.ready import Ready
 
         artifacts = [outcome.artifact for outcome in outcomes]

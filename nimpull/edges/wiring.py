@@ -76,6 +76,7 @@ class Edges:
         return shipped_table()
 
     def hardware(self, override: str) -> Hardware:
+        """``override``: GPUs in place of this machine's, "" = none; raises UsageError for what is no GPU."""
         if override:
             return Hardware(parse_gpu_override(override, self.table), origin=Origin.OVERRIDE)
         from nimpull.detect import detect
@@ -136,6 +137,7 @@ class Edges:
         return self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
 
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
+        """All of them, verified and committed. Raises NimpullError for the first that cannot be had."""
         from nimpull.edges.limits import fetch_limits
         from nimpull.fetch import Fetcher
 

@@ -21,6 +21,8 @@ BEAT: Final = 0.25  # seconds between two looks at the clock; a bar moves at thi
 
 
 class Mode(StrEnum):
+    """How a run is shown; the values of ``--progress``, beside ``auto``."""
+
     BAR = "bar"
     LINES = "lines"
     JSON = "json"

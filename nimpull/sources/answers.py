@@ -26,6 +26,7 @@ def is_page(reply: Reply) -> bool:
 
 
 def page_error(reply: Reply) -> NimpullError:
+    """For a web page where a registry should have answered."""
     kind = display(reply.headers.get("content-type", "no content type"), 60)
     message = f"{reply.url.host} answers HTTP {reply.status} with a web page ({kind}), not as a registry does"
     hint = (

@@ -23,6 +23,7 @@ from nimpull.errors import NotWritableError, StoreError, StoreIOError
 from nimpull.store import durable
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
+STATE_MODE = 0o644  # of small files beside them, which the next run may replace
 TEMPORARY = f"{STATE_DIRECTORY}/new"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
@@ -202,7 +203,7 @@ class Tree:
 
     # -- changing --------------------------------------------------------------------------------------
 
-    def write(self, path: str, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    def write(self, path: str, content: bytes, *, durable: bool = True) -> None:
         """Replace a small file atomically; durable (content and name) on return unless told otherwise."""
         temporary = self.temporary()
         try:
@@ -210,13 +211,13 @@ class Tree:
                 file = os.open(
                     os.path.basename(temporary),
                     os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                    mode,
+                    STATE_MODE,
                     dir_fd=descriptor,
                 )
             with os.fdopen(file, "wb") as stream:
                 stream.write(content)
                 stream.flush()
-                os.fchmod(stream.fileno(), mode)
+                os.fchmod(stream.fileno(), STATE_MODE)
                 if durable:
                     os.fsync(stream.fileno())
             above = self.rename(self.absolute(temporary), path)
@@ -234,7 +235,7 @@ class Tree:
         with suppress(OSError, StoreError):  # what went wrong before says more; ``sweep`` comes again
             self.unlink(temporary)
 
-    def create(self, path: str, content: bytes, *, mode: int = 0o644) -> bool:
+    def create(self, path: str, content: bytes) -> bool:
         """Make a small file where nothing is, not durable yet; False where something stands.
 
         A reader, or a crash, may find it unfinished: for what its readers check, and ``write`` can repair.
@@ -243,12 +244,12 @@ class Tree:
         try:
             with self.directory(above, create=True) as descriptor:
                 file = os.open(
-                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=descriptor
+                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, STATE_MODE, dir_fd=descriptor
                 )
             try:
                 durable.write_all(file, content, 0)
-                if stat.S_IMODE(os.fstat(file).st_mode) != mode:  # the umask took from it
-                    os.fchmod(file, mode)
+                if stat.S_IMODE(os.fstat(file).st_mode) != STATE_MODE:  # the umask took from it
+                    os.fchmod(file, STATE_MODE)
             finally:
                 os.close(file)
         except FileExistsError:
@@ -362,6 +363,7 @@ class Tree:
 
 
 def refused(path: str, reason: str) -> NotWritableError:
+    """For what stands where nimpull would have to write, and is not nimpull's."""
     return NotWritableError(
         f"{display(path, 300)}: {reason}",
         hint="It was not made by this store and is not replaced. Remove it, or use another directory.",
