@@ -37,7 +37,7 @@ def create_model_store() -> None:
 
 def hugging_face() -> None:
     begin()
-    from nimpull.cli.names import hugging_face_script
+    from nimpull.cli.hub import hugging_face_script
 
     hugging_face_script()
 

@@ -207,5 +207,6 @@ def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
     failure = Failure.of(error)
     if isinstance(error, AuthError | GatedError | ForbiddenError) and edges.settings.doubts:
         doubts = "; ".join(edges.settings.doubts)
-        failure = replace(failure, hint=f"{failure.hint} {doubts}.".lstrip())
+        stop = "" if doubts.endswith("?") else "."
+        failure = replace(failure, hint=f"{failure.hint} {doubts}{stop}".lstrip())
     return replace(report, state=State.FAILED, updated=edges.clock.time(), error=failure, progress=None)

@@ -55,6 +55,7 @@ _MISNAMED: Final = (
     (re.compile(r"(HF|HUGGING).*(TOKEN|KEY)", re.IGNORECASE), HF_TOKEN_VARIABLES, "HF_TOKEN"),
 )
 _NO_SECRET: Final = re.compile(r".*_(PATH|FILE|DIR|URL|ENDPOINT)", re.IGNORECASE)
+_PLACE: Final = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w./~-]*)?", re.ASCII)  # host[:port][/path]
 _SHORTEST_SECRET: Final = 8  # characters; what is shorter is a flag
 
 
@@ -129,18 +130,17 @@ def load(environ: Mapping[str, str]) -> Settings:
     scheme = environ.get("NGC_API_SCHEME", "").strip() or "https"
     ngc_key, ngc_doubts = _secret(environ, NGC_KEY_VARIABLES)
     hf_token, hf_doubts = _secret(environ, HF_TOKEN_VARIABLES)
+    override, artifactory = _artifactory(environ, scheme)
     doubts = (*ngc_doubts, *hf_doubts, *_misnamed(environ), *_swapped(ngc_key, hf_token))
     return Settings(
-        # some old NIMs know NGC_HOME only (release notes of the NIM Operator 2.0.2)
-        cache_path=_text(environ, "NIM_CACHE_PATH")
-        or os.path.dirname(_text(environ, "NGC_HOME").rstrip("/")),
+        cache_path=cache_path(environ),
         ngc_home=_text(environ, "NGC_HOME"),
         hf_home=_text(environ, "HF_HOME"),
         hf_cache=_text(environ, "HF_HUB_CACHE") or _text(environ, "HUGGINGFACE_HUB_CACHE"),
         hf_offline=_flag(environ, "HF_HUB_OFFLINE"),
         ngc_key=ngc_key,
-        ngc_api=_endpoint(environ, "NGC_API_ENDPOINT", "api.ngc.nvidia.com", scheme),
-        ngc_auth=_endpoint(environ, "NGC_AUTH_ENDPOINT", "authn.nvidia.com", scheme),
+        ngc_api=_endpoint(environ, "NGC_API_ENDPOINT", artifactory or "api.ngc.nvidia.com", scheme),
+        ngc_auth=_endpoint(environ, "NGC_AUTH_ENDPOINT", artifactory or "authn.nvidia.com", scheme),
         hf_token=hf_token,
         hf_endpoint=_endpoint(environ, "HF_ENDPOINT", "huggingface.co", "https"),
         manifest_path=_text(environ, "NIM_MANIFEST_PATH"),
@@ -158,10 +158,10 @@ def load(environ: Mapping[str, str]) -> Settings:
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
         connections=_connections(environ),
         memory_limit=_bytes(environ, "NIMPULL_MEMORY_LIMIT"),
-        repository_override=_text(environ, "NIM_REPOSITORY_OVERRIDE"),
+        repository_override=override,
         s3_endpoint=_text(environ, "AWS_ENDPOINT_URL_S3") or _text(environ, "AWS_ENDPOINT_URL"),
         s3_region=_text(environ, "AWS_REGION") or _text(environ, "AWS_DEFAULT_REGION"),
-        model_path=_text(environ, "NIM_ENGINE_MODEL_PATH"),
+        model_path=native_path(environ),
         ignore_download_failure=_flag(environ, "NIM_IGNORE_MODEL_DOWNLOAD_FAIL"),
         disable_download=_flag(environ, "NIM_DISABLE_MODEL_DOWNLOAD"),
         warnings=(*doubts, *_no_level(environ), *_unknown(environ)),
@@ -259,6 +259,28 @@ def _endpoint(environ: Mapping[str, str], name: str, default: str, scheme: str) 
     return value
 
 
+def _artifactory(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
+    """(NIM_REPOSITORY_OVERRIDE, "") for a mirror; ("", endpoint) for ``jfrog://``, which answers as NGC does.
+
+    JFrog's documentation, "Connect Your NVIDIA NIM Model Client to Artifactory": both endpoints of NGC are
+    HOST/artifactory/api/nimmodel/REPOSITORY, or what a reverse proxy maps to that. Raises UsageError.
+    """
+    override = _text(environ, "NIM_REPOSITORY_OVERRIDE")
+    kind, _, place = override.partition("://")
+    if kind.lower() != "jfrog":
+        return override, ""
+    if _text(environ, "NGC_API_ENDPOINT"):
+        return "", ""  # says it already
+    place = place.strip("/")
+    if not _PLACE.fullmatch(place):
+        raise UsageError(
+            "NIM_REPOSITORY_OVERRIDE=jfrog://… is not a host with a path",
+            hint="The form is jfrog://HOST[:PORT]/artifactory/api/nimmodel/REPOSITORY; its token goes into "
+            "NGC_API_KEY.",
+        )
+    return "", f"{scheme}://{place}"
+
+
 def _secret(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """The first that is not empty. A newline from a secret made with ``echo`` is cut off, and told."""
     warnings = []
@@ -310,6 +332,17 @@ def from_process(derived: Callable[[Mapping[str, str]], Mapping[str, str]] | Non
 def termination_log(environ: Mapping[str, str] = os.environ) -> str:
     """Alone too: the message has to be written even where the other variables cannot be read."""
     return _text(environ, "NIMPULL_TERMINATION_LOG") or TERMINATION_LOG
+
+
+def cache_path(environ: Mapping[str, str] = os.environ) -> str:
+    """Alone too: a failure is reported in the store even where the other variables cannot be read."""
+    # some old NIMs know NGC_HOME only (release notes of the NIM Operator 2.0.2)
+    return _text(environ, "NIM_CACHE_PATH") or os.path.dirname(_text(environ, "NGC_HOME").rstrip("/"))
+
+
+def native_path(environ: Mapping[str, str] = os.environ) -> str:
+    """Likewise, where a native NIM's model goes."""
+    return _text(environ, "NIM_ENGINE_MODEL_PATH")
 
 
 def download_only_is_set() -> bool:

@@ -126,6 +126,7 @@ def a_cluster(root: Path, commands: Path) -> Iterator[Cluster]:
             "https://huggingface.co": registry.hub_url,
             "http://proxy.corp:3128": proxy.url().reveal().rstrip("/"),
             "https://<server-name>:<port>/": f"{mirrored}/nim_bucket/",
+            "jfrog://<server-name>:<port>/": registry.ngc_url.replace("http://", "jfrog://"),
             "/scratch": str(root / "scratch"),
         }
         secrets = {

@@ -266,6 +266,7 @@ JOBS = {
     "ngc-initcontainers": replace(ALL, init=INIT_SETUP),
     "ngc-proxy": _with(ALL, PROXY),
     "ngc-mirror-https": _with(TWO, {"NIM_REPOSITORY_OVERRIDE": "https://<server-name>:<port>/"}),
+    "ngc-mirror-jfrog": _with(TWO, {"NIM_REPOSITORY_OVERRIDE": "jfrog://<server-name>:<port>/"}),
     "ngc-mirror-s3": replace(_with(TWO, S3), secrets=AWS),
     "ngc-universal-ngc": _universal("ngc://nim/meta/tiny:hf-1"),
     "ngc-universal-hf": _universal("hf://acme/Tiny-LM"),

@@ -50,10 +50,36 @@ def test_a_mirror_takes_the_place_of_ngc(
     assert "canary-77" not in text + (store / ".nimpull/report.json").read_text()
 
 
-def test_artifactory_is_sent_to_the_ngc_endpoints(registry: Registry, tmp_path: Path, listed: str) -> None:
-    override = {"NIM_MANIFEST_PATH": listed, "NIM_REPOSITORY_OVERRIDE": "jfrog://host:8080/"}
+@pytest.mark.parametrize("path", ["/", "/artifactory/api/nimmodel/models"])
+def test_artifactory_is_asked_as_ngc_is(registry: Registry, tmp_path: Path, listed: str, path: str) -> None:
+    """Nothing but the override says where; what went elsewhere would end at a proxy that is not there."""
+    place = registry.ngc_url.removeprefix("http://")
+    alone = {"NGC_API_ENDPOINT": "", "NGC_AUTH_ENDPOINT": "", "NGC_API_SCHEME": "http"}
+    guard = {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"}
+    override = {"NIM_MANIFEST_PATH": listed, "NIM_REPOSITORY_OVERRIDE": f"jfrog://{place}{path}"}
+    code, text = call(registry, tmp_path / "store", *PROFILE, **override, **alone, **guard)
+    asked = [request.target for request in registry.log("ngc")]
+    assert asked
+    assert all(target.startswith(path) for target in asked)
+    # this registry is at the root of its host, so it answers there only
+    assert code == (0 if path == "/" else 21), text
+
+
+def test_artifactory_where_the_ngc_endpoint_is_said(registry: Registry, tmp_path: Path, listed: str) -> None:
+    override = {"NIM_MANIFEST_PATH": listed, "NIM_REPOSITORY_OVERRIDE": "jfrog://<server-name>:<port>/"}
     code, text = call(registry, tmp_path / "store", *PROFILE, **override)
-    assert (code, "NGC_API_ENDPOINT" in text) == (2, True), text
+    assert code == 0, text
+
+
+@pytest.mark.parametrize("override", ["jfrog://", "jfrog://user:canary-77@host/", "gs://bucket", "nonsense"])
+def test_an_override_that_is_no_place_is_told_by_its_name(
+    registry: Registry, tmp_path: Path, listed: str, override: str
+) -> None:
+    environment = {"NIM_MANIFEST_PATH": listed, "NIM_REPOSITORY_OVERRIDE": override, "NGC_API_ENDPOINT": ""}
+    code, text = call(registry, tmp_path / "store", *PROFILE, **environment)
+    assert code == 2, text
+    assert "NIM_REPOSITORY_OVERRIDE" in text.splitlines()[-1]
+    assert "canary-77" not in text
 
 
 def test_a_bare_start_downloads_a_plain_tree(registry: Registry, tmp_path: Path, listed: str) -> None:

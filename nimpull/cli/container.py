@@ -17,7 +17,7 @@ from nimpull.cli.running import execute, fail
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import NimpullError, NotWritableError, UsageError
-from nimpull.settings import DEFAULT_CACHE, Settings, from_process
+from nimpull.settings import DEFAULT_CACHE, Settings, from_process, native_path
 
 
 def start() -> int:
@@ -41,7 +41,7 @@ def start() -> int:
         )
         return request, settings
 
-    return execute(ask)
+    return execute(ask, store=native_path())
 
 
 @click.command("manifest")
@@ -55,7 +55,7 @@ def manifest(manifest_file: str | None) -> None:
     click.echo(content, nl=False)
 
 
-@click.command("check-cache-env", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("check-cache-env")
 def check_cache_env() -> None:
     """Check that the NIM cache is there and can be written. Exit 0: it can; 41: it cannot."""
     from nimpull.store.preflight import probe

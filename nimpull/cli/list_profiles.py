@@ -108,7 +108,7 @@ def best_id(judged: Judged) -> str:
         return ""
 
 
-@click.command("list-model-profiles", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("list-model-profiles")
 @click.option("-m", "--manifest-file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 def list_model_profiles(manifest_file: str | None) -> None:
     """List the profiles of the model manifest as NIM containers do. Exit 0 even if nothing runs here."""

@@ -80,6 +80,14 @@ def as_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{display(value, 40)} is {error}") from error
 
 
+def given(_ctx: click.Context, param: click.Parameter, value: object) -> object:
+    """Callback of an option that "" is not: what a script writes whose variable is empty. Raises
+    BadParameter."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.BadParameter("it is empty; is a variable not set that should be?", param=param)
+    return value
+
+
 def limited(settings: Settings, connections: int | None, memory_limit: int | None) -> Settings:
     """With the options that were given in place of the variables."""
     return replace(

@@ -18,7 +18,10 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     """
     try:
         code = command.main(
-            args=list(arguments), prog_name=name or Path(sys.argv[0]).name, standalone_mode=False
+            args=list(arguments),
+            prog_name=name or Path(sys.argv[0]).name,
+            standalone_mode=False,
+            help_option_names=["-h", "--help"],
         )
     except click.UsageError as refused:
         from nimpull.cli.running import fail_unasked
@@ -33,6 +36,23 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """``--profiles A B C`` as ``--profiles A --profiles B --profiles C``: argparse's ``nargs="*"``."""
+    spread_out: list[str] = []
+    current = ""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if argument.startswith("-"):
+            current = name if name in names and "=" not in argument else ""
+            if not current:
+                spread_out.append(argument)
+        elif current:
+            spread_out += [current, argument]
+        else:
+            spread_out.append(argument)
+    return spread_out
 
 
 class DownloadOnly(click.Group):

@@ -24,16 +24,23 @@ Ask = Callable[[], tuple[Request, Settings]]
 
 
 def execute(
-    ask: Ask, *, output: str = "text", report_path: str = "", progress: str = "auto", closing: bool = False
+    ask: Ask,
+    *,
+    store: str = "",
+    output: str = "text",
+    report_path: str = "",
+    progress: str = "auto",
+    closing: bool = False,
 ) -> int:
     """Build the request, run the job, print what it came to; returns the exit code.
 
-    ``closing``: the last line goes to stderr also on success, because stdout has another reader.
+    ``store``: where the report of a request that cannot be built goes, "" = nowhere. ``closing``: the last
+    line goes to stderr also on success, because stdout has another reader.
     """
     try:
         request, settings = ask()
     except NimpullError as error:
-        return fail_unasked(error)
+        return fail_unasked(error, store)
     from nimpull.clock import SystemClock
     from nimpull.edges.wiring import Edges
     from nimpull.job import abandon, run
@@ -92,13 +99,17 @@ def plan_text(report: Report, request: Request) -> str:
     return "\n".join(lines)
 
 
-def fail_unasked(error: NimpullError) -> int:
-    """The same, with the termination message: the operator's Jobs for the Hub show no log in their status."""
-    from nimpull.edges.reporting import leave_message
+def fail_unasked(error: NimpullError, store: str = "") -> int:
+    """The same, with the termination message: the operator's Jobs for the Hub show no log in their status.
+
+    ``store``: has the report too, if it is there: the one of an earlier run would be taken for this one's.
+    """
+    from nimpull.edges.reporting import leave_message, leave_report
 
     report = failed(error)
-    if problem := leave_message(termination_log(), report):
-        say(f"nimpull: {problem}", err=True)
+    for problem in (leave_message(termination_log(), report), leave_report(store, report)):
+        if problem:
+            say(f"nimpull: {problem}", err=True)
     say(closing_line(report), err=True)
     return error.exit_code
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from nimpull.core.names import ModelUri, Url
 from nimpull.core.ports import Clock, Source
-from nimpull.errors import UsageError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,13 +59,6 @@ class Registries:
 
         override = self._settings.repository_override
         scheme = override.partition("://")[0].lower()
-        if scheme == "jfrog":
-            raise UsageError(
-                "NIM_REPOSITORY_OVERRIDE=jfrog://… is no place that files can be fetched from",
-                hint="Artifactory answers as NGC does: set NGC_API_ENDPOINT and NGC_AUTH_ENDPOINT to "
-                "HOST/artifactory/api/nimmodel/REPOSITORY and NGC_API_KEY to its token, and leave "
-                "NIM_REPOSITORY_OVERRIDE out.",
-            )
         return MirrorSource(self._transport(), override=override, sign=self._sign if scheme == "s3" else None)
 
     @cached_property

@@ -114,3 +114,20 @@ def leave_message(path: str, report: Report) -> str:
     except OSError as error:
         return f"the termination message could not be written: {error}"
     return ""
+
+
+def leave_report(store: str, report: Report) -> str:
+    """Write the last report of a run that had no request; returns why it could not, or "".
+
+    A store that is not there is not made for it.
+    """
+    if not store or not os.path.isdir(store):
+        return ""
+    from nimpull.store.report_file import write_report
+    from nimpull.store.tree import Tree
+
+    try:
+        write_report(Tree(store), to_text(report).encode(), last=True)
+    except StoreError as error:
+        return f"the report could not be written: {error}"
+    return ""

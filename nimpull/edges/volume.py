@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from nimpull.store.lease import Lease
     from nimpull.store.store import Store
 
-REPORT: Final = f"{STATE_DIRECTORY}/report.json"
 LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
 
@@ -135,9 +134,11 @@ class Volume:
     def preflight(self) -> None:
         """Raises NotWritableError before the first request."""
         if not self._request.dry_run:
-            from nimpull.store.preflight import probe
+            from nimpull.store.preflight import probe, probe_place
 
             probe(self._request.store)
+            if self._request.runtime_manifest:
+                probe_place(self._request.runtime_manifest)
 
     @contextmanager
     def leased(self) -> Iterator[None]:
@@ -298,7 +299,7 @@ class Volume:
         """Room for the last report, in bytes: the volume may have none left then."""
         if self._request.dry_run or self._request.repair:
             return
-        from nimpull.store.spare import set_aside
+        from nimpull.store.report_file import set_aside
 
         with suppress(StoreError):  # what is wrong with the volume is about to be told
             set_aside(self.store.tree, size)
@@ -306,14 +307,9 @@ class Volume:
     def keep_report(self, content: bytes, *, last: bool) -> None:
         """In the store, where a controller looks for it. A repair is not what the store was filled by.
 
-        ``last``: none follows, so what was set aside is for this one.
+        ``last``: none follows.
         """
-        if not Path(self._request.store).is_dir() or self._request.repair:
-            return
-        try:
-            self.store.tree.write(REPORT, content, durable=False)
-        except NoSpaceError:
-            from nimpull.store.spare import write_into_spare
+        if Path(self._request.store).is_dir() and not self._request.repair:
+            from nimpull.store.report_file import write_report
 
-            if not (last and write_into_spare(self.store.tree, REPORT, content)):
-                raise
+            write_report(self.store.tree, content, last=last)

@@ -31,12 +31,12 @@ class MirrorSource:
     def __init__(self, api: Api, *, override: str, sign: Sign | None = None) -> None:
         """``sign`` is for s3:// and needed there. Raises UsageError for what is no mirror."""
         self._api = api
-        self._mirror = ModelUri.parse(override)
-        if self._mirror.scheme not in ("s3", "https", "http") or not self._mirror.name:
+        if override.partition("://")[0].lower() not in ("s3", "https", "http"):
             raise UsageError(
-                f"NIM_REPOSITORY_OVERRIDE cannot be “{self._mirror}”",
-                hint="Use s3://bucket or https://host[/path].",
+                f"NIM_REPOSITORY_OVERRIDE cannot be “{display(override.rpartition('@')[2], 200)}”",
+                hint="Use s3://bucket[/prefix], https://host[/path] or jfrog://host[/path].",
             )
+        self._mirror = ModelUri.parse(override)
         self._base = override.rstrip("/")
         self._prefix = f"{self._mirror.location.strip('/')}/".lstrip("/")
         self._bucket = Bucket(api, self._mirror.name, sign) if sign else None

@@ -34,7 +34,7 @@ def probe(root: str) -> None:
     Raises NotWritableError with uid, gid and the mode of what refused, NoSpaceError, StoreIOError.
     """
     try:
-        _make_root(os.path.abspath(root))
+        _make_directory(os.path.abspath(root))
     except OSError as error:
         raise _explained(error, root) from error
     tree = Tree(root)
@@ -53,10 +53,21 @@ def probe(root: str) -> None:
         raise
 
 
-def _make_root(path: str) -> None:
+def probe_place(path: str) -> None:
+    """Make the directory of a file that is written beside the store's own. Raises StoreError as above."""
+    above = os.path.dirname(os.path.abspath(path))
+    try:
+        _make_directory(above)
+        if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _explained(error, above) from error
+
+
+def _make_directory(path: str) -> None:
     if os.path.isdir(path):
         return
-    _make_root(os.path.dirname(path))
+    _make_directory(os.path.dirname(path))
     with suppress(FileExistsError):  # another pod's: or a file, which the probe refuses
         os.mkdir(path)
         share_with_group(path)

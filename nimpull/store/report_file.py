@@ -1,0 +1,60 @@
+"""The report in the store, and room set aside for it: a full volume must not keep a failure to itself.
+
+Where there is no other room, the last report of a run is written over blocks that the spare file has already,
+in the inode that it has already: whoever fills the volume meanwhile takes neither away. File systems that
+never write a block in place (btrfs, ZFS) may refuse all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from nimpull.core.names import STATE_DIRECTORY
+from nimpull.errors import NoSpaceError, StoreError
+from nimpull.store import durable
+from nimpull.store.tree import TEMPORARY, Tree, store_error
+
+REPORT: Final = f"{STATE_DIRECTORY}/report.json"
+SPARE: Final = f"{STATE_DIRECTORY}/report.spare"
+
+
+def set_aside(tree: Tree, size: int) -> None:
+    """Keep ``size`` bytes for the last report; nothing to do where they are. Raises StoreError."""
+    status = tree.lstat(SPARE)
+    if status is None or status.st_size < size or status.st_uid != os.geteuid():
+        tree.write(SPARE, bytes(size), durable=False)
+
+
+def write_report(tree: Tree, content: bytes, *, last: bool) -> None:
+    """Replace the report atomically. ``last``: none follows, so what was set aside is for this one.
+
+    Raises StoreError: no room, also not in what was set aside.
+    """
+    try:
+        tree.write(REPORT, content, durable=False)
+    except NoSpaceError:
+        if not last or tree.lstat(SPARE) is None:
+            raise
+        _write_into_spare(tree, content)
+
+
+def _write_into_spare(tree: Tree, content: bytes) -> None:
+    temporary = tree.temporary()
+    tree.rename(tree.absolute(SPARE), temporary)  # from here on it is this process's alone
+    try:
+        with tree.directory(TEMPORARY) as above:
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.open(os.path.basename(temporary), flags, dir_fd=above)
+        try:
+            durable.write_all(file, content, 0)
+            os.ftruncate(file, len(content))
+        finally:
+            os.close(file)
+        tree.rename(tree.absolute(temporary), REPORT)
+    except OSError as error:
+        tree.drop(temporary)
+        raise store_error(error, "write", tree.absolute(REPORT)) from error
+    except StoreError:
+        tree.drop(temporary)
+        raise
