@@ -114,6 +114,15 @@ def test_f32_a_file_shorter_than_what_was_written_is_never_placed(tmp_path: Path
     assert not (tmp_path / "sub/model").exists()
 
 
+def test_bytes_of_two_lines_count_once(tmp_path: Path) -> None:
+    ingest = half(tmp_path)
+    before = area(tmp_path).present([ONE])
+    for start, end in ((0, MIB // 4), (MIB // 2, MIB)):
+        ingest.record(claim(start, end))
+    ingest.close()
+    assert area(tmp_path).present([ONE]) <= before
+
+
 @pytest.mark.parametrize(
     "change",
     [

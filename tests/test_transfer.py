@@ -6,22 +6,27 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from threading import Condition, Thread
 from threading import Event as Flag
-from threading import Thread
 
 import pytest
 
 from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import new_hasher
 from nimpull.core.events import Advanced, Event
+from nimpull.core.ports import Ingest
 from nimpull.errors import Cancelled
 from nimpull.fetch import FetchLimits
+from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.exchange import Exchange, Service
 from nimpull.fetch.failures import Patience
 from nimpull.fetch.limits import Hosts
+from nimpull.fetch.ordered import OrderedHash
 from nimpull.fetch.reader import Reader
+from nimpull.store.area import IngestArea
 from nimpull.transport import Transport, TransportPolicy
 from tests.committing import artifact
-from tests.pulling import MIB, Pull, noise, pulling, serve
+from tests.pulling import MIB, PlainLayout, Pull, noise, pulling, serve
 from tests.servers import Answer, Peer, Seen
 
 #: Two connections, and memory for one block ahead of the hash.
@@ -85,8 +90,55 @@ def test_f39_bytes_far_ahead_of_the_hash_are_kept(tmp_path: Path, damaged: int) 
     with pulling(tmp_path, serve({"model": content})) as again:
         (outcome,) = again.run(one, limits=TIGHT)
     assert again.committed(one) == {"model": content}
-    # the segment at the front, what waited in memory, and the block that is not what it was
-    assert outcome.fetched <= 4 * MIB + TIGHT.pool + damaged * TIGHT.block
+    # the segment at the front, what waited in memory or was in hand, and the block that is not what it was
+    assert outcome.fetched <= 4 * MIB + TIGHT.pool + TIGHT.block + damaged * TIGHT.block
+
+
+@pytest.mark.parametrize("waits_for_network", [True, False])
+def test_f39_what_waits_in_memory_has_a_claim_where_the_network_is_what_is_waited_for(
+    tmp_path: Path, waits_for_network: bool
+) -> None:
+    """Where the hash is busy it comes soon, and a digest of its own would cost what is scarce."""
+    content = noise(8 * MIB)
+    one = artifact("model", content)
+    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    ingest = area.open(one)
+    ingest.begin(len(content), "")
+    ordered = hashing(ingest, len(content))
+    ordered.fold_claims()
+    if waits_for_network:
+        ordered.idle()
+    ordered.write(memoryview(content)[2 * MIB : 3 * MIB], 2 * MIB)
+    ordered.submit(2 * MIB, MIB, memoryview(bytearray(content[2 * MIB : 3 * MIB])))
+    ingest.close()
+    (claim,) = area.open(one).claims if waits_for_network else (None,)
+    assert area.present([one]) == (MIB if waits_for_network else 0)
+    assert claim is None or (claim.start, claim.end, claim.alone) == (2 * MIB, 3 * MIB, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "piece"), [(1 << 30, 2, 4 * MIB), (1 << 30, 16, MIB), (8 << 30, 16, 2 * MIB)]
+)
+def test_what_workers_hold_back_is_a_window_at_most(
+    tmp_path: Path, size: int, workers: int, piece: int
+) -> None:
+    ingest = IngestArea(str(tmp_path), PlainLayout(tmp_path)).open(artifact("model", b""))
+    assert hashing(ingest, size).piece(workers) == piece
+    ingest.close()
+
+
+def hashing(ingest: Ingest, size: int) -> OrderedHash:
+    ordered = OrderedHash(
+        "model",
+        turn=Condition(),
+        pool=BufferPool(4 * MIB, MIB),
+        limits=FetchLimits(),
+        halted=lambda: False,
+        missed=lambda claim: None,
+        moved=lambda: None,
+    )
+    ordered.start(ingest, new_hasher("sha256", size), size)
+    return ordered
 
 
 def stop_at(pull: Pull, count: int, freed: Flag) -> None:

@@ -118,10 +118,12 @@ class OrderedHash:
             raise Abandoned
         return self._hasher.hexdigest()
 
-    @property
-    def piece(self) -> int:
-        """Bytes that a worker may hold back at most before it writes and submits them."""
-        return max(MIB, self._window // _PIECES)
+    def piece(self, workers: int) -> int:
+        """Bytes that each of ``workers`` may hold back at most before it writes and submits them.
+
+        A kill loses them: all together they are a window at most, or a MiB each.
+        """
+        return max(MIB, self._window // max(_PIECES, workers))
 
     # -- how far ahead -----------------------------------------------------------------------------------
 
@@ -160,17 +162,17 @@ class OrderedHash:
         Returns the buffer that the caller may use next. Blocks while the pool is empty and the hash busy,
         unless the frontier is here: whoever holds the bytes that all others wait for never waits for memory.
         """
+        claim: Claim | None = None
+        if self.idles and offset > self.frontier:
+            # the CPU is idle too: what waits in memory, which a kill would lose, gets a claim of its own
+            claim = _alone(offset, buffer[:length])
         with self._lock:
             spare, first = self._deposit(offset, length, buffer)
         if first:
             self._update(buffer[:length])
             self._drain(offset + length)
-        elif spare is None:
-            digest = new_hasher("blake3", length)
-            digest.update(buffer[:length])
-            self._store().record(
-                Claim(offset, offset + length, bytes.fromhex(digest.hexdigest()), alone=True)
-            )
+        elif claim is not None or spare is None:
+            self._store().record(claim or _alone(offset, buffer[:length]))
         return spare or buffer
 
     def _deposit(self, offset: int, length: int, buffer: memoryview) -> tuple[memoryview | None, bool]:
@@ -282,3 +284,10 @@ class OrderedHash:
         if self._ingest is None:
             raise Abandoned
         return self._ingest
+
+
+def _alone(offset: int, block: memoryview) -> Claim:
+    """For bytes that the digest of the file has not come to."""
+    digest = new_hasher("blake3", len(block))
+    digest.update(block)
+    return Claim(offset, offset + len(block), bytes.fromhex(digest.hexdigest()), alone=True)

@@ -235,7 +235,7 @@ class Transfer:
     @property
     def piece(self) -> int:
         """See :attr:`OrderedHash.piece`."""
-        return self._hash.piece
+        return self._hash.piece(self.active)
 
     def submit(self, offset: int, length: int, buffer: memoryview) -> memoryview:
         """See :meth:`OrderedHash.submit`."""

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Layout, Verified
+from nimpull.core.ranges import disjoint
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import storing, sync_directories, tolerate_missing
@@ -85,7 +86,8 @@ class IngestArea:
 
     def _present(self, artifact: Artifact) -> int:
         written = load(os.path.join(self._area, _name(artifact)), artifact)
-        return sum(end - start for start, end in {(claim.start, claim.end) for claim in written.claims})
+        spans = disjoint(((claim.start, claim.end) for claim in written.claims), written.size)
+        return sum(end - start for start, end in spans)
 
     def commit(self, batch: Sequence[Verified]) -> None:
         self._make_contents_durable(batch)
