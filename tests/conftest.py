@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from nimpull.transport import Transport, TransportPolicy
 from tests.calls import FILES, manifest
@@ -18,7 +18,9 @@ from tests.pods import link_commands
 from tests.registry import Registry
 from tests.transporting import Rig
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine is no failure
 settings.load_profile("untimed")
 
 

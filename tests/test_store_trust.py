@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ import pytest
 from nimpull.core.artifacts import Artifact
 from nimpull.errors import Cancelled, NotWritableError, StoreIOError
 from nimpull.store.layouts import StoreLayout
+from nimpull.store.reading import hash_file
 from nimpull.store.ready import Ready, ReadyFile, marker_of
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
@@ -255,6 +257,29 @@ def test_verify_can_be_cancelled(store: Store) -> None:
     cancel.set()
     with pytest.raises(Cancelled):
         store.verify(cancel=cancel)
+
+
+class SetAfter(threading.Event):
+    """Set once it was looked at ``looks`` times: how long a hash takes plays no part."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+        self.looked = 0
+
+    def is_set(self) -> bool:
+        self.looked += 1
+        return self.looked > self.looks
+
+
+def test_f41_a_stop_is_heard_in_the_middle_of_a_file_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(9 << 20))
+    cancel = SetAfter(3)
+    with pytest.raises(Cancelled, match=r"stopped while reading .*/weights"):
+        hash_file(Tree(str(tmp_path), cancel), "weights", "sha256")
+    assert cancel.looked == 4
+    digest, _ = hash_file(Tree(str(tmp_path)), "weights", "sha256")
+    assert digest.hex == hashlib.sha256(bytes(9 << 20)).hexdigest()
 
 
 def test_status_counts_a_shared_file_once(store: Store) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Self
 from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, Url, display
-from nimpull.core.ports import Wanted
+from nimpull.core.ports import Cancel, Wanted
 from nimpull.core.units import show_bytes
 from nimpull.errors import StoreError
 from nimpull.store.layouts import StoreLayout, TrustedFile
@@ -26,9 +26,9 @@ class CacheStore:
     Raises StoreError for the store that is written; one that cannot be read has nothing.
     """
 
-    def __init__(self, root: str, hub: str, ngc_hub: str) -> None:
+    def __init__(self, root: str, hub: str, ngc_hub: str, cancel: Cancel) -> None:
         """``hub``, ``ngc_hub``: the caches of the Hub and of NGC below ``root``, "" = NIM's own."""
-        self._store = Store.open(root, read_only=True)
+        self._store = Store.open(root, read_only=True, cancel=cancel)
         self._layout = self._store.nim_cache(hub, ngc_hub)
         self._linked: list[TrustedFile] = []
         self._unlinkable: dict[str, TrustedFile] = {}

@@ -71,7 +71,7 @@ class Volume:
         """Opened without a write: :meth:`preflight` probes once it is known that there is work."""
         from nimpull.store.store import Store
 
-        return self._stack.enter_context(Store.open(self._request.store, read_only=True))
+        return self._stack.enter_context(Store.open(self._request.store, read_only=True, cancel=self._cancel))
 
     @cached_property
     def layout(self) -> StoreLayout:
@@ -105,7 +105,7 @@ class Volume:
         if not path or not Path(path).is_dir():
             return None
         return self._stack.enter_context(
-            CacheStore(path, self._settings.hf_hub_in(path), self._settings.ngc_hub_in(path))
+            CacheStore(path, self._settings.hf_hub_in(path), self._settings.ngc_hub_in(path), self._cancel)
         )
 
     def ready_outcomes(self, key: str) -> tuple[Outcome, ...] | None:

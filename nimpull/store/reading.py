@@ -8,6 +8,8 @@ import threading
 from typing import Final
 
 from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.names import display
+from nimpull.errors import Cancelled
 from nimpull.store.tree import Tree, store_error
 
 _BLOCK: Final = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
@@ -25,7 +27,8 @@ _buffer: Final = _Buffer()
 
 
 def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_result]:
-    """Digest of a regular file, and its status while it was read. FileNotFoundError, StoreError."""
+    """Digest of a regular file, and its status while it was read. FileNotFoundError, StoreError,
+    Cancelled."""
     descriptor = tree.open(path)
     try:
         status = os.fstat(descriptor)
@@ -33,6 +36,11 @@ def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_re
         hasher = new_hasher(algorithm, status.st_size)
         block, position = _buffer.block, 0
         while count := os.readv(descriptor, [block]):
+            if tree.cancel and tree.cancel.is_set():
+                raise Cancelled(
+                    f"stopped while reading {display(tree.absolute(path), 300)}",
+                    hint="Run again to continue.",
+                )
             hasher.update(block[:count])
             position += count
             if position % _CACHED == 0:

@@ -54,11 +54,14 @@ class Store:
         self._lease: lease.Lease | None = None
 
     @classmethod
-    def open(cls, root: str, *, read_only: bool = False) -> Store:
-        """Make the root if need be and try to write there. NotWritableError, NoSpaceError, StoreIOError."""
+    def open(cls, root: str, *, read_only: bool = False, cancel: Cancel | None = None) -> Store:
+        """Make the root if need be and try to write there. NotWritableError, NoSpaceError, StoreIOError.
+
+        ``cancel``: see :class:`nimpull.store.tree.Tree`.
+        """
         if not read_only:
             preflight.probe(root)
-        tree = Tree(root)
+        tree = Tree(root, cancel)
         tree.names(STATE_DIRECTORY)  # refuses a link that was planted in its place
         return cls(tree)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from nimpull.core.names import STATE_DIRECTORY, display
+from nimpull.core.ports import Cancel
 from nimpull.errors import NotWritableError, StoreError, StoreIOError
 from nimpull.store import durable
 
@@ -50,10 +51,14 @@ class _Held(threading.local):
 
 
 class Tree:
-    """The files below ``root``, an existing directory. Raises StoreError."""
+    """The files below ``root``, an existing directory. Raises StoreError.
 
-    def __init__(self, root: str) -> None:
+    ``cancel``: once it is set, reading a file through ends with Cancelled.
+    """
+
+    def __init__(self, root: str, cancel: Cancel | None = None) -> None:
         self.root = os.path.abspath(root)
+        self.cancel = cancel
         self._held = _Held()
         self._links: bool | None = None
 
