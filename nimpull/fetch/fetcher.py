@@ -266,11 +266,9 @@ class _Run:
             transfer.gone = error
             transfer.ask_restart(error.message)
         except StoreIOError as error:
-            taken_away = isinstance(
-                error.__cause__, FileNotFoundError
-            )  # by a cleaner, before it was written to
-            if transfer.ready or not taken_away:
+            if transfer.ready:
                 raise
+            # nothing was written to it: an I/O error, or a cleaner took it away
             self._replace_ingest(transfer, error)
         finally:
             with self._lock:
