@@ -11,7 +11,7 @@ import click
 
 from nimpull.cli.options import store_path
 from nimpull.cli.running import execute, fail
-from nimpull.core.names import display
+from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_time
 from nimpull.errors import IntegrityError, NimpullError, UsageError
@@ -33,7 +33,7 @@ def open_store(root: str | None) -> Store:
     from nimpull.store.store import Store
 
     path = store_path(root, from_process())
-    if not Path(path, ".nimpull").is_dir():
+    if not Path(path, STATE_DIRECTORY).is_dir():
         raise UsageError(
             f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",
             hint="Give the directory of an earlier nimpull download with --store.",
