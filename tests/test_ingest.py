@@ -223,3 +223,26 @@ def test_f40_what_is_journaled_is_flushed_every_few_seconds_bytes_first(
         ingest.record(claim(0, MIB))
     ingest.close()
     assert flushed == ["data", "journal"] * 2
+
+
+def test_f42_what_goes_through_the_page_cache_is_flushed_and_dropped_every_so_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimpull.store.ingest.WRITE_BACK", 10_000)
+    done: list[str] = []
+
+    def flush(descriptor: int) -> None:
+        done.append("flush")
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        done.append("drop")
+
+    ingest = area(tmp_path).open(ONE)
+    ingest.begin(len(CONTENT), "")
+    monkeypatch.setattr(os, "fdatasync", flush)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    for number in range(5):  # nothing of it is aligned as O_DIRECT needs it
+        ingest.write(memoryview(CONTENT)[:4000], 1 + number * 4000)
+    ingest.close()
+    assert done == ["flush", "drop"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,16 @@ def test_f32_an_error_is_of_every_file_written_before_it_was_told(
     assert not any((tmp_path / path).exists() for path in FILES)
     area.commit(stage_all(area))
     assert {path: (tmp_path / path).read_bytes() for path in FILES} == FILES
+    area.close()
+
+
+def test_f32_a_short_file_keeps_all_of_its_group_from_being_placed(tmp_path: Path) -> None:
+    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    staged = stage_all(area)
+    staged[-1] = replace(staged[-1], size=staged[-1].size + 1)
+    with pytest.raises(StoreIOError, match=r"holds \d+ bytes where"):
+        area.commit(staged)
+    assert not any((tmp_path / path).exists() for path in FILES)
     area.close()
 
 
