@@ -89,7 +89,7 @@ def test_a_pod_log_gets_a_line_per_interval() -> None:
     progress.close()
     assert stream.getvalue().splitlines() == [
         "listing: hf://acme/tiny",
-        "plan: 5 files, 100.0 MiB; here already: 1 files, 20.0 MiB",
+        "plan: 5 files, 100.0 MiB; here already: 1 file, 20.0 MiB",
         "fetching",
         "fetching: 40.0 MiB of 100.0 MiB (40%), 2.0 MiB/s, eta 30s, 1/5 files",
         "fetching: 60.0 MiB of 100.0 MiB (60%), 2.0 MiB/s, eta 20s, 1/5 files",

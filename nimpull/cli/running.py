@@ -13,7 +13,7 @@ from nimpull.cli.streams import hand_over, say
 from nimpull.core.report import closing_line, exit_code, to_text
 from nimpull.core.reported import Failure, Report, State
 from nimpull.core.request import Request
-from nimpull.core.units import show_bytes
+from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError
 from nimpull.settings import Settings, termination_log
 
@@ -93,7 +93,8 @@ def plan_text(report: Report, request: Request) -> str:
     free = report.store.free if report.store else None
     room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
     lines.append(
-        f"{len(report.artifacts)} files, {show_bytes(total)}, of which {show_bytes(fetch)} to fetch{room}. "
+        f"{show_count(len(report.artifacts), 'file')}, {show_bytes(total)}, "
+        f"of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
     return "\n".join(lines)

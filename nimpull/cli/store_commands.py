@@ -13,7 +13,7 @@ from nimpull.cli.options import store_path
 from nimpull.cli.running import execute, fail
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.request import LayoutKind, Repair, Request
-from nimpull.core.units import show_bytes, show_time
+from nimpull.core.units import show_bytes, show_count, show_time
 from nimpull.errors import IntegrityError, NimpullError, UsageError
 from nimpull.settings import from_process
 
@@ -122,7 +122,7 @@ def show_verification(result: Verification, root: str) -> None:
         if result.sound
         else f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
     )
-    click.echo(f"{root}: {result.files} files, {show_bytes(result.bytes)} hashed: {verdict}.")
+    click.echo(f"{root}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}.")
 
 
 @click.command()
@@ -163,12 +163,15 @@ def status_document(found: Status) -> dict[str, object]:
 
 
 def show_status(found: Status, root: str) -> None:
-    click.echo(f"{root}: {found.files} files, {show_bytes(found.bytes)} committed")
+    click.echo(f"{root}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
     for each in found.selections:
         ready = each.ready
-        state = f"{len(each.changed)} files changed or gone" if each.changed else "ready"
+        state = f"{show_count(len(each.changed), 'file')} changed or gone" if each.changed else "ready"
         what = ", ".join(display(revision, 200) for revision in ready.revisions) or ready.selection
-        click.echo(f"  {state}: {what} ({ready.layout}, {len(ready.files)} files, {show_bytes(ready.size)})")
+        click.echo(
+            f"  {state}: {what} ({ready.layout}, {show_count(len(ready.files), 'file')}, "
+            f"{show_bytes(ready.size)})"
+        )
         for profile in ready.profiles:
             click.echo(f"    profile {display(profile, 80)}")
     if not found.selections:

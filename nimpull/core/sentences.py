@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.names import display
 from nimpull.core.reported import Report, Snapshot, Transfer
-from nimpull.core.units import show_bytes, show_rate, show_seconds
+from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
 
 
 def done(report: Report) -> str:
@@ -16,9 +16,9 @@ def done(report: Report) -> str:
     size = report.store.bytes if report.store and report.store.bytes else sum(item.size for item in outcomes)
     parts = []
     if report.profiles:
-        parts.append(_count(len(report.profiles), "profile"))
+        parts.append(show_count(len(report.profiles), "profile"))
     if outcomes:
-        parts.append(_count(len(outcomes), "file"))
+        parts.append(show_count(len(outcomes), "file"))
     parts.append(show_bytes(size) + (f" in {display(report.store.path)}" if report.store else ""))
     checked = sorted({display(outcome.verified, 40) for outcome in outcomes if outcome.verified})
     if checked:
@@ -36,7 +36,7 @@ def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
     if transfer and transfer.retries:
         text += f", {transfer.retries} {'retry' if transfer.retries == 1 else 'retries'}"
     repaired = sum(outcome.action is Action.REPAIRED for outcome in outcomes)
-    return text + (f", {_count(repaired, 'file')} repaired" if repaired else "")
+    return text + (f", {show_count(repaired, 'file')} repaired" if repaired else "")
 
 
 def moving(progress: Snapshot) -> str:
@@ -56,7 +56,3 @@ def progress_text(progress: Snapshot) -> str:
     if progress.files_total is not None:
         parts.append(f"{progress.files}/{progress.files_total} files")
     return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -78,3 +78,8 @@ def parse_quantity(text: str) -> int:
     if not 0 <= amount <= _MAX_QUANTITY:
         raise ValueError("a size is between 0 and 2^63-1 bytes")
     return int(amount.to_integral_value(rounding="ROUND_CEILING"))
+
+
+def show_count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

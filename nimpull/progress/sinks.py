@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from nimpull.core.events import Event, Note, Phase, Planned, Waiting
 from nimpull.core.names import display
 from nimpull.core.reported import Snapshot
-from nimpull.core.units import show_bytes, show_seconds
+from nimpull.core.units import show_bytes, show_count, show_seconds
 from nimpull.progress.tally import Tally
 
 BACKLOG: Final = 4 << 20  # characters kept for a slow reader; the oldest lines are dropped and counted
@@ -84,8 +84,8 @@ def sentence(event: Event) -> str:
             return f"{display(name)}: {display(detail)}" if detail else display(name)
         case Planned(files, total, present, files_present):
             return (
-                f"plan: {files} files, {show_bytes(total)}; "
-                f"here already: {files_present} files, {show_bytes(present)}"
+                f"plan: {show_count(files, 'file')}, {show_bytes(total)}; "
+                f"here already: {show_count(files_present, 'file')}, {show_bytes(present)}"
             )
         case Waiting(reason, seconds):
             pause = f"waiting {show_seconds(seconds)}" if seconds else "trying again"
