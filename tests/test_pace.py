@@ -107,6 +107,16 @@ def test_one_that_all_but_stopped_is_dropped_for_its_only_sibling() -> None:
     assert watch([Steady(20e6), Steady(0.5e6)], 6) == [0, 1]
 
 
+def test_one_that_its_siblings_left_behind_is_dropped_once() -> None:
+    last, gone, laggards = Steady(0.5e6), [Steady(20e6), Steady(25e6)], Laggards()
+    fast = Steady(20e6)
+    for now in range(7):
+        laggards.look([fast, *gone], float(now))
+    for now in range(7, 60):
+        laggards.look([last], float(now))
+    assert last.drops == 1
+
+
 def test_one_that_stays_slow_is_dropped_less_and_less_often() -> None:
     assert watch([Steady(20e6), Steady(1e6), Steady(25e6)], 40) == [0, 3, 0]
 

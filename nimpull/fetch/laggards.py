@@ -45,6 +45,7 @@ class Laggards:
 
     def __init__(self) -> None:
         self._watched: dict[Connection, _Watched] = {}
+        self._usual: dict[str, float] = {}  # bytes per second of a host's connections, as last compared
 
     def look(self, connections: Iterable[Connection], now: float) -> Connection | None:
         """The connection that was dropped."""
@@ -56,16 +57,20 @@ class Laggards:
             speed = self._speed(each, now)
             if speed is not None:
                 speeds[each.host].append((speed, each))
-        for measured in speeds.values():
+        for host, measured in speeds.items():
             slowest, connection = min(measured, key=lambda each: each[0])
             others = [speed for speed, each in measured if each is not connection]
             share = _SHARE if len(others) >= _SIBLINGS else _SHARE_OF_ONE
-            if others and slowest * share < median(others):
+            # the others may be far ahead by now, and have left: one drop by what they brought
+            usual = median(others) if others else self._usual.pop(host, 0.0)
+            if slowest * share < usual:
                 watched = self._watched[connection]
                 watched.window *= 2
                 watched.speed = None
                 connection.drop()
                 return connection
+            if usual:
+                self._usual[host] = usual
         return None
 
     def _speed(self, connection: Connection, now: float) -> float | None:
