@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 from contextlib import suppress
 
+_HUGE = 2 << 20  # bytes
+
 
 def new_buffer(size: int) -> memoryview:
     """Aligned to a page as O_DIRECT needs it; takes memory as far as it is used, in huge pages where it can.
@@ -12,8 +14,9 @@ def new_buffer(size: int) -> memoryview:
     An O_DIRECT write pins each page of its memory; of huge ones there are few.
     """
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    if size >= _HUGE:  # smaller ones would share such a page, and clear it for a few KiB
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)
 
 
