@@ -34,6 +34,15 @@ def verify(registry: Registry, store: Path, *options: str, **environment: str) -
     return call(registry, store, "nimpull", "verify", "--store", str(store), *options, **environment)
 
 
+def test_a_store_without_a_file_is_no_success(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert call(registry, store, "nimpull", "download", "hf://default/none", "--store", str(store))[0] != 0
+    assert (store / ".nimpull").is_dir()
+    code, text = verify(registry, store)
+    assert code == 2, text
+    assert "holds no file that nimpull downloaded" in text
+
+
 def weights(store: Path) -> list[Path]:
     """Every name of the large file, links first."""
     found = [path for path in store.rglob("*") if path.is_file() and path.stat().st_size == 3_000_000]

@@ -46,7 +46,7 @@ def open_store(root: str | None) -> Store:
 @click.option("--repair", is_flag=True, help="Fetch what is lost again from where it came from.")
 @_OUTPUT
 def verify(store: str | None, repair: bool, output: str) -> None:
-    """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not.
+    """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not; 2: there is none.
 
     With --repair, exit 0: all is as it was downloaded again; else the exit code of what hindered it. Keys are
     those of a download.
@@ -57,6 +57,11 @@ def verify(store: str | None, repair: bool, output: str) -> None:
         with open_store(store) as opened:
             root = opened.root
             result = opened.verify(workers=processors())
+            if result.sound and not result.files:
+                raise UsageError(
+                    f"{display(root, 300)} holds no file that nimpull downloaded: there is nothing to verify",
+                    hint="Run nimpull download, or give the directory of an earlier one with --store.",
+                )
             plan = opened.plan_repair(result)
     except NimpullError as error:
         sys.exit(fail(error))
