@@ -6,7 +6,7 @@ A pure core decides, thin edges act, and :mod:`nimpull.job` tells the story.
 layer        modules                                         may import
 ===========  ==============================================  =========================================
 cli          ``nimpull.cli``                                 job and everything below; the only printer
-job          ``nimpull.job`` (the story), ``nimpull.edges``  edges, core; the only builder of edges
+job          ``nimpull.job`` (the story), ``nimpull.wiring`` edges, core; the only builder of edges
              (builds and wires the edges)
 edges        ``settings`` (reads the environment),           core only, never each other
              ``detect`` (NVML, PCI), ``sources`` (URI ->

@@ -29,7 +29,6 @@ from nimpull.core.reported import (
 )
 from nimpull.core.request import Request
 from nimpull.core.selection import Selection, profile_name, select
-from nimpull.edges.wiring import Edges
 from nimpull.errors import (
     AuthError,
     Cancelled,
@@ -39,6 +38,7 @@ from nimpull.errors import (
     NimpullError,
     UsageError,
 )
+from nimpull.wiring.edges import Edges
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nimpull.core.events import Level
-from nimpull.edges.limits import fetch_limits
 from nimpull.errors import UsageError
 from nimpull.settings import Settings, load
+from nimpull.wiring.limits import fetch_limits
 from tests.calls import FILES, call
 from tests.registry import Registry
 
@@ -227,7 +227,7 @@ def test_connections_and_memory_can_be_said() -> None:
 def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
 ) -> None:
-    monkeypatch.setattr("nimpull.edges.limits.cpu_limit", lambda: cpus)
+    monkeypatch.setattr("nimpull.wiring.limits.cpu_limit", lambda: cpus)
     found = fetch_limits(Settings())
     assert found.connections == connections
     assert found.small_connections == 6 * connections

@@ -42,9 +42,9 @@ def execute(
     except NimpullError as error:
         return fail_unasked(error, store)
     from nimpull.clock import SystemClock
-    from nimpull.edges.wiring import Edges
     from nimpull.job import abandon, run
     from nimpull.progress import Mode, Progress, choose_mode
+    from nimpull.wiring.edges import Edges
 
     cancel = Event()
     clock = SystemClock()
@@ -105,7 +105,7 @@ def fail_unasked(error: NimpullError, store: str = "") -> int:
 
     ``store``: has the report too, if it is there: the one of an earlier run would be taken for this one's.
     """
-    from nimpull.edges.reporting import leave_message, leave_report
+    from nimpull.wiring.reporting import leave_message, leave_report
 
     report = failed(error)
     for problem in (leave_message(termination_log(), report), leave_report(store, report)):

@@ -19,14 +19,14 @@ from nimpull.errors import ManifestError, NimpullError, SourceError, StoreError,
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.edges.wiring import Edges
+    from nimpull.wiring.edges import Edges
 
 
 def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Sizes:
     """What cannot be had is a note, not an error: the profiles can be listed without. Raises Cancelled."""
     from nimpull.clock import SystemClock
-    from nimpull.edges.wiring import Edges
     from nimpull.progress import Mode, Progress
+    from nimpull.wiring.edges import Edges
 
     cancel = threading.Event()
     clock = SystemClock()

@@ -17,14 +17,14 @@ from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_overr
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Body, Clock, Wanted
 from nimpull.core.request import Request
-from nimpull.edges.reporting import Reporter
-from nimpull.edges.volume import Volume
 from nimpull.settings import Settings
+from nimpull.wiring.reporting import Reporter
+from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
-    from nimpull.edges.registries import Registries
     from nimpull.progress import Progress
     from nimpull.transport import Transport
+    from nimpull.wiring.registries import Registries
 
 
 class Edges:
@@ -109,7 +109,7 @@ class Edges:
 
     @cached_property
     def registries(self) -> Registries:
-        from nimpull.edges.registries import Registries
+        from nimpull.wiring.registries import Registries
 
         return Registries(self.settings, self.clock, lambda: self.transport)
 
@@ -138,8 +138,8 @@ class Edges:
 
     def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
         """All of them, verified and committed. Raises NimpullError for the first that cannot be had."""
-        from nimpull.edges.limits import fetch_limits
         from nimpull.fetch import Fetcher
+        from nimpull.wiring.limits import fetch_limits
 
         self.emit(Phase("fetching"))
         fetcher = Fetcher(

@@ -15,7 +15,7 @@ from nimpull.core.reported import Report, Snapshot, State
 from nimpull.errors import StoreError
 
 if TYPE_CHECKING:
-    from nimpull.edges.volume import Volume
+    from nimpull.wiring.volume import Volume
 
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
 #: What a failure's report may have beyond the draft: sources, notes, the error itself (bytes).

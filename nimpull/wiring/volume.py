@@ -22,11 +22,11 @@ from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.edges.cache import CacheStore
     from nimpull.store.area import IngestArea
     from nimpull.store.layouts import StoreLayout
     from nimpull.store.lease import Lease
     from nimpull.store.store import Store
+    from nimpull.wiring.cache import CacheStore
 
 LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
@@ -99,7 +99,7 @@ class Volume:
     @cached_property
     def cache(self) -> CacheStore | None:
         """The NIM cache that plain files are linked from; None where there is none."""
-        from nimpull.edges.cache import CacheStore
+        from nimpull.wiring.cache import CacheStore
 
         path = self._request.cache
         if not path or not Path(path).is_dir():
