@@ -18,14 +18,14 @@ from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
 from nimpull.core.plan import Needs, Plan, destinations, needs_of, needs_to_repair, resolved, settle
 from nimpull.core.ports import Wanted
-from nimpull.core.reported import (
+from nimpull.core.report import (
     CachedProfile,
     Failure,
     Report,
     Repository,
     SelectionSummary,
     State,
-    Transfer,
+    TransferSummary,
 )
 from nimpull.core.request import Request
 from nimpull.core.selection import Selection, profile_name, select
@@ -126,7 +126,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         volume.name_twice(plan.listings, complete=_is_whole(request))
         volume.write_runtime_manifest(plan.listings)
         volume.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
-    transfer = Transfer(sum(o.fetched for o in fetched), seconds, edges.retries, edges.connections)
+    transfer = TransferSummary(sum(o.fetched for o in fetched), seconds, edges.retries, edges.connections)
     return _ready(report, cached, outcomes, (transfer,), edges)
 
 
@@ -188,7 +188,7 @@ def _ready(
     report: Report,
     profiles: tuple[CachedProfile, ...],
     outcomes: Sequence[Outcome],
-    transfer: tuple[Transfer, ...],
+    transfer: tuple[TransferSummary, ...],
     edges: Edges,
 ) -> Report:
     return replace(
@@ -197,7 +197,7 @@ def _ready(
         updated=edges.clock.time(),
         profiles=profiles,
         artifacts=tuple(outcomes),
-        transfer=transfer[0] if transfer else Transfer(),
+        transfer=transfer[0] if transfer else TransferSummary(),
         store=edges.volume.summary(sum(outcome.size for outcome in outcomes)),
         progress=None,
     )

@@ -55,8 +55,8 @@ def unread() -> Iterator[int]:
 
 #: nimpull, which leaves a log that nobody reads behind sooner.
 IMPATIENT = """
-from nimpull.progress import outlet
-outlet.CLOSE_PATIENCE = 0.1
+from nimpull.progress import stream
+stream.CLOSE_PATIENCE = 0.1
 from nimpull.__main__ import main
 main()
 """

@@ -22,8 +22,7 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.events import Advanced, Finished, Note, Phase, Planned, Waiting
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Cancel
-from nimpull.progress import Mode, Progress, choose_mode
-from nimpull.progress.sinks import BACKLOG
+from nimpull.progress import MOST_UNSHOWN, Mode, Progress, choose_mode
 
 MIB = 1 << 20
 ARTIFACT = Artifact(SafePath("model.safetensors"), 10 * MIB, (), ModelUri.parse("hf://acme/tiny"))
@@ -110,13 +109,13 @@ def test_f15_a_stall_shows_in_the_heartbeat() -> None:
     )
 
 
-def test_snapshot_rate_looks_back_half_a_minute() -> None:
+def test_the_rate_looks_back_half_a_minute() -> None:
     progress, _, clock = a_progress(Mode.QUIET)
     progress(Planned(2, 1000 * MIB, 100 * MIB, 1))
     for step in range(100):
         clock.now += 1.0
         progress(Advanced((1 if step < 60 else 4) * MIB))
-    shown = progress.snapshot()
+    shown = progress.summary()
     assert (shown.done, shown.total, shown.files, shown.files_total) == (320 * MIB, 1000 * MIB, 1, 2)
     assert shown.rate == pytest.approx(4 * MIB)
     assert shown.eta == pytest.approx(170.0)
@@ -127,7 +126,7 @@ def test_a_dropped_chunk_is_taken_back() -> None:
     progress(Planned(1, 100, 0))
     progress(Advanced(60))
     progress(Advanced(-60))
-    assert progress.snapshot().done == 0
+    assert progress.summary().done == 0
 
 
 def test_files_that_were_present_are_counted_once() -> None:
@@ -135,7 +134,7 @@ def test_files_that_were_present_are_counted_once() -> None:
     progress(Planned(3, 30 * MIB, 10 * MIB, 1))
     progress(Finished(replace(OUTCOME, action=Action.SKIPPED)))
     progress(Finished(OUTCOME))
-    assert progress.snapshot().files == 2
+    assert progress.summary().files == 2
 
 
 def test_json_lines() -> None:
@@ -215,19 +214,19 @@ def test_f45_a_reader_that_went_away_is_ignored() -> None:
         progress(Note("EPIPE"))
         progress.beat()
         progress(Advanced(MIB))
-        assert progress.snapshot().done == MIB
+        assert progress.summary().done == MIB
 
 
 def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nimpull.progress.outlet.CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("nimpull.progress.stream.CLOSE_PATIENCE", 0.05)
     with a_pipe() as (reader, stream):
         progress = Progress(Mode.LINES, stream, HandClock(), 10.0)
         with progress:
-            for number in range(2 * BACKLOG // 1000):
-                progress(Note(f"{number:01000}"))  # 8 MB into a pipe of 64 KiB
+            for number in range(2 * MOST_UNSHOWN):
+                progress(Note(f"{number:01000}"))  # 4 MB into a pipe of 64 KiB
             for _ in range(100):
                 progress(Advanced(MIB))
-            assert progress.snapshot().done == 100 * MIB
+            assert progress.summary().done == 100 * MIB
             writing = next(thread for thread in threading.enumerate() if thread.name == "nimpull-progress")
         assert writing.is_alive(), "the pipe is full, so the writer must still be waiting"
         os.set_blocking(reader, False)
@@ -238,7 +237,7 @@ def test_f45_a_reader_that_does_not_read_blocks_nobody(monkeypatch: pytest.Monke
             writing.join(0.001)
         with contextlib.suppress(BlockingIOError):
             seen += os.read(reader, 1 << 20)
-    assert len(seen) < 2 * BACKLOG
+    assert len(seen) < 2000 * MOST_UNSHOWN
     assert b"lines not shown: the log is read too slowly" in seen
 
 
@@ -270,7 +269,8 @@ def test_a_terminal_gets_a_bar() -> None:
         progress.beat()
         progress.close()
     shown = read_all(controller)
-    assert re.search(r"fetching: {2}50%\|.*50\.0M/100M", shown), shown
+    assert re.search(r"fetching +50%\|.*\| 50\.0 MiB of 100\.0 MiB, ", shown), shown
+    assert "plan: 2 files, 100.0 MiB; here already: 0 files, 0 B" in shown
     assert "a note" in shown
     assert "waiting 30s: HTTP 429 from hub" in shown
     assert "0/2 files" in shown
@@ -290,7 +290,7 @@ def test_counting_is_safe_and_cheap_from_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert progress.snapshot().done == 8 * 5000 * 3
+    assert progress.summary().done == 8 * 5000 * 3
     assert (
         time.process_time() - began
     ) / 40_000 < 100e-6  # seconds of CPU for a MiB; hashing it costs 400e-6
@@ -301,8 +301,8 @@ import sys
 from nimpull import progress
 from nimpull.clock import SystemClock
 from nimpull.core.events import Note
-from nimpull.progress import outlet
-outlet.CLOSE_PATIENCE = 0.05
+from nimpull.progress import stream
+stream.CLOSE_PATIENCE = 0.05
 with progress.Progress(progress.Mode.LINES, sys.stdout, SystemClock()) as shown:
     for _ in range(300):
         shown(Note("x" * 1000))

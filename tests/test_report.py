@@ -20,17 +20,20 @@ from nimpull.core.digest import Digest
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.report import closing_line, exit_code, termination_message, to_json, to_text
-from nimpull.core.reported import (
+from nimpull.core.report import (
     CachedProfile,
     Failure,
+    ProgressSummary,
     Report,
     Repository,
     SelectionSummary,
-    Snapshot,
     State,
     StoreSummary,
-    Transfer,
+    TransferSummary,
+    closing_line,
+    termination_message,
+    to_json,
+    to_text,
 )
 from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
@@ -72,7 +75,7 @@ def a_report(**changes: Any) -> Report:
             (Gpu(0, product="NVIDIA H100 80GB HBM3", device_id="2330:10de"),), origin=Origin.NVML
         ),
         store=StoreSummary("/model-store", "ngc-hub", 3 << 30, 40 << 30),
-        transfer=Transfer(3 << 30, 60.5, 2, 8),
+        transfer=TransferSummary(3 << 30, 60.5, 2, 8),
         artifacts=(outcome,),
     )
     return replace(whole, **changes)
@@ -146,11 +149,11 @@ def test_failed_publishes_the_error_and_no_profiles() -> None:
     }
     assert document["status"]["profiles"] == []
     assert document["status"]["conditions"][0]["reason"] == "JobFailed"
-    assert exit_code(report) == 40
+    assert report.exit_code == 40
 
 
 def test_in_progress_says_how_far() -> None:
-    moving = Snapshot("fetching", 1 << 30, 4 << 30, float(64 << 20), 48.0, 1, 4)
+    moving = ProgressSummary("fetching", 1 << 30, 4 << 30, float(64 << 20), 48.0, 1, 4)
     report = a_report(state=State.IN_PROGRESS, progress=moving, artifacts=())
     document = to_json(report)
     check(document)
@@ -160,21 +163,21 @@ def test_in_progress_says_how_far() -> None:
         "nimpull: InProgress: fetching: 1.0 GiB of 4.0 GiB (25%), 64.0 MiB/s, eta 48s, 1/4 files"
     )
     with pytest.raises(ValueError, match="not over"):
-        exit_code(report)
+        _ = report.exit_code
 
 
 @pytest.mark.parametrize("kind", ALL_ERRORS, ids=lambda kind: str(kind.reference))
 def test_every_error_has_its_place_in_the_schema(kind: type[errors.NimpullError]) -> None:
     report = failed(kind("what", hint="next"))
     check(to_json(report))
-    assert exit_code(report) == kind.exit_code
+    assert report.exit_code == kind.exit_code
 
 
 def test_a_bug_is_an_internal_error() -> None:
     report = failed(KeyError("x"))
     check(to_json(report))
     assert report.error is not None
-    assert (report.error.reference, exit_code(report)) == ("internal-error", 70)
+    assert (report.error.reference, report.exit_code) == ("internal-error", 70)
 
 
 def test_an_error_and_ready_exclude_each_other() -> None:
@@ -240,7 +243,7 @@ def test_closing_line_of_a_failure_says_what_to_do() -> None:
 
 def test_closing_line_of_a_complete_store() -> None:
     kept = replace(an_outcome(), action=Action.SKIPPED, fetched=0)
-    line = closing_line(a_report(artifacts=(kept,), transfer=Transfer()))
+    line = closing_line(a_report(artifacts=(kept,), transfer=TransferSummary()))
     assert line == (
         "nimpull: Ready: 1 profile, 1 file, 3.0 GiB in /model-store, verified by blake3; nothing to fetch"
     )

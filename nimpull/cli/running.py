@@ -10,8 +10,7 @@ from typing import Final
 from nimpull import __version__
 from nimpull.cli.signals import stopping
 from nimpull.cli.streams import hand_over, say
-from nimpull.core.report import closing_line, exit_code, to_text
-from nimpull.core.reported import Failure, Report, State
+from nimpull.core.report import Failure, Report, State, closing_line, to_text
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError
@@ -73,7 +72,7 @@ def show(report: Report, request: Request, output: str, *, to_stdout: bool, clos
     stdout_is_taken = closing or output == "json" or to_stdout
     line = closing_line(report) + (IGNORED if forgiven else "")
     say(line, err=report.state is State.FAILED or stdout_is_taken)
-    return 0 if forgiven else exit_code(report)
+    return 0 if forgiven else report.exit_code
 
 
 def is_download_failure(report: Report) -> bool:
@@ -105,7 +104,7 @@ def fail_unasked(error: NimpullError, store: str = "") -> int:
 
     ``store``: has the report too, if it is there: the one of an earlier run would be taken for this one's.
     """
-    from nimpull.wiring.reporting import leave_message, leave_report
+    from nimpull.wiring.report_writer import leave_message, leave_report
 
     report = failed(error)
     for problem in (leave_message(termination_log(), report), leave_report(store, report)):

@@ -11,16 +11,16 @@ from threading import Thread
 
 def say(line: str, *, err: bool = False) -> None:
     """A line for people: where nobody reads, it is left behind after a moment."""
-    from nimpull.progress.outlet import Outlet, await_writer
+    from nimpull.progress.stream import TextStream, await_writer
 
-    outlet = Outlet(sys.stderr if err else sys.stdout)
-    saying = Thread(target=outlet.write, args=(f"{line}\n",), name="nimpull-say", daemon=True)
+    stream = TextStream(sys.stderr if err else sys.stdout)
+    saying = Thread(target=stream.write, args=(f"{line}\n",), name="nimpull-say", daemon=True)
     saying.start()
     await_writer(saying)
 
 
 def hand_over(text: str) -> None:
     """What was asked for, on stdout: its reader may take its time, as of any program."""
-    from nimpull.progress.outlet import Outlet
+    from nimpull.progress.stream import TextStream
 
-    Outlet(sys.stdout).write(f"{text}\n")
+    TextStream(sys.stdout).write(f"{text}\n")

@@ -1,72 +1,66 @@
-"""A bar on a terminal."""
+"""A bar on a terminal: tqdm's, with the words and units of the log."""
 
 from __future__ import annotations
 
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from nimpull.core.events import Event, Note, Phase, Waiting
+from nimpull.core.events import Finished
 from nimpull.core.names import display
-from nimpull.core.reported import Snapshot
-from nimpull.progress.outlet import Outlet
-from nimpull.progress.sinks import Backlog, Pace, sentence
-from nimpull.progress.tally import Tally
+from nimpull.core.report import ProgressSummary, progress_text
+from nimpull.progress.stream import TextStream
+from nimpull.progress.updates import Update, sentence
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+#: Columns left free at the end: the terminal writes ^C there, which must not break the line.
+MARGIN: Final = 3
+NARROWEST_BAR: Final = 28  # columns of the phase, the percentage and a bar that is still one
+
 
 class Bar:
-    """tqdm's bar, moved by the writing thread alone."""
+    """Lines for what happens, and below them the bar. ``ascii``: drawn with ``#``."""
 
-    def __init__(self, outlet: Outlet, now: float, interval: float) -> None:
-        self._outlet = outlet
-        self._backlog = Backlog()
-        self._pace = Pace(now, interval)
+    def __init__(self, stream: TextStream, *, ascii: bool) -> None:
+        self._stream = stream
+        self._ascii = ascii
         self._bar: tqdm[Any] | None = None
 
-    def tell(self, event: Event, now: float) -> None:
-        paused = isinstance(event, Waiting) and self._pace.first(event.reason, now)
-        if paused or isinstance(event, (Phase, Note)):
-            self._backlog.add(sentence(event))
-
-    def due(self, tally: Tally, now: float, *, last: bool) -> list[str]:
-        del tally, now, last
-        return self._backlog.take()[0]
-
-    def write(self, lines: list[str], snapshot: Snapshot) -> None:
-        for line in lines:
-            if self._bar is None:
-                self._outlet.write(line + "\n")
-            else:
-                self._bar.write(line, file=self._outlet)
-        if snapshot.total is None:
-            return
-        bar = self._bar = self._bar or _new_bar(self._outlet, snapshot)
-        bar.total = snapshot.total
-        bar.n = snapshot.done
-        bar.ncols = self._outlet.columns
-        bar.set_description_str(display(snapshot.phase, 20), refresh=False)
-        bar.set_postfix_str(f"{snapshot.files}/{snapshot.files_total} files", refresh=False)
-        bar.refresh()
+    def show(self, update: Update) -> None:
+        lines = [sentence(event) for _, event in update.events if not isinstance(event, Finished)]
+        if lines and self._bar is not None:
+            self._bar.clear()
+        self._stream.write("".join(f"{line}\n" for line in lines if line))
+        if update.progress.total is not None:
+            self._draw(update.progress, update.progress.total)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
+    def _draw(self, progress: ProgressSummary, total: int) -> None:
+        columns = self._stream.columns - MARGIN
+        text = progress_text(progress, percent=False)
+        while len(text) > columns - NARROWEST_BAR and ", " in text:
+            text = text.rpartition(", ")[0]  # what comes last matters least
+        phase = display(progress.phase, 20).replace("{", "{{").replace("}", "}}")
+        form = f"{phase} {{percentage:3.0f}}%|{{bar}}| {text}"
+        done, total = (progress.done, total) if total else (1, 1)  # nothing to fetch is all of it
+        if self._bar is None:
+            self._bar = self._new_bar(done, total, columns, form)
+            return
+        self._bar.n, self._bar.total, self._bar.ncols, self._bar.bar_format = done, total, columns, form
+        self._bar.refresh()
 
-def _new_bar(outlet: Outlet, snapshot: Snapshot) -> tqdm[Any]:
-    from tqdm import tqdm
+    def _new_bar(self, done: int, total: int, columns: int, form: str) -> tqdm[Any]:
+        from tqdm import tqdm
 
-    tqdm.set_lock(RLock())  # the default is a multiprocessing lock, which wants /dev/shm
-    tqdm.monitor_interval = 0  # no watching thread: this bar is refreshed by ours
-    return tqdm(
-        total=snapshot.total,
-        initial=snapshot.done,
-        unit="iB",
-        unit_scale=True,
-        unit_divisor=1024,
-        file=outlet,
-        ncols=outlet.columns,
-        mininterval=0,
-    )
+        tqdm.set_lock(RLock())  # the default is a multiprocessing lock, which wants /dev/shm
+        tqdm.monitor_interval = 0  # no watching thread: this bar is refreshed by ours
+        bar = tqdm(
+            total=total, initial=done, ncols=columns, bar_format=form, file=self._stream, ascii=self._ascii
+        )
+        # tqdm pads to the width of the last line, which wraps once the terminal is narrower
+        bar.sp = lambda text: self._stream.write(f"\r{text}\x1b[K")
+        return bar

@@ -26,20 +26,20 @@ def set_aside(tree: Tree, size: int) -> None:
         tree.write(SPARE, bytes(size), durable=False)
 
 
-def write_report(tree: Tree, content: bytes, *, last: bool) -> None:
+def write_report(tree: Tree, content: bytes, *, last: bool, path: str = REPORT) -> None:
     """Replace the report atomically. ``last``: none follows, so what was set aside is for this one.
 
     Raises StoreError: no room, also not in what was set aside.
     """
     try:
-        tree.write(REPORT, content, durable=False)
+        tree.write(path, content, durable=False)
     except NoSpaceError:
         if not last or tree.lstat(SPARE) is None:
             raise
-        _write_into_spare(tree, content)
+        _write_into_spare(tree, content, path)
 
 
-def _write_into_spare(tree: Tree, content: bytes) -> None:
+def _write_into_spare(tree: Tree, content: bytes, path: str) -> None:
     temporary = tree.temporary()
     tree.rename(tree.absolute(SPARE), temporary)  # from here on it is this process's alone
     try:
@@ -51,10 +51,10 @@ def _write_into_spare(tree: Tree, content: bytes) -> None:
             os.ftruncate(file, len(content))
         finally:
             os.close(file)
-        tree.rename(tree.absolute(temporary), REPORT)
+        tree.rename(tree.absolute(temporary), path)
     except OSError as error:
         tree.drop(temporary)
-        raise store_error(error, "write", tree.absolute(REPORT)) from error
+        raise store_error(error, "write", tree.absolute(path)) from error
     except StoreError:
         tree.drop(temporary)
         raise

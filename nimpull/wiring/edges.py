@@ -18,7 +18,7 @@ from nimpull.core.names import ModelUri
 from nimpull.core.ports import Body, Clock, Wanted
 from nimpull.core.request import Request
 from nimpull.settings import Settings
-from nimpull.wiring.reporting import Reporter
+from nimpull.wiring.report_writer import ReportWriter
 from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ class Edges:
         self.cancel = cancel
         self.retries = 0
         self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit)
-        self.reporter = Reporter(
+        self.reporter = ReportWriter(
             report_path,
             settings.termination_log,
-            self.volume,
+            request,
             clock=clock,
             emit=self.emit,
-            snapshot=progress.snapshot,
+            progress=progress.summary,
         )
         self._progress = progress
         self._stack = ExitStack()

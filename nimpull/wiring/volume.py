@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final, Self
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.events import Note
 from nimpull.core.manifest import runtime_manifest
-from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath, display
+from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.plan import Plan
 from nimpull.core.ports import Cancel, Clock, Emit
-from nimpull.core.reported import StoreSummary
+from nimpull.core.report import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import LeaseHeldError, NoSpaceError, StoreError
+from nimpull.errors import LeaseHeldError, NoSpaceError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,16 +55,6 @@ class Volume:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    @property
-    def only_looked_at(self) -> bool:
-        """A dry run: nothing is written."""
-        return self._request.dry_run
-
-    @property
-    def has_state(self) -> bool:
-        """Whether a run has begun to write here, this one or another."""
-        return Path(self._request.store, STATE_DIRECTORY).is_dir()
 
     @cached_property
     def store(self) -> Store:
@@ -294,22 +284,3 @@ class Volume:
         if not Path(self._request.store).is_dir():
             return 0
         return self.ingests.present(artifacts)
-
-    def set_aside(self, size: int) -> None:
-        """Room for the last report, in bytes: the volume may have none left then."""
-        if self._request.dry_run or self._request.repair:
-            return
-        from nimpull.store.report_file import set_aside
-
-        with suppress(StoreError):  # what is wrong with the volume is about to be told
-            set_aside(self.store.tree, size)
-
-    def keep_report(self, content: bytes, *, last: bool) -> None:
-        """In the store, where a controller looks for it. A repair is not what the store was filled by.
-
-        ``last``: none follows.
-        """
-        if Path(self._request.store).is_dir() and not self._request.repair:
-            from nimpull.store.report_file import write_report
-
-            write_report(self.store.tree, content, last=last)

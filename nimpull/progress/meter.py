@@ -7,62 +7,61 @@ from typing import Final
 
 from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced, Event, Finished, Phase, Planned
-from nimpull.core.reported import Snapshot
+from nimpull.core.report import ProgressSummary
 
 RATE_WINDOW: Final = 30.0  # seconds; as long as a low-speed limit looks back, so that a stall shows as 0
 SAMPLE_SPACING: Final = 0.5  # seconds between two samples of the window
 _PRESENT: Final = (Action.SKIPPED, Action.LINKED)  # counted by the plan already
 
 
-class Tally:
-    """Counts events; not safe for threads by itself."""
+class Meter:
+    """Counts events; not safe for threads by itself. ``now``: seconds of one monotonic clock."""
 
     def __init__(self, now: float) -> None:
-        self.phase = ""
-        self.done = 0
-        self.total: int | None = None
-        self.files = 0
-        self.files_total: int | None = None
-        self.last_byte = now
+        self._phase = ""
+        self._done = 0
+        self._total: int | None = None
+        self._files = 0
+        self._files_total: int | None = None
+        self._last_byte = now
         self._samples: deque[tuple[float, int]] = deque([(now, 0)])
 
     def count(self, event: Event, now: float) -> None:
         match event:
             case Advanced(count):
-                self.done = max(0, self.done + count)
-                self.last_byte = now
+                self._done = max(0, self._done + count)
+                self._last_byte = now
                 if now - self._samples[-1][0] >= SAMPLE_SPACING:
-                    self._samples.append((now, self.done))
+                    self._samples.append((now, self._done))
                     self._forget(now)
             case Finished(outcome):
                 if outcome.action not in _PRESENT:
-                    self.files += 1
+                    self._files += 1
             case Planned(files, total, present, files_present):
-                self.files_total, self.files = files, files_present
-                self.total, self.done = total, present
-                self._restart(now)
+                self._files_total, self._files = files, files_present
+                self._total, self._done = total, present
+                self._last_byte = now
+                self._samples = deque([(now, present)])
             case Phase(name):
-                self.phase = name
-                self.last_byte = now
+                self._phase = name
+                self._last_byte = now
 
-    def snapshot(self, now: float) -> Snapshot:
+    def summary(self, now: float) -> ProgressSummary:
         self._forget(now)
         began, had = self._samples[0]
         span = now - began
-        rate = max(0.0, (self.done - had) / span) if span > 0 else 0.0
-        eta = None
-        if self.total is not None and rate > 0:
-            eta = max(0, self.total - self.done) / rate
-        return Snapshot(self.phase, self.done, self.total, rate, eta, self.files, self.files_total)
-
-    def stalled(self, now: float) -> float:
-        """Seconds since the last byte, 0 when there is nothing to wait for."""
-        waiting = self.total is not None and self.done < self.total
-        return now - self.last_byte if waiting else 0.0
-
-    def _restart(self, now: float) -> None:
-        self.last_byte = now
-        self._samples = deque([(now, self.done)])
+        rate = max(0.0, (self._done - had) / span) if span > 0 else 0.0
+        missing = 0 if self._total is None else max(0, self._total - self._done)
+        return ProgressSummary(
+            self._phase,
+            self._done,
+            self._total,
+            rate,
+            missing / rate if self._total is not None and rate > 0 else None,
+            self._files,
+            self._files_total,
+            now - self._last_byte if missing else 0.0,
+        )
 
     def _forget(self, now: float) -> None:
         """Keep one sample at or before the window's begin, so that the rate spans the whole window."""
@@ -71,4 +70,4 @@ class Tally:
             samples.popleft()
         if now - samples[-1][0] > RATE_WINDOW:  # nothing came for a whole window
             samples.clear()
-            samples.append((now - RATE_WINDOW, self.done))
+            samples.append((now - RATE_WINDOW, self._done))

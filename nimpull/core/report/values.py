@@ -1,4 +1,4 @@
-"""A run's report as values; :mod:`nimpull.core.report` writes them down."""
+"""What a report holds."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class StoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class TransferSummary:
     """``bytes`` over the network; ``seconds`` of wall time; ``connections``: the most at one time."""
 
     bytes: int = 0
@@ -145,8 +145,9 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """How far a run is. Bytes; ``rate`` in bytes per second over the last half minute; ``eta`` in seconds.
+class ProgressSummary:
+    """How far a run is. Bytes; ``rate`` in bytes per second over the last half minute; ``eta`` in seconds;
+    ``stalled``: seconds without a byte while some are missing.
 
     None = not known (yet): the plan is not made, or nothing moves.
     """
@@ -158,6 +159,7 @@ class Snapshot:
     eta: float | None = None
     files: int = 0
     files_total: int | None = None
+    stalled: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,8 @@ class Report:
     selection: SelectionSummary | None = None
     hardware: Hardware | None = None
     store: StoreSummary | None = None
-    transfer: Transfer | None = None
-    progress: Snapshot | None = None
+    transfer: TransferSummary | None = None
+    progress: ProgressSummary | None = None
     artifacts: tuple[Outcome, ...] = ()
     error: Failure | None = None
     notes: tuple[str, ...] = ()
@@ -209,3 +211,10 @@ class Report:
     def __post_init__(self) -> None:
         if (self.error is not None) != (self.state is State.FAILED):
             raise ValueError("a report has an error if and only if it is Failed")
+
+    @property
+    def exit_code(self) -> int:
+        """0 for Ready, the error's own code for Failed. An unfinished run has none: ValueError."""
+        if self.state is State.IN_PROGRESS:
+            raise ValueError("the run is not over")
+        return self.error.exit_code if self.error else 0

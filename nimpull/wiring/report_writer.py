@@ -1,31 +1,30 @@
-"""The report while a run goes on, and where it ends: a file, and the termination message of a pod."""
+"""Writes a run's report down: to the store or a file while the run goes on, and what a pod leaves behind."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nimpull.core.events import Note
+from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Clock, Emit
-from nimpull.core.report import termination_message, to_text
-from nimpull.core.reported import Report, Snapshot, State
+from nimpull.core.report import ProgressSummary, Report, State, termination_message, to_text
+from nimpull.core.request import Request
 from nimpull.errors import StoreError
-
-if TYPE_CHECKING:
-    from nimpull.wiring.volume import Volume
 
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
 #: What a failure's report may have beyond the draft: sources, notes, the error itself (bytes).
 MARGIN: Final = 32 << 10
 
 
-class Reporter:
+class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
-    ``termination_log``: the file that Kubernetes made for a pod's last words. ``snapshot``: how far the run
+    ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress``: how far the run
     is. No method raises: a report that cannot be written is told, and hides no outcome.
     """
 
@@ -33,52 +32,53 @@ class Reporter:
         self,
         path: str,
         termination_log: str,
-        volume: Volume,
+        request: Request,
         *,
         clock: Clock,
         emit: Emit,
-        snapshot: Callable[[], Snapshot],
+        progress: Callable[[], ProgressSummary],
     ) -> None:
         self.draft: Report | None = None
-        self._path = path
+        self._path = "" if path == "-" else path
         self._termination_log = termination_log
-        self._volume = volume
+        self._request = request
         self._clock = clock
         self._emit = emit
-        self._snapshot = snapshot
+        self._progress = progress
         self._done = Event()
         self._unpublished = Lock()
-        self._writer: Thread | None = None
+        self._thread: Thread | None = None
 
     def drafted(self, report: Report) -> Report:
         """Remember how far it is, for the in-progress file and for a failure's report."""
         self.draft = report
-        if self._writer is None and not self._volume.only_looked_at:
-            self._writer = Thread(target=self._keep_writing, name="nimpull-report", daemon=True)
-            self._writer.start()
+        if self._thread is None and not self._request.dry_run:
+            self._thread = Thread(target=self._keep_writing, name="nimpull-report", daemon=True)
+            self._thread.start()
         return report
 
     def set_aside(self) -> None:
         """Room in the store for the report of a failure, while the volume still has some."""
-        if self.draft and self._is_in_store:
-            self._volume.set_aside(len(to_text(self.draft).encode()) + MARGIN)
+        if self.draft and not (self._path or self._request.dry_run or self._request.repair):
+            from nimpull.store import report_file
+            from nimpull.store.tree import Tree
 
-    @property
-    def _is_in_store(self) -> bool:
-        return self._path in ("", "-")
+            with suppress(StoreError):  # what is wrong with the volume is about to be told
+                size = len(to_text(self.draft).encode()) + MARGIN
+                report_file.set_aside(Tree(self._request.store), size)
 
     def _keep_writing(self) -> None:
         while not self._done.wait(INTERVAL):
             draft = self.draft
-            if draft and self._volume.has_state:
-                unfinished = replace(draft, updated=self._clock.time(), progress=self._snapshot())
-                self._write(unfinished, last=False)
+            # a store without state is one that nothing has been written to: looking at it makes no directory
+            if draft and os.path.isdir(os.path.join(self._request.store, STATE_DIRECTORY)):
+                self._write(replace(draft, updated=self._clock.time(), progress=self._progress()), last=False)
 
     def close(self) -> None:
         """Rewrite the unfinished report no more."""
         self._done.set()
-        if self._writer:
-            self._writer.join()
+        if self._thread:
+            self._thread.join()
 
     def publish(self, report: Report) -> None:
         """The file, and the termination message where Kubernetes reads one; once for a run.
@@ -88,20 +88,22 @@ class Reporter:
         if report.state is State.IN_PROGRESS or not self._unpublished.acquire(blocking=False):
             return
         self._write(report, last=True)
-        if problem := leave_message(self._termination_log, report):
-            self._emit(Note(problem, "warning"))
+        self._tell(leave_message(self._termination_log, report))
 
     def _write(self, report: Report, *, last: bool) -> None:
-        from nimpull.store.durable import replace_file
+        if self._path:
+            from nimpull.store.durable import replace_file
 
-        content = to_text(report).encode()
-        try:
-            if self._is_in_store:
-                self._volume.keep_report(content, last=last)
-            else:
-                replace_file(self._path, content)
-        except (StoreError, OSError) as error:
-            self._emit(Note(f"the report could not be written: {error}", "warning"))
+            try:
+                replace_file(self._path, to_text(report).encode())
+            except (StoreError, OSError) as error:
+                self._tell(f"the report could not be written: {error}")
+        elif not self._request.repair:  # a repair is not what the store was filled by
+            self._tell(leave_report(self._request.store, report, last=last))
+
+    def _tell(self, problem: str) -> None:
+        if problem:
+            self._emit(Note(problem, "warning"))
 
 
 def leave_message(path: str, report: Report) -> str:
@@ -116,8 +118,8 @@ def leave_message(path: str, report: Report) -> str:
     return ""
 
 
-def leave_report(store: str, report: Report) -> str:
-    """Write the last report of a run that had no request; returns why it could not, or "".
+def leave_report(store: str, report: Report, *, last: bool = True) -> str:
+    """Write it where a controller looks for it; returns why it could not, or "". ``last``: none follows.
 
     A store that is not there is not made for it.
     """
@@ -127,7 +129,7 @@ def leave_report(store: str, report: Report) -> str:
     from nimpull.store.tree import Tree
 
     try:
-        write_report(Tree(store), to_text(report).encode(), last=True)
+        write_report(Tree(store), to_text(report).encode(), last=last)
     except StoreError as error:
         return f"the report could not be written: {error}"
     return ""

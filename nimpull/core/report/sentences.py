@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.names import display
-from nimpull.core.reported import Report, Snapshot, Transfer
+from nimpull.core.redaction import prose
+from nimpull.core.report.values import ProgressSummary, Report, State, TransferSummary
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
+
+CLOSING_LINE_LIMIT: Final = 1800  # bytes; FallbackToLogsOnError shows the last 2048 bytes of the log
+
+
+def closing_line(report: Report) -> str:
+    """One line that says what happened and what to do, short enough for ``FallbackToLogsOnError``."""
+    if report.error:
+        error = report.error
+        again = "a retry may help" if error.retryable else "a retry does not help"
+        parts = [f"Failed ({error.reference}, exit {error.exit_code}, {again}): {_one_line(error.message)}"]
+        if error.hint:
+            parts.append(_one_line(error.hint))
+        line = " — ".join(parts)
+    elif report.state is State.READY:
+        line = f"Ready: {done(report)}"
+    else:
+        line = f"InProgress: {moving(report.progress) if report.progress else 'started'}"
+    text = f"nimpull: {line}"
+    if len(text.encode()) <= CLOSING_LINE_LIMIT:
+        return text
+    return text.encode()[: CLOSING_LINE_LIMIT - 3].decode("utf-8", "ignore") + "…"
+
+
+def _one_line(text: str) -> str:
+    """Indented lines are the items of a list."""
+    joined = ""
+    for line in filter(str.strip, prose(text).split("\n")):
+        between = "; " if line.startswith("  ") and not joined.endswith(":") else " "
+        joined += (between if joined else "") + " ".join(line.split())
+    return joined
 
 
 def done(report: Report) -> str:
@@ -26,7 +58,7 @@ def done(report: Report) -> str:
     return ", ".join(parts) + "; " + _fetched(report.transfer, outcomes)
 
 
-def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
+def _fetched(transfer: TransferSummary | None, outcomes: Iterable[Outcome]) -> str:
     count = transfer.bytes if transfer else sum(outcome.fetched for outcome in outcomes)
     if not count:
         return "nothing to fetch"
@@ -39,18 +71,19 @@ def _fetched(transfer: Transfer | None, outcomes: Iterable[Outcome]) -> str:
     return text + (f", {show_count(repaired, 'file')} repaired" if repaired else "")
 
 
-def moving(progress: Snapshot) -> str:
+def moving(progress: ProgressSummary) -> str:
     """How far a run is, with the step that it is at."""
     return (f"{display(progress.phase, 40)}: " if progress.phase else "") + progress_text(progress)
 
 
-def progress_text(progress: Snapshot) -> str:
+def progress_text(progress: ProgressSummary, *, percent: bool = True) -> str:
     """``4.2 GiB of 16.1 GiB (26%), 61.3 MiB/s, eta 3m19s, 5/14 files``; what is not known is left out."""
     if progress.total is None:
         return f"{show_bytes(progress.done)}, {show_rate(progress.rate)}"
-    percent = 100 if progress.total == 0 else min(100, int(100 * progress.done / progress.total))
-    parts = [f"{show_bytes(progress.done)} of {show_bytes(progress.total)} ({percent}%)"]
-    parts.append(show_rate(progress.rate))
+    parts = [f"{show_bytes(progress.done)} of {show_bytes(progress.total)}", show_rate(progress.rate)]
+    if percent:
+        share = 100 if progress.total == 0 else min(100, int(100 * progress.done / progress.total))
+        parts[0] += f" ({share}%)"
     if progress.eta is not None:
         parts.append(f"eta {show_seconds(progress.eta)}")
     if progress.files_total is not None:
