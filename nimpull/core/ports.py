@@ -224,10 +224,26 @@ class Ingests(Protocol):
         """A small file, whole, in one call: no journal, no preallocation."""
         ...
 
-    def commit(self, batch: Sequence[Verified]) -> None:
+    def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         """Make them visible: fsync content, rename, fsync directories, read-only, drop the ingests.
 
-        One group commit for the batch; all of it is durable when this returns.
+        One group commit for the batch; all of it is durable when this returns, but for those returned: their
+        claim was lost meanwhile, so that another pod has them, or will. That is no error.
+        """
+        ...
+
+
+# -- job -> fetch --------------------------------------------------------------------------------------
+
+
+class Supply(Protocol):
+    """Where a fetch takes its work from while it runs: what was claimed for this pod."""
+
+    def take(self) -> tuple[Artifact, ...]:
+        """The next unit of work, one large file or a bundle of small ones; () = there is no more, ever.
+
+        Called by one thread, which may block here, whenever little is left to do. Raises NimpullError, which
+        ends the run.
         """
         ...
 

@@ -89,7 +89,7 @@ class IngestArea:
         spans = disjoint(((claim.start, claim.end) for claim in written.claims), written.size)
         return sum(end - start for start, end in spans)
 
-    def commit(self, batch: Sequence[Verified]) -> None:
+    def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         self._make_contents_durable(batch)
         changed: set[str] = set()
         with self._together():
@@ -102,6 +102,7 @@ class IngestArea:
             verified.ingest.close()
             if isinstance(verified.ingest, FileIngest):
                 verified.ingest.remove()
+        return ()
 
     def sweep(self, artifacts: Iterable[Artifact]) -> None:
         """Drop what is left of the ingests of committed artifacts: of a run that was killed right after.
