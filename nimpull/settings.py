@@ -334,6 +334,19 @@ def termination_log(environ: Mapping[str, str] = os.environ) -> str:
     return _text(environ, "NIMPULL_TERMINATION_LOG") or TERMINATION_LOG
 
 
+def is_dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
+    """It moves no cursor (terminfo's ``dumb``: a shell inside an editor, a CI log)."""
+    return environ.get("TERM") == "dumb"
+
+
+def is_ascii_only(environ: Mapping[str, str] = os.environ) -> bool:
+    """The reader asked for the C locale by name, or has a dumb terminal. Python's own encoding does not say:
+    it turns C into UTF-8 (PEP 538). No locale at all says nothing: that is the usual container.
+    """
+    names = (environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))  # in the order of POSIX
+    return next(filter(None, names), "") in ("C", "POSIX") or is_dumb_terminal(environ)
+
+
 def cache_path(environ: Mapping[str, str] = os.environ) -> str:
     """Alone too: a failure is reported in the store even where the other variables cannot be read."""
     # some old NIMs know NGC_HOME only (release notes of the NIM Operator 2.0.2)

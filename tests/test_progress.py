@@ -8,8 +8,10 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from nimpull.core.events import Advanced, Finished, Note, Phase, Planned, Waitin
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Cancel
 from nimpull.progress import MOST_UNSHOWN, Mode, Progress, choose_mode
+from nimpull.settings import is_ascii_only
 
 MIB = 1 << 20
 ARTIFACT = Artifact(SafePath("model.safetensors"), 10 * MIB, (), ModelUri.parse("hf://acme/tiny"))
@@ -274,6 +277,87 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "a note" in shown
     assert "waiting 30s: HTTP 429 from hub" in shown
     assert "0/2 files" in shown
+
+
+@contextmanager
+def a_terminal(columns: int, *, ascii: bool = False) -> Iterator[tuple[int, Progress, HandClock]]:
+    """A run at 25 of 100 MiB on a terminal of that width; its controlling side is read with ``seen``."""
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    with os.fdopen(terminal, "w") as stream:
+        clock = HandClock()
+        progress = Progress(Mode.BAR, stream, clock, 10.0, ascii=ascii)
+        progress(Planned(2, 100 * MIB, 0))
+        progress(Phase("fetching"))
+        clock.now += 5
+        progress(Advanced(25 * MIB))
+        yield controller, progress, clock
+    os.close(controller)
+
+
+def seen(controller: int) -> str:
+    """What was written since: all of it is in the terminal when a write has returned."""
+    parts = []
+    while select.select([controller], [], [], 0)[0]:
+        parts.append(os.read(controller, 1 << 16))
+    return b"".join(parts).decode()
+
+
+def test_a_narrower_terminal_gets_a_narrower_bar_in_the_same_line() -> None:
+    with a_terminal(120) as (controller, progress, _):
+        progress.beat()
+        wide = seen(controller)
+        termios.tcsetwinsize(controller, (24, 50))
+        progress.beat()
+        narrow = seen(controller)
+    assert "25.0 MiB of 100.0 MiB, 5.0 MiB/s, eta 15s, 0/2 files" in wide
+    (line,) = re.findall(r"\r([^\r\n]*)\x1b\[K", narrow)
+    assert len(line) < 50
+    assert re.fullmatch(r"fetching  25%\|.{5,}\| 25\.0 MiB of 100\.0 MiB", line), line
+    assert "\n" not in narrow
+
+
+def test_what_the_terminal_echoes_behind_the_bar_is_erased() -> None:
+    with a_terminal(80) as (controller, progress, _):
+        progress.beat()
+        bar = seen(controller).rpartition("\r")[2].removesuffix("\x1b[K")
+        progress.beat()
+        again = seen(controller)
+    assert len(bar) + len("^C") < 80
+    assert again.startswith("\r")
+    assert again.endswith("\x1b[K")
+
+
+def test_a_plain_terminal_gets_ascii() -> None:
+    with a_terminal(80, ascii=True) as (controller, progress, _):
+        progress(Note("a — b “c”… \u4e2d"))
+        progress.beat()
+        progress.close()
+        shown = seen(controller)
+    assert shown.isascii()
+    assert 'a - b "c"... \\u4e2d' in shown
+    assert re.search(r"25%\|#+\d? +\|", shown), shown
+
+
+def test_a_terminal_that_moves_no_cursor_gets_lines() -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stream:
+        assert choose_mode(stream, dumb=True) is Mode.LINES
+    os.close(controller)
+
+
+@pytest.mark.parametrize(
+    ("environ", "plain"),
+    [
+        ({}, False),
+        ({"LANG": "C"}, True),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "POSIX"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LANG": "C.UTF-8", "TERM": "dumb"}, True),
+    ],
+)
+def test_plain_text_is_for_those_who_ask(environ: dict[str, str], plain: bool) -> None:
+    assert is_ascii_only(environ) is plain
 
 
 def test_counting_is_safe_and_cheap_from_many_threads() -> None:

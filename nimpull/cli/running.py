@@ -14,7 +14,7 @@ from nimpull.core.report import Failure, Report, State, closing_line, to_text
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError
-from nimpull.settings import Settings, termination_log
+from nimpull.settings import Settings, is_ascii_only, is_dumb_terminal, termination_log
 
 DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
 IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
@@ -47,10 +47,10 @@ def execute(
 
     cancel = Event()
     clock = SystemClock()
-    mode = choose_mode(sys.stderr) if progress == "auto" else Mode(progress)
+    mode = choose_mode(sys.stderr, dumb=is_dumb_terminal()) if progress == "auto" else Mode(progress)
     if progress == "auto" and settings.jsonl_logging:
         mode = Mode.JSON
-    shown = Progress(mode, sys.stderr, clock, level=settings.log_level)
+    shown = Progress(mode, sys.stderr, clock, level=settings.log_level, ascii=is_ascii_only())
     edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
 
     def tell(report: Report) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from threading import Thread
 
+from nimpull.settings import is_ascii_only
+
 
 def say(line: str, *, err: bool = False) -> None:
     """A line for people: where nobody reads, it is left behind after a moment."""
     from nimpull.progress.stream import TextStream, await_writer
 
-    stream = TextStream(sys.stderr if err else sys.stdout)
+    stream = TextStream(sys.stderr if err else sys.stdout, ascii=is_ascii_only())
     saying = Thread(target=stream.write, args=(f"{line}\n",), name="nimpull-say", daemon=True)
     saying.start()
     await_writer(saying)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Columns left free at the end: the terminal writes ^C there, which must not break the line.
 MARGIN: Final = 3
-NARROWEST_BAR: Final = 28  # columns of the phase, the percentage and a bar that is still one
+BESIDES: Final = 16  # columns of the percentage, blanks, and a bar that is still one
 
 
 class Bar:
@@ -42,10 +42,10 @@ class Bar:
     def _draw(self, progress: ProgressSummary, total: int) -> None:
         columns = self._stream.columns - MARGIN
         text = progress_text(progress, percent=False)
-        while len(text) > columns - NARROWEST_BAR and ", " in text:
+        phase = display(progress.phase, 20)
+        while len(phase) + BESIDES + len(text) > columns and ", " in text:
             text = text.rpartition(", ")[0]  # what comes last matters least
-        phase = display(progress.phase, 20).replace("{", "{{").replace("}", "}}")
-        form = f"{phase} {{percentage:3.0f}}%|{{bar}}| {text}"
+        form = f"{phase.replace('{', '{{').replace('}', '}}')} {{percentage:3.0f}}%|{{bar}}| {text}"
         done, total = (progress.done, total) if total else (1, 1)  # nothing to fetch is all of it
         if self._bar is None:
             self._bar = self._new_bar(done, total, columns, form)
@@ -59,7 +59,13 @@ class Bar:
         tqdm.set_lock(RLock())  # the default is a multiprocessing lock, which wants /dev/shm
         tqdm.monitor_interval = 0  # no watching thread: this bar is refreshed by ours
         bar = tqdm(
-            total=total, initial=done, ncols=columns, bar_format=form, file=self._stream, ascii=self._ascii
+            total=total,
+            initial=done,
+            ncols=columns,
+            bar_format=form,
+            file=self._stream,
+            ascii=self._ascii,
+            position=0,
         )
         # tqdm pads to the width of the last line, which wraps once the terminal is narrower
         bar.sp = lambda text: self._stream.write(f"\r{text}\x1b[K")
