@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from nimpull.core.artifacts import Outcome
 
@@ -37,9 +38,15 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """``count`` bytes arrived and were written (negative: a chunk was dropped and will come again)."""
+    """``count`` bytes arrived and were written (negative: a chunk was dropped and will come again).
+
+    ``connection``: a small number that is one connection's as long as it is open, None where nobody knows;
+    ``host``: where it leads.
+    """
 
     count: int
+    connection: int | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,18 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """A worker was busy with ``work`` for ``seconds``, beside others: no wall time.
+
+    ``work``: ``hash`` (also of what an earlier run left), ``sync`` (until bytes or names are durable), or
+    ``wait`` (a pause that a host or a failure asked for). Tell it once per file or batch, not per block.
+    """
+
+    work: Literal["hash", "sync", "wait"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something a reader of the log should know; ``text`` is safe to print. ``level``: info or warning."""
 
@@ -72,4 +91,4 @@ def level_of(event: Event) -> Level:
     return Level.WARNING if isinstance(event, Note) and event.level == "warning" else Level.INFO
 
 
-Event = Phase | Planned | Advanced | Finished | Waiting | Note
+Event = Phase | Planned | Advanced | Finished | Waiting | Spent | Note

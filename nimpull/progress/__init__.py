@@ -12,7 +12,7 @@ from enum import StrEnum
 from threading import Condition, Lock, Thread
 from typing import Final, Self, TextIO
 
-from nimpull.core.events import Advanced, Event, Level, Waiting, level_of
+from nimpull.core.events import Advanced, Event, Level, Spent, Waiting, level_of
 from nimpull.core.ports import Clock
 from nimpull.core.report import ProgressSummary
 from nimpull.progress.meter import Meter
@@ -78,7 +78,7 @@ class Progress:
         now = self._clock.monotonic()
         with self._lock:
             self._meter.count(event, now)
-            if not self._view or isinstance(event, Advanced) or level_of(event) < self._level:
+            if not self._view or isinstance(event, Advanced | Spent) or level_of(event) < self._level:
                 return
             if not (isinstance(event, Waiting) and self._is_repeated(event.reason, now)):
                 self._unshown.append((self._clock.time(), event))
