@@ -25,6 +25,7 @@
        + NotWritableError       not-writable            41  no   path, uid, gid, mode
        + StoreIOError           store-io                42  yes
        + LeaseHeldError         lease-held              43  yes
+     x OutputError              output-failed           50  no   all is done, but nobody can read of it
      x Cancelled                cancelled              143  yes
     (a bug)                     internal-error          70
 
@@ -34,7 +35,9 @@ The references and exit codes are stable: a Job's ``podFailurePolicy`` and scrip
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+import re
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final, Self
 
 INTERNAL_ERROR_REFERENCE = "internal-error"
 INTERNAL_ERROR_EXIT_CODE = 70
@@ -218,9 +221,45 @@ class LeaseHeldError(StoreError):
     retryable = True
 
 
+class OutputError(NimpullError):
+    """The command did what it should, but its output could not be written where it was asked."""
+
+    reference = "output-failed"
+    exit_code = 50
+
+    @classmethod
+    def of(cls, what: str, error: Exception) -> Self:
+        return cls(
+            f"{what} could not be written: {getattr(error, 'strerror', None) or error}",
+            hint="All else was done. Name a place that can be written and run the same command again.",
+        )
+
+
 class Cancelled(NimpullError):
     """SIGTERM or Ctrl-C; finished chunks are kept for the next run."""
 
     reference = "cancelled"
     exit_code = 143
     retryable = True
+
+
+def hint_for(hint: str, *, nimcache: bool, options: bool) -> str:
+    """The parts of a hint that its reader can act on.
+
+    ``(NIMCache: spec.…)`` is for whoever writes one, ``(nimpull: --gpu H100:8)`` for whoever types options;
+    text outside of such parentheses is for all.
+    """
+    hint = hint if nimcache else re.sub(r" \(NIMCache: [^()]*\)", "", hint)
+    return hint.replace("(nimpull: ", "(") if options else re.sub(r" \(nimpull: [^()]*\)", "", hint)
+
+
+def _all(above: type[NimpullError]) -> Iterator[type[NimpullError]]:
+    for each in above.__subclasses__():
+        yield each
+        yield from _all(each)
+
+
+#: reference by exit code, in ascending order
+EXIT_CODES: Final[Mapping[int, str]] = {
+    each.exit_code: each.reference for each in sorted(_all(NimpullError), key=lambda each: each.exit_code)
+}

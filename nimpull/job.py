@@ -37,6 +37,7 @@ from nimpull.errors import (
     ManifestError,
     NimpullError,
     UsageError,
+    hint_for,
 )
 from nimpull.wiring.edges import Edges
 
@@ -205,6 +206,8 @@ def _ready(
 
 def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
     failure = Failure.of(error)
+    hint = hint_for(failure.hint, nimcache=edges.settings.nimcache, options=not edges.settings.drop_in)
+    failure = replace(failure, hint=hint)
     if isinstance(error, AuthError | GatedError | ForbiddenError) and edges.settings.doubts:
         doubts = "; ".join(edges.settings.doubts)
         stop = "" if doubts.endswith("?") else "."

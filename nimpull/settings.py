@@ -63,7 +63,9 @@ _SHORTEST_SECRET: Final = 8  # characters; what is shorter is a flag
 class Settings:
     """What the environment says. Paths are text as given; keys never appear in ``repr``.
 
-    ``warnings``: what a reader of the log should know; ``doubts``: those about credentials.
+    ``warnings``: what a reader of the log should know; ``doubts``: those about credentials. Who reads
+    the hints: ``nimcache``, whoever writes one; ``drop_in``, who called one of a container's commands, which
+    do not have nimpull's options.
     """
 
     cache_path: str = ""
@@ -99,6 +101,8 @@ class Settings:
     disable_download: bool = False
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    nimcache: bool = False
+    drop_in: bool = False
 
     @property
     def manifest_paths(self) -> tuple[str, ...]:
@@ -166,6 +170,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         disable_download=_flag(environ, "NIM_DISABLE_MODEL_DOWNLOAD"),
         warnings=(*doubts, *_no_level(environ), *_unknown(environ)),
         doubts=doubts,
+        nimcache=in_pod(environ),
     )
 
 
@@ -229,8 +234,7 @@ def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
     wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
     listing = _number(environ, "NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT", 0.0, "retries")
     pause = _number(environ, "NIM_MANIFEST_DOWNLOAD_WAIT_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
-    in_pod = bool(_text(environ, "KUBERNETES_SERVICE_HOST"))  # kubelet sets it in every container
-    default = POD_RETRY_SECONDS if in_pod else DEFAULT_RETRY_SECONDS
+    default = POD_RETRY_SECONDS if in_pod(environ) else DEFAULT_RETRY_SECONDS
     return max(default, count * wait / 1000, listing * pause / 1000) if count else 0.0
 
 
@@ -345,6 +349,11 @@ def is_ascii_only(environ: Mapping[str, str] = os.environ) -> bool:
     """
     names = (environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))  # in the order of POSIX
     return next(filter(None, names), "") in ("C", "POSIX") or is_dumb_terminal(environ)
+
+
+def in_pod(environ: Mapping[str, str] = os.environ) -> bool:
+    """Likewise; kubelet sets the variable in every container."""
+    return bool(_text(environ, "KUBERNETES_SERVICE_HOST"))
 
 
 def cache_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -201,12 +201,11 @@ def test_a_setting_of_the_sdk_that_does_nothing_is_told() -> None:
     )
 
 
-@pytest.mark.parametrize("unsafe", ["0", "1"])
 def test_a_named_profile_is_pulled_whatever_the_hardware(
-    registry: Registry, tmp_path: Path, listed: str, unsafe: str
+    registry: Registry, tmp_path: Path, listed: str
 ) -> None:
     """In NIM only with NIM_MANIFEST_ALLOW_UNSAFE; here another node than the one that pulls may serve."""
-    flags = {"NIM_MANIFEST_PATH": listed, "NIMPULL_GPUS": "T4:1", "NIM_MANIFEST_ALLOW_UNSAFE": unsafe}
+    flags = {"NIM_MANIFEST_PATH": listed, "NIMPULL_GPUS": "T4:1"}
     text = Path(listed).read_text().replace("tp: '1'", "tp: '8', gpu: h100")
     Path(listed).write_text(text)
     code, text = call(registry, tmp_path / "store", *PROFILE, **flags)

@@ -6,17 +6,17 @@ documentation of a NIM) and ``nimpull manifest``.
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 
 import click
 
 from nimpull.cli.options import criteria, find_manifest
-from nimpull.cli.program import run_program
-from nimpull.cli.running import execute, fail
+from nimpull.cli.program import Command, run_program
+from nimpull.cli.running import execute
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
-from nimpull.errors import NimpullError, NotWritableError, UsageError
+from nimpull.errors import NotWritableError, UsageError
 from nimpull.settings import DEFAULT_CACHE, Settings, from_process, native_path
 
 
@@ -44,34 +44,27 @@ def start() -> int:
     return execute(ask, store=native_path())
 
 
-@click.command("manifest")
+@click.command("manifest", cls=Command, exits=(2,))
 @click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 def manifest(manifest_file: str | None) -> None:
     """Print the model manifest that this image carries, byte for byte."""
-    try:
-        content = find_manifest(manifest_file or "", from_process())
-    except NimpullError as error:
-        sys.exit(fail(error))
-    click.echo(content, nl=False)
+    click.echo(find_manifest(manifest_file or "", from_process()), nl=False)
 
 
-@click.command("check-cache-env")
+@click.command("check-cache-env", cls=Command, exits=(40, 41, 42))
 def check_cache_env() -> None:
     """Check that the NIM cache is there and can be written. Exit 0: it can; 41: it cannot."""
     from nimpull.store.preflight import probe
 
-    try:
-        settings = from_process()
-        path = settings.cache_path or DEFAULT_CACHE
-        said = "NIM_CACHE_PATH" if settings.cache_path else "NIM_CACHE_PATH is not set; its default"
-        if not Path(path).is_dir():
-            raise NotWritableError(
-                f"{said} {display(path, 300)} is not a directory",
-                hint="Mount a volume there, or set NIM_CACHE_PATH to where one is mounted.",
-            )
-        probe(path)
-    except NimpullError as error:
-        sys.exit(fail(error))
+    settings = from_process()
+    path = settings.cache_path or DEFAULT_CACHE
+    said = "NIM_CACHE_PATH" if settings.cache_path else "NIM_CACHE_PATH is not set; its default"
+    if not os.path.isdir(path):
+        raise NotWritableError(
+            f"{said} {display(path, 300)} is not a directory that uid {os.geteuid()} can enter",
+            hint="Mount a volume there, or set NIM_CACHE_PATH to where one is mounted.",
+        )
+    probe(path)
     click.echo(f"{said} {display(path, 300)} is there and can be written.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,18 +19,20 @@ from nimpull.cli.options import (
     placed,
     read_file,
     registry_model,
+    report_place,
     store_path,
 )
+from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
 from nimpull.core.names import display
 from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
-from nimpull.errors import UsageError
+from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import Settings, from_process
 
-_TRISTATE = click.Choice(["true", "false"])
+_TRISTATE = OneOf(["true", "false"])
 #: Fields of Options that choose among the profiles of a manifest, and that choose among the files of a model.
 _CHOOSING: Final = {
     "profiles": "--profile",
@@ -79,7 +80,14 @@ class Options:
     progress: str
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "nimpull download hf://sentence-transformers/all-MiniLM-L6-v2 --store ./store",
+        "nimpull download --manifest model_manifest.yaml --gpu H100:2 --dry-run",
+    ),
+    exits=tuple(EXIT_CODES),
+)
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @click.option("-f", "--nimcache", "nimcache_file", metavar="FILE", help="Do what this NIMCache asks for.")
 @click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest to choose profiles from.")
@@ -101,7 +109,7 @@ class Options:
 @click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
 @click.option(
     "--layout",
-    type=click.Choice([kind.value for kind in LayoutKind if kind is not LayoutKind.WORKSPACE]),
+    type=OneOf([kind.value for kind in LayoutKind if kind is not LayoutKind.WORKSPACE]),
     default=LayoutKind.CACHE.value,
     show_default=True,
     help="cache: as NIM and huggingface_hub keep it; local-dir: plain files.",
@@ -118,29 +126,33 @@ class Options:
     help="As if the control group allowed no more, e.g. 512Mi [NIMPULL_MEMORY_LIMIT].",
 )
 @click.option(
-    "--report", "report_path", default="", metavar="PATH", help="Where the report goes; - is stdout."
+    "--report",
+    "report_path",
+    default="",
+    metavar="PATH",
+    callback=report_place,
+    help="Where the report goes; - is stdout.",
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--progress",
-    type=click.Choice(["auto", "bar", "lines", "json", "quiet"]),
+    type=OneOf(["auto", "bar", "lines", "json", "quiet"]),
     default="auto",
     show_default=True,
 )
-def download(**given: Any) -> None:
+def download(**given: Any) -> int:
     """Pull models (ngc://org/team/model:version, hf://namespace/name) or manifest profiles into a store.
 
     Without a URI, the profiles come from a manifest: those that are named, those that match the criteria,
     or the one that fits this machine's GPUs best. A second run fetches only what is missing.
     """
     options = Options(**given)
-    code = execute(
+    return execute(
         lambda: ask(options),
         output=options.output,
         report_path=options.report_path,
         progress=options.progress,
     )
-    sys.exit(code)
 
 
 def ask(options: Options) -> tuple[Request, Settings]:

@@ -7,10 +7,10 @@ from typing import Final
 
 import click
 
+from nimpull.cli.program import Command, OneOf
 from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes
-from nimpull.errors import UsageError
 from nimpull.settings import from_process
 
 _ORIGIN: Final = {
@@ -21,7 +21,7 @@ _ORIGIN: Final = {
 }
 
 
-@click.command()
+@click.command(cls=Command, exits=(2,), examples=("nimpull gpus", "nimpull gpus --gpu H100:8 -o json"))
 @click.option(
     "--gpu",
     "named",
@@ -29,13 +29,10 @@ _ORIGIN: Final = {
     metavar="H100:8",
     help="GPUs to show in place of this machine's: product or PCI id, with a count [NIMPULL_GPUS].",
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 def gpus(named: str, output: str) -> None:
     """Show the GPUs that profiles are chosen for, and where they were read."""
-    try:
-        hardware = _hardware(named or from_process().gpus)
-    except UsageError as error:
-        raise click.UsageError(f"{error.message}. {error.hint}".rstrip()) from error
+    hardware = _hardware(named or from_process().gpus)
     if output == "json":
         click.echo(json.dumps(hardware_json(hardware), indent=2, ensure_ascii=False))
     else:

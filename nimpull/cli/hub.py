@@ -13,8 +13,8 @@ from typing import Final
 
 import click
 
-from nimpull.cli.options import given, limited, placed
-from nimpull.cli.program import DownloadOnly, run_program, spread
+from nimpull.cli.options import limited, placed
+from nimpull.cli.program import Command, DownloadOnly, run_program, spread
 from nimpull.cli.running import execute
 from nimpull.core.names import ModelUri, display
 from nimpull.core.ports import Wanted
@@ -30,7 +30,7 @@ _INSIDE: Final = re.compile(
 )
 
 
-class HubDownload(click.Command):
+class HubDownload(Command):
     """After ``--include`` huggingface-cli takes several patterns, hf one: several, unless one of them must be
     the REPO_ID."""
 
@@ -46,15 +46,15 @@ def hugging_face() -> None:
     """``download`` as huggingface-cli and hf offer it. The other commands are not here: this is nimpull."""
 
 
-@hugging_face.command("download", cls=HubDownload)
+@hugging_face.command("download", cls=HubDownload, may_be_empty=("token",))
 @click.argument("repo_id")
 @click.argument("filenames", nargs=-1)
 @click.option("--repo-type", "--type", "repo_type", type=click.Choice(["model", "dataset"]))
 @click.option("--revision")
 @click.option("--include", multiple=True)
 @click.option("--exclude", multiple=True)
-@click.option("--cache-dir", callback=given)
-@click.option("--local-dir", callback=given)
+@click.option("--cache-dir")
+@click.option("--local-dir")
 @click.option("--token", default="", help="Better in HF_TOKEN: an argument shows in the process list.")
 @click.option("--dry-run/--no-dry-run", default=False)
 @click.option("--force-download/--no-force-download", default=False, help="Ask the Hub again.")
@@ -89,7 +89,7 @@ def hub_download(
     _symlinks: str | None,
     _resume: bool,
     _no_truncate: bool,
-) -> None:
+) -> int:
     """Download a repository, or some files of it, from the Hub or a DataStore (HF_ENDPOINT)."""
     where = ""
     as_json = as_json or form == "json"
@@ -116,16 +116,14 @@ def hub_download(
         )
         return (placed(request, settings) if local_dir else request), settings
 
-    code = execute(
+    return execute(
         ask,
         store="" if dry_run else local_dir or "",
         output="json" if as_json else "text",
         progress="quiet" if quiet or form == "quiet" else "auto",
         closing=True,
+        answer=lambda: where,
     )
-    if code == 0 and not as_json and not dry_run:
-        click.echo(where)
-    sys.exit(code)
 
 
 def wanted(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]) -> Wanted:

@@ -7,8 +7,7 @@ import sys
 import click
 
 from nimpull.cli.options import find_manifest, store_path
-from nimpull.cli.program import run_program
-from nimpull.cli.running import fail
+from nimpull.cli.program import Command, OneOf, run_program
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
@@ -17,7 +16,7 @@ from nimpull.core.nim_listing import render as render_as_nim
 from nimpull.core.preference import has_lora, is_buildable
 from nimpull.core.profile_table import FORMATS, ProfileList, render
 from nimpull.core.selection import Criteria, best, differences, named
-from nimpull.errors import NimpullError, NoProfileError
+from nimpull.errors import NoProfileError
 from nimpull.settings import Settings, from_process
 
 Judged = tuple[tuple[Profile, Verdict], ...]
@@ -42,7 +41,15 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     return manifest, hardware, judge(manifest, hardware, table)
 
 
-@click.command("list-profiles")
+@click.command(
+    "list-profiles",
+    cls=Command,
+    examples=(
+        "nimpull list-profiles --manifest model_manifest.yaml --gpu H100:8 --explain",
+        "nimpull list-profiles --manifest model_manifest.yaml --precision fp8 -o ids",
+    ),
+    exits=(2, 10, 11),
+)
 @click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 @click.option(
     "--gpu", "gpus", default="", metavar="H100:8", help="Answer for these GPUs, not this machine's."
@@ -61,7 +68,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
 @click.option(
     "--store", metavar="DIR", help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store]."
 )
-@click.option("-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
 def list_profiles(
     manifest_file: str | None,
     gpus: str,
@@ -78,26 +85,23 @@ def list_profiles(
     output: str,
 ) -> None:
     """List the profiles of a model manifest: what runs on these GPUs, what does not, and why."""
-    try:
-        settings = from_process()
-        manifest, hardware, judged = look(manifest_file or "", gpus, settings)
-        asked = Criteria(engine=engine, precision=precision, tensor_parallelism=tensor_parallelism, qos=qos)
-        kept = {id(profile) for profile in (named(manifest, profiles) if profiles else manifest.profiles)}
-        shown = tuple(
-            (profile, verdict)
-            for profile, verdict in judged
-            if id(profile) in kept
-            and not differences(profile, asked)
-            and lora in (None, has_lora(profile))
-            and buildable in (None, is_buildable(profile))
-        )
-        sizes = None
-        if with_sizes and output != "ids":  # which show none
-            sizes = ask_sizes([profile for profile, _ in shown], store_path(store, settings), settings)
-        listing = ProfileList(manifest, hardware, shown, best_id(judged), sizes)
-        click.echo(render(listing, output, explain=explain), nl=False)
-    except NimpullError as error:
-        sys.exit(fail(error))
+    settings = from_process()
+    manifest, hardware, judged = look(manifest_file or "", gpus, settings)
+    asked = Criteria(engine=engine, precision=precision, tensor_parallelism=tensor_parallelism, qos=qos)
+    kept = {id(profile) for profile in (named(manifest, profiles) if profiles else manifest.profiles)}
+    shown = tuple(
+        (profile, verdict)
+        for profile, verdict in judged
+        if id(profile) in kept
+        and not differences(profile, asked)
+        and lora in (None, has_lora(profile))
+        and buildable in (None, is_buildable(profile))
+    )
+    sizes = None
+    if with_sizes and output != "ids":  # which show none
+        sizes = ask_sizes([profile for profile, _ in shown], store_path(store, settings), settings)
+    listing = ProfileList(manifest, hardware, shown, best_id(judged), sizes)
+    click.echo(render(listing, output, explain=explain), nl=False)
 
 
 def best_id(judged: Judged) -> str:
@@ -108,15 +112,12 @@ def best_id(judged: Judged) -> str:
         return ""
 
 
-@click.command("list-model-profiles")
+@click.command("list-model-profiles", cls=Command, exits=(2, 10))
 @click.option("-m", "--manifest-file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 def list_model_profiles(manifest_file: str | None) -> None:
     """List the profiles of the model manifest as NIM containers do. Exit 0 even if nothing runs here."""
-    try:
-        _, hardware, judged = look(manifest_file or "", "", from_process())
-        click.echo(render_as_nim(judged, hardware), nl=False)
-    except NimpullError as error:
-        sys.exit(fail(error))
+    _, hardware, judged = look(manifest_file or "", "", from_process())
+    click.echo(render_as_nim(judged, hardware), nl=False)
 
 
 def list_model_profiles_script() -> None:

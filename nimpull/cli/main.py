@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from nimpull.cli.program import Group
+
 #: name -> (module, attribute, one line for ``nimpull --help``)
 COMMANDS: Final = {
     "download": ("nimpull.cli.download", "download", "Pull models or manifest profiles into a store."),
@@ -22,7 +24,7 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Loads a command on first use, as click's documentation shows ("Lazily Loading Subcommands")."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import click
 
-from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, given, model_of, placed
-from nimpull.cli.program import run_program, spread
+from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, model_of, placed
+from nimpull.cli.program import Command, run_program, spread
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import ModelUri, display
@@ -26,23 +26,20 @@ from nimpull.settings import DEFAULT_CACHE, Settings, cache_path, from_process
 # -- download-to-cache ---------------------------------------------------------------------------------
 
 
-@click.command("download-to-cache")
-@click.option("-p", "--profile", "--profiles", "profiles", multiple=True, metavar="ID...", callback=given)
+@click.command("download-to-cache", cls=Command)
+@click.option("-p", "--profile", "--profiles", "profiles", multiple=True, metavar="ID...")
 @click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
 @click.option("--lora", is_flag=True, help="The best profile with LoRA.")
-@click.option(
-    "--model-uri", metavar="URI", callback=given, help="Model-free: hf://namespace/name[:revision]."
-)
+@click.option("--model-uri", metavar="URI", help="Model-free: hf://namespace/name[:revision].")
 @click.option(
     "-m",
     "--manifest-file",
     metavar="FILE",
-    callback=given,
     help="The model manifest [NIM_MANIFEST_PATH]. With --model-uri: where its runtime manifest goes.",
 )
 def download_to_cache(
     profiles: tuple[str, ...], everything: bool, lora: bool, model_uri: str | None, manifest_file: str | None
-) -> None:
+) -> int:
     """Download profiles into the NIM cache: those named, all, or the one that fits these GPUs best."""
 
     def ask() -> tuple[Request, Settings]:
@@ -66,7 +63,7 @@ def download_to_cache(
         request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
         return under_flags(request, settings), settings
 
-    sys.exit(execute(ask, store=cache_path() or DEFAULT_CACHE))
+    return execute(ask, store=cache_path() or DEFAULT_CACHE)
 
 
 def tell_unknown(manifest: bytes, names: Sequence[str]) -> None:
@@ -105,19 +102,18 @@ def under_flags(request: Request, settings: Settings) -> Request:
 # -- create-model-store --------------------------------------------------------------------------------
 
 
-@click.command("create-model-store")
-@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID", callback=given)
-@click.option("--model-repo", metavar="URI", callback=given, help="hf://…, ngc://…, s3://… or https://…")
+@click.command("create-model-store", cls=Command)
+@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID")
+@click.option("--model-repo", metavar="URI", help="hf://…, ngc://…, s3://… or https://…")
 @click.option(
     "-m",
     "--model-store",
     "directory",
     required=True,
     metavar="DIR",
-    callback=given,
     help="Where the plain files go.",
 )
-def create_model_store(profiles: tuple[str, ...], model_repo: str | None, directory: str) -> None:
+def create_model_store(profiles: tuple[str, ...], model_repo: str | None, directory: str) -> int:
     """Write one profile, or one repository, as plain files; what the NIM cache has is linked from it."""
 
     def ask() -> tuple[Request, Settings]:
@@ -144,7 +140,7 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
             settings,
         )
 
-    sys.exit(execute(ask, store=directory))
+    return execute(ask, store=directory)
 
 
 def served_hub(directory: str, uri: ModelUri, settings: Settings) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
@@ -24,7 +24,7 @@ SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMSer
 def read_file(path: str, what: str) -> bytes:
     """At most 16 MiB of it. Raises UsageError that names the path."""
     try:
-        with Path(path).open("rb") as stream:
+        with open(path, "rb") as stream:
             content = stream.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}", hint="Check the path.") from error
@@ -41,8 +41,13 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
     if option:
         return read_file(option, "the manifest")
     for path in settings.manifest_paths:
-        if Path(path).is_file():
-            return read_file(path, "the manifest")
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass  # it is there, and read_file says why it cannot be read
+        return read_file(path, "the manifest")
     raise UsageError(
         "no model manifest was found at " + " or ".join(settings.manifest_paths),
         hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH. "
@@ -80,11 +85,16 @@ def as_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{display(value, 40)} is {error}") from error
 
 
-def given(_ctx: click.Context, param: click.Parameter, value: object) -> object:
-    """Callback of an option that "" is not: what a script writes whose variable is empty. Raises
-    BadParameter."""
-    if value == "" or (isinstance(value, tuple) and "" in value):
-        raise click.BadParameter("it is empty; is a variable not set that should be?", param=param)
+def report_place(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Callback: what cannot be written is told before the pull, not after it. Raises BadParameter."""
+    directory = os.path.dirname(os.path.abspath(value))
+    if value in ("", "-"):
+        return value
+    if os.path.exists(value) and not os.path.isfile(value):
+        raise click.BadParameter(f"{display(value, 300)} is not a file. For stdout give -")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        there = "cannot be written" if os.path.isdir(directory) else "is not a directory that is there"
+        raise click.BadParameter(f"{display(directory, 300)} {there}")
     return value
 
 

@@ -1,13 +1,125 @@
-"""A command as a program of its own: a command line that cannot be understood is a failure like others."""
+"""What all commands have in common: how they refuse, what their help ends with, the code they exit with."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
+
+from nimpull.errors import EXIT_CODES, NimpullError, OutputError, UsageError
+
+#: What people write for an option of nimpull, and what it is: other tools have it.
+_ELSEWHERE: Final = {
+    "--token": "put the token into HF_TOKEN: arguments show in the process list",
+    "--api-key": "put the key into NGC_API_KEY: arguments show in the process list",
+    "--local-dir": "use --store DIR --layout local-dir",
+    "--cache-dir": "use --store DIR",
+    "--revision": "it is part of the URI: hf://namespace/name@revision, ngc://org/team/model:version",
+    "--quiet": "use -q",
+    "--verbose": "use -v",
+}
+
+
+class Command(click.Command):
+    """A callback returns its exit code, None = 0, and may raise NimpullError.
+
+    ``examples``: command lines for the end of the help; ``exits``: exit codes beside 0 that it can end with.
+    ``may_be_empty``: parameters that "" is a value of.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        exits: Sequence[int] = (),
+        may_be_empty: Sequence[str] = (),
+        **rest: Any,
+    ) -> None:
+        super().__init__(*args, **rest)
+        self.examples = tuple(examples)
+        self.exits = tuple(exits)
+        self.may_be_empty = frozenset(may_be_empty)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in () if ctx.resilient_parsing else self.params:
+            name = param.name or ""
+            if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in self.may_be_empty:
+                continue
+            if (value := ctx.params[name]) == "" or (isinstance(value, tuple) and "" in value):
+                # --store "$UNSET" must not mean the default
+                raise click.BadParameter("it is empty; is a variable not set that should be?", ctx, param)
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            ctx.exit(super().invoke(ctx) or 0)
+        except NimpullError as error:
+            from nimpull.cli.running import fail
+
+            ctx.exit(fail(error))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"  {example}\n")  # in one line, to be copied
+        if self.exits:
+            with formatter.section("Exit codes"):
+                known = [f"{code}\xa0{EXIT_CODES[code]}" for code in self.exits]
+                text = ", ".join(["0\xa0done", *known]) + " (docs/errors.md)."
+                lines = textwrap.wrap(text, formatter.width - 2, break_on_hyphens=False)
+                formatter.write("".join(f"  {line}\n" for line in lines).replace("\xa0", " "))
+
+
+class Group(click.Group):
+    """Commands that are not there are told with the nearest that are."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(self.no_command(ctx, args[0]))
+        resolved: tuple[str | None, click.Command | None, list[str]] = super().resolve_command(ctx, args)
+        return resolved
+
+    def no_command(self, ctx: click.Context, name: str) -> str:
+        if "://" in name:
+            return f"there is no command “{name}”. Did you mean “{ctx.command_path} download {name}”?"
+        return f"there is no command “{name}”.{did_you_mean(name, self.list_commands(ctx))}"
+
+
+class DownloadOnly(Group):
+    """huggingface-cli and hf have many commands; those that are not here are told as such."""
+
+    def no_command(self, ctx: click.Context, name: str) -> str:
+        return f"there is no “{name}” here: of {ctx.command_path}, nimpull offers only “download”"
+
+
+class OneOf(click.Choice[str]):
+    """A choice that says which of its values was meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            meant = did_you_mean(str(value), self.choices)
+            self.fail(f"“{value}” is none of {', '.join(self.choices)}.{meant}", param, ctx)
+        return str(value)
+
+
+def did_you_mean(text: str, known: Sequence[str]) -> str:
+    """`` Did you mean “download”?``, "" where nothing is near."""
+    near = difflib.get_close_matches(text.lower(), known, n=2)
+    return f" Did you mean {' or '.join(f'“{each}”' for each in near)}?" if near else ""
 
 
 def run_program(command: click.Command, arguments: Sequence[str], name: str = "") -> None:
@@ -16,6 +128,8 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     A wrong command line ends with the usual line and termination message: of the operator's Jobs for the
     Hub, kubelet shows nothing else.
     """
+    from nimpull.cli.running import fail
+
     try:
         code = command.main(
             args=list(arguments),
@@ -23,19 +137,48 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
             standalone_mode=False,
             help_option_names=["-h", "--help"],
         )
+        sys.stdout.flush()
     except click.UsageError as refused:
-        from nimpull.cli.running import fail_unasked
-        from nimpull.errors import UsageError
-
-        hint = ""
-        if refused.ctx:
-            click.echo(refused.ctx.get_usage(), err=True)
-            hint = f"See {refused.ctx.command_path} --help."
-        code = fail_unasked(UsageError(refused.format_message(), hint=hint))
+        code = _refused(refused)
     except BrokenPipeError:  # the reader of stdout has gone, as "head" does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+        _silence_stdout()
+    except OSError as error:
+        if not _stdout_fails():
+            raise
+        _silence_stdout()
+        code = fail(OutputError.of("the output", error))
     sys.exit(code)
+
+
+def _refused(refused: click.UsageError) -> int:
+    from nimpull.cli.running import fail_unasked
+
+    message, hints = refused.format_message(), []
+    if isinstance(refused, click.NoSuchOption):
+        message = f"there is no option {refused.option_name}"
+        if elsewhere := _ELSEWHERE.get(refused.option_name):
+            hints.append(f"{elsewhere[0].upper()}{elsewhere[1:]}.")
+        elif refused.possibilities:
+            hints.append(f"Did you mean {' or '.join(refused.possibilities[:3])}?")
+    if refused.ctx:
+        click.echo(refused.ctx.get_usage(), err=True)
+        hints.append(f"See {refused.ctx.command_path} --help.")
+    return fail_unasked(UsageError(message, hint=" ".join(hints)))
+
+
+def _silence_stdout() -> None:
+    """What could not be written stays in Python's buffer: the interpreter would fail over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stdout_fails() -> bool:
+    """Whether an OSError came from stdout: if so, one more character cannot be written either."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -53,16 +196,3 @@ def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
         else:
             spread_out.append(argument)
     return spread_out
-
-
-class DownloadOnly(click.Group):
-    """huggingface-cli and hf have many commands; those that are not here are told as such."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        known: tuple[str | None, click.Command | None, list[str]]
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            ctx.fail(f"there is no “{args[0]}” here: of {ctx.command_path}, nimpull offers only “download”")
-        known = super().resolve_command(ctx, args)
-        return known

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event
 from typing import Final
+
+import click
 
 from nimpull import __version__
 from nimpull.cli.signals import stopping
@@ -13,8 +16,8 @@ from nimpull.cli.streams import hand_over, say
 from nimpull.core.report import Failure, Report, State, closing_line, to_text
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
-from nimpull.errors import NimpullError
-from nimpull.settings import Settings, is_ascii_only, is_dumb_terminal, termination_log
+from nimpull.errors import NimpullError, hint_for
+from nimpull.settings import Settings, in_pod, is_ascii_only, is_dumb_terminal, termination_log
 
 DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
 IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
@@ -30,11 +33,13 @@ def execute(
     report_path: str = "",
     progress: str = "auto",
     closing: bool = False,
+    answer: Callable[[], str] | None = None,
 ) -> int:
     """Build the request, run the job, print what it came to; returns the exit code.
 
     ``store``: where the report of a request that cannot be built goes, "" = nowhere. ``closing``: the last
-    line goes to stderr also on success, because stdout has another reader.
+    line goes to stderr also on success, because stdout has another reader; ``answer``: what that reader gets
+    of a run that is Ready.
     """
     try:
         request, settings = ask()
@@ -50,29 +55,44 @@ def execute(
     mode = choose_mode(sys.stderr, dumb=is_dumb_terminal()) if progress == "auto" else Mode(progress)
     if progress == "auto" and settings.jsonl_logging:
         mode = Mode.JSON
+    settings = replace(settings, drop_in=_is_drop_in())
     shown = Progress(mode, sys.stderr, clock, level=settings.log_level, ascii=is_ascii_only())
     edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
 
     def tell(report: Report) -> int:
-        return show(report, request, output, to_stdout=report_path == "-", closing=closing)
+        code = show(report, request, output, to_stdout=report_path == "-", closing=closing, answer=answer)
+        unwritten = edges.reporter.unwritten
+        return fail(unwritten) if unwritten and not code else code
 
     with stopping(cancel, lambda: tell(abandon(edges))), shown:
         report = run(request, edges)
     return tell(report)
 
 
-def show(report: Report, request: Request, output: str, *, to_stdout: bool, closing: bool) -> int:
-    if output == "json" or to_stdout:
-        hand_over(to_text(report))
+def show(
+    report: Report,
+    request: Request,
+    output: str,
+    *,
+    to_stdout: bool,
+    closing: bool,
+    answer: Callable[[], str] | None = None,
+) -> int:
+    """The closing line comes last, also where a log has stdout and stderr as one. Returns the exit code."""
+    asked = to_text(report) if output == "json" or to_stdout else ""
     if report.state is State.IN_PROGRESS:  # a dry run ends before it fetches
-        if output == "text":
-            hand_over(plan_text(report, request))
-        return 0
-    forgiven = request.ignore_failure and is_download_failure(report)
-    stdout_is_taken = closing or output == "json" or to_stdout
-    line = closing_line(report) + (IGNORED if forgiven else "")
-    say(line, err=report.state is State.FAILED or stdout_is_taken)
-    return 0 if forgiven else report.exit_code
+        asked = asked or plan_text(report, request)
+    elif answer and report.state is State.READY and not asked:
+        asked = answer()
+    unwritten = hand_over(asked) if asked else None
+    if report.state is not State.IN_PROGRESS:
+        forgiven = request.ignore_failure and is_download_failure(report)
+        stdout_is_taken = closing or output == "json" or to_stdout
+        line = closing_line(report) + (IGNORED if forgiven else "")
+        say(line, err=report.state is State.FAILED or stdout_is_taken)
+        if report.error:
+            return 0 if forgiven else report.error.exit_code
+    return fail(unwritten) if unwritten else 0
 
 
 def is_download_failure(report: Report) -> bool:
@@ -124,4 +144,12 @@ def failed(error: NimpullError) -> Report:
     from nimpull.clock import SystemClock
 
     now = SystemClock().time()
-    return Report(State.FAILED, now, now, version=__version__, error=Failure.of(error))
+    failure = Failure.of(error)
+    failure = replace(failure, hint=hint_for(failure.hint, nimcache=in_pod(), options=not _is_drop_in()))
+    return Report(State.FAILED, now, now, version=__version__, error=failure)
+
+
+def _is_drop_in() -> bool:
+    """Whether the command is one of the container's own, which does not have nimpull's options."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().info_name != "nimpull"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
+import os
+import stat
 from typing import TYPE_CHECKING
 
 import click
 
 from nimpull.cli.options import store_path
-from nimpull.cli.running import execute, fail
+from nimpull.cli.program import Command, OneOf
+from nimpull.cli.running import execute
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time
-from nimpull.errors import IntegrityError, NimpullError, UsageError
+from nimpull.errors import IntegrityError, UsageError
 from nimpull.settings import from_process
 
 if TYPE_CHECKING:
@@ -23,17 +24,22 @@ if TYPE_CHECKING:
     from nimpull.store.verify import Verification
 
 _STORE = click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
-_OUTPUT = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
+_OUTPUT = click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 
 
 def open_store(root: str | None) -> Store:
     """Raises UsageError where there is no store; nothing is written."""
+    from nimpull.store.durable import refused
     from nimpull.store.store import Store
 
     path = store_path(root, from_process())
-    if not Path(path, STATE_DIRECTORY).is_dir():
+    try:
+        state = os.stat(f"{path}/{STATE_DIRECTORY}")
+    except (FileNotFoundError, NotADirectoryError):
+        state = None
+    except OSError as error:
+        raise refused(error, "look into the store", path) from error
+    if not (state and stat.S_ISDIR(state.st_mode)):
         raise UsageError(
             f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",
             hint="Give the directory of an earlier nimpull download with --store.",
@@ -41,11 +47,15 @@ def open_store(root: str | None) -> Store:
     return Store.open(path, read_only=True)
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=("nimpull verify --store ./store", "nimpull verify --store ./store --repair"),
+    exits=(2, 33, 41, 42),
+)
 @_STORE
 @click.option("--repair", is_flag=True, help="Fetch what is lost again from where it came from.")
 @_OUTPUT
-def verify(store: str | None, repair: bool, output: str) -> None:
+def verify(store: str | None, repair: bool, output: str) -> int:
     """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not; 2: there is none.
 
     With --repair, exit 0: all is as it was downloaded again; else the exit code of what hindered it. Keys are
@@ -53,30 +63,26 @@ def verify(store: str | None, repair: bool, output: str) -> None:
     """
     from nimpull.detect.cgroup import processors
 
-    try:
-        with open_store(store) as opened:
-            root = opened.root
-            result = opened.verify(workers=processors())
-            if result.sound and not result.files:
-                raise UsageError(
-                    f"{display(root, 300)} holds no file that nimpull downloaded: there is nothing to verify",
-                    hint="Run nimpull download, or give the directory of an earlier one with --store.",
-                )
-            plan = opened.plan_repair(result)
-    except NimpullError as error:
-        sys.exit(fail(error))
+    with open_store(store) as opened:
+        root = opened.root
+        result = opened.verify(workers=processors())
+        if result.sound and not result.files:
+            raise UsageError(
+                f"{display(root, 300)} holds no file that nimpull downloaded: there is nothing to verify",
+                hint="Run nimpull download, or give the directory of an earlier one with --store.",
+            )
+        plan = opened.plan_repair(result)
     if output == "text":
         show_verification(result, root)
     code = 0 if result.sound else IntegrityError.exit_code
     if repair and not result.sound:
         code = mend(root, plan)
     if output == "json":
-        click.echo(
-            json.dumps(verification_document(result, repaired=not result.sound and code == 0), indent=2)
-        )
+        document = verification_document(result, repaired=not result.sound and code == 0)
+        click.echo(json.dumps(document, indent=2))
     elif not result.sound:
         click.echo(advice(root, plan, asked=repair, code=code))
-    sys.exit(code)
+    return code
 
 
 def mend(root: str, plan: Repair) -> int:
@@ -130,16 +136,13 @@ def show_verification(result: Verification, root: str) -> None:
     click.echo(f"{root}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}.")
 
 
-@click.command()
+@click.command(cls=Command, examples=("nimpull status --store ./store",), exits=(2, 41, 42))
 @_STORE
 @_OUTPUT
 def status(store: str | None, output: str) -> None:
     """What is in a store, and what is half done. Looks at names and sizes only."""
-    try:
-        with open_store(store) as opened:
-            found, root = opened.status(), opened.root
-    except NimpullError as error:
-        sys.exit(fail(error))
+    with open_store(store) as opened:
+        found, root = opened.status(), opened.root
     if output == "json":
         click.echo(json.dumps(status_document(found), indent=2))
     else:

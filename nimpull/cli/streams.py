@@ -5,9 +5,11 @@ The exit code says what the run came to, whoever listens: a reader that went awa
 
 from __future__ import annotations
 
+import os
 import sys
 from threading import Thread
 
+from nimpull.errors import OutputError
 from nimpull.settings import is_ascii_only
 
 
@@ -21,8 +23,18 @@ def say(line: str, *, err: bool = False) -> None:
     await_writer(saying)
 
 
-def hand_over(text: str) -> None:
-    """What was asked for, on stdout: its reader may take its time, as of any program."""
-    from nimpull.progress.stream import TextStream
+def hand_over(text: str) -> OutputError | None:
+    """What was asked for, on stdout: its reader may take its time, as of any program, or go away.
 
-    TextStream(sys.stdout).write(f"{text}\n")
+    Beside Python's buffer: what cannot be written would stay in it, and fail again when the interpreter ends.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+        rest = memoryview(f"{text}\n".encode("utf-8", "backslashreplace"))
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BrokenPipeError:
+        return None
+    except (OSError, ValueError) as error:  # ValueError: closed in Python
+        return OutputError.of("the output", error)
+    return None

@@ -10,11 +10,11 @@ from threading import Event, Lock, Thread
 from typing import Final
 
 from nimpull.core.events import Note
-from nimpull.core.names import STATE_DIRECTORY
+from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock, Emit
 from nimpull.core.report import ProgressSummary, Report, State, termination_message, to_text
 from nimpull.core.request import Request
-from nimpull.errors import StoreError
+from nimpull.errors import OutputError, StoreError
 
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
 #: What a failure's report may have beyond the draft: sources, notes, the error itself (bytes).
@@ -25,7 +25,8 @@ class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
     ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress``: how far the run
-    is. No method raises: a report that cannot be written is told, and hides no outcome.
+    is. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``: why the
+    file that was asked for has not got the last report.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ReportWriter:
         progress: Callable[[], ProgressSummary],
     ) -> None:
         self.draft: Report | None = None
+        self.unwritten: OutputError | None = None
         self._path = "" if path == "-" else path
         self._termination_log = termination_log
         self._request = request
@@ -96,8 +98,10 @@ class ReportWriter:
 
             try:
                 replace_file(self._path, to_text(report).encode())
-            except (StoreError, OSError) as error:
-                self._tell(f"the report could not be written: {error}")
+                self.unwritten = None
+            except OSError as error:
+                self.unwritten = OutputError.of(f"the report {display(self._path, 300)}", error)
+                self._tell(self.unwritten.message)
         elif not self._request.repair:  # a repair is not what the store was filled by
             self._tell(leave_report(self._request.store, report, last=last))
 
