@@ -25,8 +25,8 @@ class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
     ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress``: how far the run
-    is. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``: why the
-    file that was asked for has not got the last report.
+    is. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``: why
+    the file that was asked for has not got the last report.
     """
 
     def __init__(
