@@ -42,7 +42,7 @@ def commit(store: Store, layout: StoreLayout, one: Artifact, content: bytes, eta
     staged = ingest / "data"
     staged.write_bytes(content)
     found = digest_of(content, one.digest.algorithm if one.digest else "blake3")
-    changed = layout.place(one, str(staged), digest=found, etag=etag)
+    changed = layout.place(one, str(staged.relative_to(store.root)), digest=found, etag=etag)
     assert not staged.exists()
     ingest.rmdir()
     return changed

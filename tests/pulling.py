@@ -17,6 +17,7 @@ from nimpull.core.names import Url
 from nimpull.core.ports import Emit, Get, Ingests
 from nimpull.fetch import Fetcher, FetchLimits
 from nimpull.store.area import IngestArea
+from nimpull.store.tree import Tree
 from nimpull.transport import Transport, TransportPolicy
 from tests.clocks import StepClock
 from tests.servers import Answer, Peer, ScriptedServer, Seen
@@ -34,9 +35,9 @@ class PlainLayout:
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         target = self.root / artifact.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        Path(staged).rename(target)
+        (self.root / staged).rename(target)
         self.etags[artifact.path] = etag
-        return str(target.parent), str(Path(staged).parent)
+        return str(target.parent.relative_to(self.root)).strip("."), str(Path(staged).parent)
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class Pull:
         self.emit = self.events.append
 
     def area(self) -> IngestArea:
-        return IngestArea(str(self.root), PlainLayout(self.root))
+        return IngestArea(Tree(str(self.root)), PlainLayout(self.root))
 
     def run(
         self,

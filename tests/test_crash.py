@@ -35,7 +35,7 @@ def served() -> Iterator[Served]:
 #: Layout, call, which of them, path.
 KILLS = [
     "ngc linkat 1 /leases/",
-    "hub mkdir 1 /ingest",
+    "hub mkdirat 1 /ingest",
     "local-dir ftruncate64 1 /ingest/",
     "ngc pwrite64 20 /data",
     "hub write 12 /journal",
@@ -44,7 +44,7 @@ KILLS = [
     "ngc symlinkat 3 /snapshots/",
     "local-dir renameat 1 /x/y/deep.json",
     "local-dir write 2 /record/",
-    "hub unlink 2 /ingest/",
+    "hub unlinkat 2 /ingest/",
     "ngc renameat 1 /ready/",
     "local-dir renameat 1 /report.json",
 ]
@@ -80,7 +80,7 @@ ERRORS = [
     (("pwrite64",), ".whole", 0),
     (("close",), ".whole", 0),
     (("close",), "/ingest/", 0),
-    (("close",), "/artifact.new", 0),
+    (("renameat",), "/artifact", 0),
     (("write",), "/journal", 0),
     (("write",), "/record/", 0),
     (("fsync",), "/ready", 42),

@@ -24,6 +24,7 @@ from nimpull.errors import (
 )
 from nimpull.fetch import FetchLimits
 from nimpull.store.area import IngestArea
+from nimpull.store.tree import Tree
 from tests.clocks import StepClock
 from tests.committing import artifact, digest_of
 from tests.pulling import MIB, PlainLayout, Pull, hang_up, name_of, noise, partly, pulling, reset, serve
@@ -103,7 +104,7 @@ def test_f39_a_file_that_was_whole_before_its_commit_needs_no_request(tmp_path: 
         ingest.record(Claim(0, len(content), bytes.fromhex(digest_of(content).hex)))
         ingest.close()
         layout = PlainLayout(tmp_path)
-        (outcome,) = pull.run(one, ingests=IngestArea(str(tmp_path), layout))
+        (outcome,) = pull.run(one, ingests=IngestArea(Tree(str(tmp_path)), layout))
     assert pull.committed(one) == {"model": content}
     assert pull.server.seen == []
     assert outcome.fetched == 0

@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim, Verified
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store.area import IngestArea
-from nimpull.store.durable import refused
+from nimpull.store.durable import store_error
 from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest
 from nimpull.store.journal import journal_line, parse_journal
+from nimpull.store.tree import Tree
 from tests.committing import artifact, digest_of
 from tests.pulling import MIB, PlainLayout, noise
 
@@ -29,7 +31,7 @@ ONE = artifact("sub/model", CONTENT)
 
 
 def area(root: Path) -> IngestArea:
-    return IngestArea(str(root), PlainLayout(root))
+    return IngestArea(Tree(str(root)), PlainLayout(root))
 
 
 def claim(start: int, end: int) -> Claim:
@@ -75,7 +77,7 @@ def test_blocks_land_at_their_offset_aligned_or_not(tmp_path: Path, offset: int,
         ingest.write(block, offset)
     ingest.write(memoryview(CONTENT[:7]), offset + length)
     ingest.close()
-    data = Path(ingest.path).read_bytes()
+    data = Path(tmp_path, ingest.path).read_bytes()
     assert data[:offset] == bytes(offset)
     assert data[offset : offset + length + 7] == CONTENT[offset : offset + length] + CONTENT[:7]
     assert len(data) == len(CONTENT)
@@ -101,9 +103,9 @@ def test_a_commit_makes_files_visible_read_only_and_leaves_nothing(tmp_path: Pat
 def test_a_staged_file_of_a_killed_run_is_written_anew(tmp_path: Path) -> None:
     small = artifact("small", b"abc")
     first = area(tmp_path).stage(small, memoryview(b"other"))
-    Path(first.path).chmod(0o444)
+    Path(tmp_path, first.path).chmod(0o444)
     area(tmp_path).stage(small, memoryview(b"abc"))
-    assert Path(first.path).read_bytes() == b"abc"
+    assert Path(tmp_path, first.path).read_bytes() == b"abc"
 
 
 def test_f32_a_file_shorter_than_what_was_written_is_never_placed(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_f43_a_header_of_something_else_starts_the_file_over(
 ) -> None:
     ingest = half(tmp_path)
     ingest.close()
-    header = Path(ingest.path).with_name("artifact")
+    header = Path(tmp_path, ingest.path).with_name("artifact")
     header.write_text(json.dumps({**json.loads(header.read_text()), **change}))
     again = area(tmp_path).open(ONE)
     assert again.claims == ()
@@ -170,7 +172,7 @@ def test_f43_a_flipped_or_torn_line_is_ignored(position: int, mask: int) -> None
 def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: bytes, name: str) -> None:
     ingest = half(tmp_path)
     ingest.close()
-    Path(ingest.path).with_name(name).write_bytes(garbage)
+    Path(tmp_path, ingest.path).with_name(name).write_bytes(garbage)
     area(tmp_path).open(ONE).close()
 
 
@@ -189,7 +191,7 @@ def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: b
 def test_f30_f32_what_a_volume_refuses_has_a_name(
     tmp_path: Path, code: int, kind: type[NimpullError], words: str
 ) -> None:
-    error = refused(OSError(code, os.strerror(code)), "write", str(tmp_path / "not" / "there"))
+    error = store_error(OSError(code, os.strerror(code)), "write", str(tmp_path / "not" / "there"))
     assert isinstance(error, kind)
     assert words in error.message
     assert error.hint
@@ -199,12 +201,71 @@ def test_f51_a_link_planted_in_the_place_of_the_data_is_not_followed(tmp_path: P
     half(tmp_path).close()
     outside = tmp_path / "outside"
     outside.write_bytes(b"keep")
-    data = Path(half(tmp_path).path)
+    data = Path(tmp_path, half(tmp_path).path)
     data.unlink()
     data.symlink_to(outside)
-    with pytest.raises(StoreIOError):
+    with pytest.raises(NotWritableError, match="it is a link"):
         area(tmp_path).open(ONE)
     assert outside.read_bytes() == b"keep"
+
+
+@pytest.mark.parametrize("place", [".nimpull", ".nimpull/ingest", ".nimpull/ingest/NAME"])
+def test_f51_a_link_planted_above_the_data_is_not_followed(tmp_path: Path, place: str) -> None:
+    """Also not one that came after the area was looked at: each access walks anew."""
+    root, outside = tmp_path / "store", tmp_path / "outside"
+    root.mkdir()
+    store = area(root)
+    ingest = store.open(ONE)
+    ingest.begin(len(CONTENT), "")
+    planted = root / place.replace("NAME", Path(ingest.path).parent.name)
+    planted.rename(outside)
+    before = {path: path.stat().st_mode for path in outside.rglob("*")}
+    planted.symlink_to(outside)
+    steps = (
+        lambda: store.commit([Verified(ingest, len(CONTENT), digest_of(CONTENT))]),
+        lambda: store.stage(artifact("small", b"abc"), memoryview(b"abc")),
+        lambda: store.open(ONE),
+        lambda: store.sweep([ONE]),
+        lambda: ingest.begin(len(CONTENT), "other"),
+        ingest.remove,
+    )
+    for step in steps[place.endswith("NAME") * 2 :]:
+        with pytest.raises(NotWritableError, match="is a link"):
+            step()
+    assert {path: path.stat().st_mode for path in outside.rglob("*")} == before
+    ingest.close()
+
+
+def test_a_journal_that_cannot_be_opened_leaves_no_descriptor(tmp_path: Path) -> None:
+    ingest = half(tmp_path)
+    ingest.close()
+    journal = tmp_path / ingest.path.replace("/data", "/journal")
+    journal.unlink()
+    journal.mkdir()
+    store = area(tmp_path)
+    store.present([])
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(NotWritableError):
+            FileIngest(ONE, Tree(str(tmp_path)), str(Path(ingest.path).parent), time.monotonic)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_f32_a_late_error_of_one_descriptor_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest, real, closed = half(tmp_path), os.close, []
+
+    def close(descriptor: int) -> None:
+        real(descriptor)
+        closed.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", close)
+    with pytest.raises(StoreIOError, match="cannot close"):
+        ingest.close()
+    monkeypatch.undo()
+    assert len(closed) == 3 or not hasattr(os, "O_DIRECT")
 
 
 def test_f40_what_is_journaled_is_flushed_every_few_seconds_bytes_first(
@@ -216,7 +277,7 @@ def test_f40_what_is_journaled_is_flushed_every_few_seconds_bytes_first(
         flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
 
     monkeypatch.setattr(os, "fdatasync", flush)
-    ingest = IngestArea(str(tmp_path), PlainLayout(tmp_path), monotonic=lambda: now[0]).open(ONE)
+    ingest = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path), monotonic=lambda: now[0]).open(ONE)
     ingest.begin(len(CONTENT), "")
     for moment in (1.0, FLUSH_INTERVAL, FLUSH_INTERVAL + 1, 2 * FLUSH_INTERVAL):
         now[0] = moment

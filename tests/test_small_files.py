@@ -21,6 +21,7 @@ from nimpull.fetch.crew import Crew
 from nimpull.store import barrier
 from nimpull.store.area import IngestArea
 from nimpull.store.barrier import Barrier, find_syncfs
+from nimpull.store.tree import Tree
 from tests.clocks import StepClock
 from tests.committing import artifact, digest_of
 from tests.pulling import PlainLayout, noise, pulling, serve
@@ -77,7 +78,7 @@ def test_f40_no_file_of_a_group_has_its_name_before_all_are_durable(
             assert synced.calls == 1
             return super().place(artifact, staged, **facts)
 
-    area = IngestArea(str(tmp_path), Watching(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), Watching(tmp_path))
     staged = stage_all(area)
     assert synced.calls == 0
     area.commit(staged)
@@ -98,7 +99,7 @@ def test_f40_without_syncfs_each_file_is_synced_when_it_is_written(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     staged = stage_all(area)
     assert sum(name.endswith(".whole") for name in synced) == len(FILES)
     synced.clear()
@@ -119,7 +120,7 @@ def test_a_few_files_leave_the_rest_of_the_file_system_alone(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     area.commit(stage_all(area)[:3])
     assert synced.calls == 0
     assert sum(name.endswith(".whole") for name in contents) == 3
@@ -129,7 +130,7 @@ def test_a_few_files_leave_the_rest_of_the_file_system_alone(
 def test_the_umask_takes_nothing_from_a_committed_file(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+        area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
         area.commit(stage_all(area))
     finally:
         os.umask(before)
@@ -167,7 +168,7 @@ def test_f32_an_error_is_of_every_file_written_before_it_was_told(
     tmp_path: Path, volume: Callable[[range], Volume]
 ) -> None:
     volume(range(1))
-    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     staged = stage_all(area)
     for group in (staged[:20], staged[20:]):
         with pytest.raises(StoreIOError, match="Input/output"):
@@ -179,7 +180,7 @@ def test_f32_an_error_is_of_every_file_written_before_it_was_told(
 
 
 def test_f32_a_short_file_keeps_all_of_its_group_from_being_placed(tmp_path: Path) -> None:
-    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     staged = stage_all(area)
     staged[-1] = replace(staged[-1], size=staged[-1].size + 1)
     with pytest.raises(StoreIOError, match=r"holds \d+ bytes where"):
@@ -231,7 +232,9 @@ def test_syncfs_is_used_where_it_tells_what_failed(monkeypatch: pytest.MonkeyPat
     for release, expected in (("5.7.19", False), ("5.8.0-rc1", True), ("10.0", True), ("strange", False)):
         old = os.uname_result((real.sysname, real.nodename, release, real.version, real.machine))
         monkeypatch.setattr(os, "uname", lambda old=old: old)
-        made = Barrier("/dev/shm")
+        descriptor = os.open("/dev/shm", os.O_RDONLY)
+        made = Barrier(descriptor)
+        os.close(descriptor)
         assert made.whole is expected
         made.close()
 

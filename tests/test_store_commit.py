@@ -21,7 +21,7 @@ LARGE = b"\0\1\2\3" * 5000
 def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) -> None:
     with Store.open(str(tmp_path)) as store:
         layout: StoreLayout = getattr(store, name)()
-        area = IngestArea(store.root, layout)
+        area = IngestArea(store.tree, layout)
         config, weights = artifact("a/config.json", SMALL, HUB), artifact("weights.bin", LARGE, HUB)
         ingest = area.open(weights)
         ingest.begin(len(LARGE), "")
@@ -53,7 +53,7 @@ def test_f51_a_batch_stops_at_a_planted_link_and_keeps_what_was_fetched(tmp_path
     outside.mkdir()
     with Store.open(str(tmp_path / "store")) as store:
         (tmp_path / "store/huggingface").symlink_to(outside)
-        area = IngestArea(store.root, store.nim_cache())
+        area = IngestArea(store.tree, store.nim_cache())
         weights = artifact("weights.bin", LARGE, HUB)
         ingest = area.open(weights)
         ingest.begin(len(LARGE), "")

@@ -7,13 +7,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from nimpull.core.artifacts import Artifact
-from nimpull.errors import Cancelled, NotWritableError, StoreIOError
+from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
 from nimpull.store.layouts import StoreLayout
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import Ready, ReadyFile, marker_of
@@ -361,6 +362,60 @@ def test_f51_a_planted_state_directory_is_refused_at_the_start(tmp_path: Path, p
     assert tree_of(outside) == {}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["../victim", "a/../../victim", "a/./b", "/etc/passwd", "a//b", "..", ".", "a/..", "a/\0b", "\ud800"],
+)
+def test_f51_no_path_leads_out_of_the_root(tmp_path: Path, path: str) -> None:
+    """Whatever a record, a marker or a listing says: the lowest level refuses it, for every call."""
+    victim, root = tmp_path / "victim", tmp_path / "store"
+    victim.write_bytes(b"keep")
+    (root / "a").mkdir(parents=True)
+    (root / "staged").write_bytes(b"x")
+    tree = Tree(str(root))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: tree.lstat(path),
+        lambda: tree.read(path),
+        lambda: tree.readlink(path),
+        lambda: tree.names(path),
+        lambda: tree.open(path),
+        lambda: tree.open_at(path, os.O_RDWR | os.O_CREAT),
+        lambda: tree.write(path, b"x"),
+        lambda: tree.create(path, b"x"),
+        lambda: tree.rename("staged", path),
+        lambda: tree.rename(path, "taken"),
+        lambda: tree.symlink("target", path),
+        lambda: tree.link("staged", path),
+        lambda: tree.link(path, "taken"),
+        lambda: tree.unlink(path),
+        lambda: tree.remove_directory(path),
+        lambda: tree.sync(path),
+    )
+    for held in (False, True):
+        with tree.holding() if held else nullcontext():
+            for call in calls:
+                with pytest.raises(NotWritableError, match="is no path below"):
+                    call()
+    assert victim.read_bytes() == b"keep"
+    assert sorted(os.listdir(tmp_path)) == ["store", "victim"]
+
+
+def test_f51_verify_does_not_touch_what_a_planted_record_names(store: Store, tmp_path: Path) -> None:
+    fill(store, store.nim_cache())
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"keep")
+    os.utime(victim, ns=(1, 1))
+    line = {"path": "../victim", "size": 4, "mtimeNs": 1, "digest": f"sha256:{'0' * 64}", "identity": "x"}
+    Path(store.root, ".nimpull/record/planted.jsonl").write_text(json.dumps({**line, "etag": ""}) + "\n")
+    with Store.open(store.root) as again:
+        found = again.verify()
+        assert all(mismatch.found is None for mismatch in found.mismatches)
+        with suppress(StoreError):
+            again.remove(["../victim"])
+    assert victim.read_bytes() == b"keep"
+    assert victim.stat().st_mtime_ns == 1
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -375,7 +430,7 @@ def test_f51_what_is_planted_while_directories_are_held_is_not_followed(tmp_path
         assert tree.lstat("a/b/file") is None
         (root / "a/b").rename(root / "a/moved")
         (root / "a/b").symlink_to(outside)
-        tree.rename(str(root / "staged"), "a/b/file")
+        tree.rename("staged", "a/b/file")
         (root / "c").symlink_to(outside)
         with pytest.raises(NotWritableError, match="is a link or a file"):
             tree.create("c/d/file", b"x")

@@ -24,6 +24,7 @@ from nimpull.fetch.limits import Hosts
 from nimpull.fetch.ordered import OrderedHash
 from nimpull.fetch.reader import Reader
 from nimpull.store.area import IngestArea
+from nimpull.store.tree import Tree
 from nimpull.transport import Transport, TransportPolicy
 from tests.committing import artifact
 from tests.pulling import MIB, PlainLayout, Pull, noise, pulling, serve
@@ -101,7 +102,7 @@ def test_f39_what_waits_in_memory_has_a_claim_where_the_network_is_what_is_waite
     """Where the hash is busy it comes soon, and a digest of its own would cost what is scarce."""
     content = noise(8 * MIB)
     one = artifact("model", content)
-    area = IngestArea(str(tmp_path), PlainLayout(tmp_path))
+    area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     ingest = area.open(one)
     ingest.begin(len(content), "")
     ordered = hashing(ingest, len(content))
@@ -122,7 +123,7 @@ def test_f39_what_waits_in_memory_has_a_claim_where_the_network_is_what_is_waite
 def test_what_workers_hold_back_is_a_window_at_most(
     tmp_path: Path, size: int, workers: int, piece: int
 ) -> None:
-    ingest = IngestArea(str(tmp_path), PlainLayout(tmp_path)).open(artifact("model", b""))
+    ingest = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path)).open(artifact("model", b""))
     assert hashing(ingest, size).piece(workers) == piece
     ingest.close()
 
@@ -237,11 +238,11 @@ def test_f49_an_area_that_is_taken_away_in_the_very_moment_is_made_again(
     real = os.mkdir
     taken: list[str] = []
 
-    def mkdir(path: str, *arguments: int) -> None:
+    def mkdir(path: str, mode: int, *, dir_fd: int | None = None) -> None:
         if len(Path(path).name) == 64 and not taken:
             taken.append(path)
             shutil.rmtree(tmp_path / ".nimpull")
-        real(path, *arguments)
+        real(path, mode, dir_fd=dir_fd)
 
     with pulling(tmp_path, serve({"model": content})) as pull:
         with monkeypatch.context() as patch:

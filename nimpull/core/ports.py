@@ -257,6 +257,7 @@ class Layout(Protocol):
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         """Rename ``staged`` (a path in the ingest area: complete, synced) to its final name, make links.
 
-        Returns the directories whose entries changed, for the caller's group fsync. Raises StoreError.
+        Returns the directories whose entries changed, for the caller's group fsync. All paths are below the
+        store's root. Raises StoreError.
         """
         ...

@@ -11,19 +11,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, TypeVar
 
 from nimpull.core.artifacts import Artifact
+from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Layout, Verified
 from nimpull.core.ranges import disjoint
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
-from nimpull.store.durable import storing, sync_directories, tolerate_missing
-from nimpull.store.ingest import FileIngest, make_directory, remove_ingest
+from nimpull.store.durable import set_mode
+from nimpull.store.ingest import FileIngest, remove_ingest
 from nimpull.store.journal import INGESTS, load
-from nimpull.store.whole import COMMITTED, WholeIngest, write_whole
+from nimpull.store.tree import FILE_MODE, Tree
+from nimpull.store.whole import WholeIngest, write_whole
 
 _WHOLE: Final = ".whole"
 _FEW: Final = 8  # small files that are synced one by one, and leave the rest of the file system alone
@@ -33,35 +35,28 @@ Made = TypeVar("Made")
 
 
 class IngestArea:
-    """Implements :class:`nimpull.core.ports.Ingests` below ``root``, an existing directory."""
+    """Implements :class:`nimpull.core.ports.Ingests` in ``tree``."""
 
     def __init__(
-        self,
-        root: str,
-        layout: Layout,
-        together: Callable[[], AbstractContextManager[None]] = nullcontext,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
+        self, tree: Tree, layout: Layout, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """``together``: entered while the files of one commit are placed."""
         self._monotonic = monotonic
-        self._root = os.path.abspath(root)
-        self._area = os.path.join(self._root, INGESTS)
+        self._tree = tree
         self._layout = layout
-        self._together = together
         self._barrier: Barrier | None = None
         self._lock = threading.Lock()
 
     def open(self, artifact: Artifact) -> FileIngest:
-        path = os.path.join(self._area, _name(artifact))
-        return self._within(lambda _: FileIngest(artifact, path, self._monotonic))
+        path = _directory(artifact)
+        return self._within(lambda _: FileIngest(artifact, self._tree, path, self._monotonic))
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        path = os.path.join(self._area, f"{_name(artifact)}{_WHOLE}")
+        path = f"{_directory(artifact)}{_WHOLE}"
 
         def write(barrier: Barrier) -> WholeIngest:
             errors = barrier.errors
-            return WholeIngest(artifact, path, write_whole(path, content, sync=not barrier.whole), errors)
+            size = write_whole(self._tree, path, content, sync=not barrier.whole)
+            return WholeIngest(artifact, self._tree, path, size, errors)
 
         return self._within(write)
 
@@ -77,27 +72,23 @@ class IngestArea:
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
         """Bytes that journals of an earlier run claim; nothing is read back. Raises StoreError."""
-        left = self._left()
+        left = set(self._tree.names(INGESTS))
         return sum(self._present(each) for each in artifacts if left and _name(each) in left)
 
-    def _left(self) -> set[str]:
-        with storing("list", self._area):
-            return set(os.listdir(self._area)) if os.path.isdir(self._area) else set()
-
     def _present(self, artifact: Artifact) -> int:
-        written = load(os.path.join(self._area, _name(artifact)), artifact)
+        written = load(self._tree, _directory(artifact), artifact)
         spans = disjoint(((claim.start, claim.end) for claim in written.claims), written.size)
         return sum(end - start for start, end in spans)
 
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         self._make_contents_durable(batch)
         changed: set[str] = set()
-        with self._together():
+        with self._tree.holding():
             for verified in batch:
                 artifact, path = verified.ingest.artifact, _own(verified).path
                 changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
-        with storing("make durable", self._root):
-            sync_directories(changed)
+            for directory in sorted(changed):
+                self._tree.sync(directory)
         for verified in batch:
             verified.ingest.close()
             if isinstance(verified.ingest, FileIngest):
@@ -109,14 +100,14 @@ class IngestArea:
 
         Raises StoreError.
         """
-        left = self._left()
+        left = set(self._tree.names(INGESTS))
         for artifact in artifacts if left else ():
-            name = _name(artifact)
-            if name in left:
-                remove_ingest(os.path.join(self._area, name))
-            if f"{name}{_WHOLE}" in left:
-                with storing("remove", self._area):
-                    tolerate_missing(os.unlink, os.path.join(self._area, f"{name}{_WHOLE}"))
+            if _name(artifact) in left:
+                remove_ingest(self._tree, _directory(artifact))
+            whole = f"{_directory(artifact)}{_WHOLE}"
+            if os.path.basename(whole) in left:
+                with self._tree.storing("remove", whole), suppress(FileNotFoundError):
+                    self._tree.unlink(whole)
 
     def _make_contents_durable(self, batch: Sequence[Verified]) -> None:
         """All of them, before any gets its name."""
@@ -124,16 +115,16 @@ class IngestArea:
         small = sum(isinstance(each.ingest, WholeIngest) for each in batch)
         at_once = barrier.whole and small > _FEW
         if at_once:
-            with storing("flush", self._root):
+            with self._tree.storing("flush", ""):
                 barrier.wait()
         for verified in batch:
             ingest = _own(verified)
             if isinstance(ingest, FileIngest) or (barrier.whole and not at_once):
-                _settle(ingest.path, verified.size)
+                self._settle(ingest.path, verified.size)
             elif ingest.size != verified.size:
-                raise _shortened(ingest.path, ingest.size, verified.size)
+                raise self._shortened(ingest.path, ingest.size, verified.size)
             if isinstance(ingest, WholeIngest) and ingest.errors != barrier.errors:
-                with storing("flush", ingest.path):
+                with self._tree.storing("flush", ingest.path):
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def close(self) -> None:
@@ -144,19 +135,42 @@ class IngestArea:
             barrier.close()
 
     def _make_area(self) -> Barrier:
+        tree = self._tree
         with self._lock:
             # a cleaner may have taken it away meanwhile
-            if self._barrier is None or not os.path.isdir(self._area):
-                for path in (os.path.dirname(self._area), self._area):
-                    make_directory(path)
-                with storing("make durable", self._root):
-                    sync_directories((self._root, os.path.dirname(self._area)))
-                    self._barrier = self._barrier or Barrier(self._area)
+            if self._barrier is None or tree.lstat(INGESTS) is None:
+                with tree.storing("create", INGESTS), tree.directory(INGESTS, create=True) as descriptor:
+                    self._barrier = self._barrier or Barrier(descriptor)
+                for above in ("", STATE_DIRECTORY):
+                    tree.sync(above)
             return self._barrier
+
+    def _settle(self, path: str, size: int) -> None:
+        """The content is durable, whole and read-only before it gets its name."""
+        with self._tree.storing("flush", path):
+            descriptor = self._tree.open(path)
+            try:
+                found = os.fstat(descriptor).st_size
+                if found != size:
+                    raise self._shortened(path, found, size)
+                set_mode(descriptor, FILE_MODE)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _shortened(self, path: str, found: int, size: int) -> StoreIOError:
+        return StoreIOError(
+            f"{display(self._tree.absolute(path), 300)} holds {found} bytes where {size} were written",
+            hint="The file system lost a write. Check the volume, then run again.",
+        )
 
 
 def _name(artifact: Artifact) -> str:
     return sha256(artifact.identity.encode()).hexdigest()
+
+
+def _directory(artifact: Artifact) -> str:
+    return f"{INGESTS}/{_name(artifact)}"
 
 
 def _own(verified: Verified) -> FileIngest | WholeIngest:
@@ -164,24 +178,3 @@ def _own(verified: Verified) -> FileIngest | WholeIngest:
     if not isinstance(ingest, FileIngest | WholeIngest):
         raise TypeError(f"an ingest of another store: {type(ingest).__name__}")
     return ingest
-
-
-def _settle(path: str, size: int) -> None:
-    """The content is durable, whole and read-only before it gets its name."""
-    with storing("flush", path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor).st_size
-            if found != size:
-                raise _shortened(path, found, size)
-            os.fchmod(descriptor, COMMITTED)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _shortened(path: str, found: int, size: int) -> StoreIOError:
-    return StoreIOError(
-        f"{path} holds {found} bytes where {size} were written",
-        hint="The file system lost a write. Check the volume, then run again.",
-    )

@@ -29,11 +29,11 @@ class Barrier:
     hears of it. So a file remembers ``errors`` from before its first byte, and is lost once that has changed.
     """
 
-    def __init__(self, directory: str) -> None:
-        """Raises OSError."""
+    def __init__(self, directory: int) -> None:
+        """``directory``: a descriptor of it, which stays the caller's. Raises OSError."""
         self.errors = 0
         self._lock = threading.Lock()
-        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._descriptor = os.dup(directory)
         self._syncfs = find_syncfs(self._descriptor)
 
     @property

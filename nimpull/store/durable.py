@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError, NotWritableError, StoreError, StoreIOError
 
-_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+#: What a file system answers to chmod(2) that keeps no modes (FAT, CIFS, some FUSE drivers).
+_NO_MODES: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextmanager
@@ -21,12 +24,26 @@ def storing(action: str, path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refused(error, action, path) from error
+        raise store_error(error, action, path) from error
 
 
-def refused(error: OSError, action: str, path: str) -> StoreError:
-    """The StoreError for ``error``: no space (bytes, inodes or quota), not writable, or an I/O error."""
+def store_error(error: OSError, action: str, path: str) -> StoreError:  # noqa: PLR0911 - one return a cause
+    """The StoreError for ``error``, met while doing ``action`` to ``path`` (absolute).
+
+    No space (bytes, inodes or quota), not writable, or an I/O error.
+    """
     shown = display(path, 300)
+    if error.errno == errno.EXDEV:
+        return StoreIOError(
+            f"cannot {action} {shown}: it is on another file system",
+            hint="The store must be one file system: no mount or subPath below its root.",
+        )
+    if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+        return NotWritableError(
+            f"cannot {action} {shown}: {os.strerror(error.errno)}",
+            hint="Something stands there that nimpull did not make and does not replace: remove it, or use "
+            "another directory.",
+        )
     if error.errno == errno.EDQUOT:
         return NoSpaceError(
             f"cannot {action} {shown}: the quota is used up",
@@ -89,18 +106,8 @@ def write_all(descriptor: int, block: memoryview | bytes, offset: int) -> None:
         offset += count
 
 
-def sync_directories(paths: Iterable[str]) -> None:
-    """Make names durable: fsync each directory once. Raises OSError."""
-    for path in sorted(set(paths)):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
-    """Write ``path`` so that a reader, or a crash at any instant, finds the old content or the new.
+    """Write ``path``, outside of a store, so that a reader or a crash finds the old content or the new.
 
     Content and name are durable when this returns. Raises OSError.
     """
@@ -114,7 +121,11 @@ def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, path)
-    sync_directories((os.path.dirname(path),))
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def share_with_group(name: str, above: int | None = None, *, like: str = "..") -> None:
@@ -128,15 +139,18 @@ def share_with_group(name: str, above: int | None = None, *, like: str = "..") -
     try:
         decides = os.stat(like, dir_fd=below).st_mode
         mode = stat.S_IMODE(os.fstat(below).st_mode)
-        if decides & stat.S_IWGRP and mode & 0o070 != 0o070:
-            os.fchmod(below, mode | 0o070)
+        if decides & stat.S_IWGRP:
+            set_mode(below, mode | 0o070)
     finally:
         os.close(below)
 
 
-def tolerate_missing(action: Callable[[str], None], path: str) -> None:
-    """Unlink or rmdir what may be gone already."""
-    try:
-        action(path)
-    except FileNotFoundError:
+def set_mode(descriptor: int, mode: int) -> None:
+    """fchmod(2) where the file system has modes and the file another one (the umask took from it)."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
         return
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise

@@ -12,46 +12,50 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim
-from nimpull.errors import NotWritableError
-from nimpull.store.durable import (
-    replace_file,
-    share_with_group,
-    storing,
-    sync_directories,
-    tolerate_missing,
-    write_all,
-)
-from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
+from nimpull.store.durable import set_mode, write_all
+from nimpull.store.journal import ARTIFACT, DATA, INGESTS, JOURNAL, Written, header, journal_line, load
+from nimpull.store.tree import Tree
 
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
 FLUSH_INTERVAL: Final = 5.0  # seconds of progress that a power cut may cost, or one line of the journal
 _NO_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHARED: Final = 0o664  # of what another run of the group may go on with
 
 
 class FileIngest:
-    """Implements :class:`nimpull.core.ports.Ingest` over a directory of the ingest area."""
+    """Implements :class:`nimpull.core.ports.Ingest` over a directory of the ingest area.
 
-    def __init__(self, artifact: Artifact, directory: str, monotonic: Callable[[], float]) -> None:
+    ``directory`` and ``path`` (of the bytes) are below the root of ``tree``.
+    """
+
+    def __init__(
+        self, artifact: Artifact, tree: Tree, directory: str, monotonic: Callable[[], float]
+    ) -> None:
         self.artifact = artifact
+        self._tree = tree
         self._monotonic = monotonic
         self._flushed = monotonic()
-        self.path = os.path.join(directory, DATA)
+        self.path = f"{directory}/{DATA}"
         self._directory = directory
         self._lock = threading.Lock()
         self._descriptor = self._direct = self._journal = -1
         self._unflushed = 0
         self._written = Written(-1, "", ())
-        make_directory(directory)
-        _drop_foreign(directory)
-        self._written = load(directory, artifact)
-        self._open()
+        with tree.storing("create", directory), tree.directory(directory, create=True):
+            pass
+        _drop_foreign(tree, directory)
+        self._written = load(tree, directory, artifact)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -67,17 +71,17 @@ class FileIngest:
         return self._written.size
 
     def _open(self) -> None:
-        with storing("open", self.path):
-            _make_writable(self.path)
-            self._descriptor = os.open(self.path, _CREATE, 0o664)
+        tree, journal = self._tree, f"{self._directory}/{JOURNAL}"
+        with tree.storing("open", self.path):
+            _make_writable(tree, self.path)
+            self._descriptor = tree.open_at(self.path, os.O_RDWR | os.O_CREAT, _SHARED)
             try:
-                self._direct = os.open(self.path, os.O_RDWR | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._direct = tree.open_at(self.path, os.O_RDWR | os.O_DIRECT)
             except OSError as error:
                 if error.errno not in _NO_DIRECT:
                     raise
-        journal = os.path.join(self._directory, JOURNAL)
-        with storing("open", journal):
-            self._journal = os.open(journal, _CREATE | os.O_APPEND, 0o664)
+        with tree.storing("open", journal):
+            self._journal = tree.open_at(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, _SHARED)
             os.write(self._journal, b"\n")  # ends a line that a crash tore
 
     def begin(self, size: int, validator: str) -> None:
@@ -85,16 +89,14 @@ class FileIngest:
         if self._written.size != size:  # also -1: lines of a journal whose header was lost say nothing
             self.reset()
             claims = ()
-        with storing("reserve", self.path):
+        with self._tree.storing("reserve", self.path):
             os.ftruncate(self._descriptor, size)
-            sync_directories((os.path.dirname(self._directory),))
-        path = os.path.join(self._directory, ARTIFACT)
-        with storing("write", path):
-            replace_file(path, header(self.artifact, size, validator))
+        self._tree.sync(INGESTS)
+        self._tree.write(f"{self._directory}/{ARTIFACT}", header(self.artifact, size, validator))
         self._written = Written(size, validator, claims)
 
     def write(self, block: memoryview, offset: int) -> None:
-        with storing("write", self.path):
+        with self._tree.storing("write", self.path):
             count = self._write_direct(block, offset)
             if count < len(block):
                 write_all(self._descriptor, block[count:], offset + count)
@@ -124,7 +126,7 @@ class FileIngest:
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(self, buffer: memoryview, offset: int) -> int:
-        with storing("read", self.path):
+        with self._tree.storing("read", self.path):
             if self._direct >= 0 and offset % PAGE == 0 and len(buffer) % PAGE == 0:
                 try:
                     return os.preadv(self._direct, [buffer], offset)
@@ -137,7 +139,7 @@ class FileIngest:
 
     def record(self, claim: Claim) -> None:
         line = journal_line(claim)
-        with storing("append to", os.path.join(self._directory, JOURNAL)):
+        with self._tree.storing("append to", f"{self._directory}/{JOURNAL}"):
             # O_APPEND makes one write one line, also among threads
             if os.write(self._journal, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -150,12 +152,12 @@ class FileIngest:
             if now - self._flushed < FLUSH_INTERVAL:
                 return
             self._flushed = now
-        with storing("flush", self.path):
+        with self._tree.storing("flush", self.path):
             os.fdatasync(self._descriptor)
             os.fdatasync(self._journal)
 
     def reset(self) -> None:
-        with storing("empty", self.path):
+        with self._tree.storing("empty", self.path):
             os.ftruncate(self._journal, 0)
             os.fsync(self._journal)  # before a header of other content can stand beside these lines
             os.ftruncate(self._descriptor, 0)
@@ -167,54 +169,41 @@ class FileIngest:
         with self._lock:
             held = tuple(each for each in (self._direct, self._descriptor, self._journal) if each >= 0)
             self._descriptor = self._direct = self._journal = -1
-        with storing("close", self.path):
-            for descriptor in held:
-                os.close(descriptor)
+        with self._tree.storing("close", self.path), ExitStack() as closing:
+            for descriptor in held:  # each of them, also where one reports a late error
+                closing.callback(os.close, descriptor)
 
     def remove(self) -> None:
         """Drop what is left of the ingest once its file was placed. Raises StoreError."""
-        remove_ingest(self._directory)
+        remove_ingest(self._tree, self._directory)
 
 
-def make_directory(path: str) -> None:
-    """A directory of nimpull's own; a symbolic link planted in its place is refused."""
-    with storing("create", path):
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o775)
-            share_with_group(path)
-        kind = os.lstat(path).st_mode
-    if not stat.S_ISDIR(kind):
-        raise NotWritableError(
-            f"{path} is not a directory", hint="It is nimpull's own name. Remove what stands there."
-        )
-
-
-def _drop_foreign(directory: str) -> None:
+def _drop_foreign(tree: Tree, directory: str) -> None:
     """What a run with another uid left is begun anew: only its owner could make it read-only at the end."""
-    paths = [os.path.join(directory, name) for name in (JOURNAL, ARTIFACT, DATA)]
-    with storing("remove", directory):
-        found = [path for path in paths if os.path.lexists(path)]
-        if os.geteuid() and any(os.lstat(path).st_uid != os.geteuid() for path in found):
-            for path in found:
-                os.unlink(path)
+    owners = [tree.lstat(f"{directory}/{name}") for name in (JOURNAL, ARTIFACT, DATA)]
+    if os.geteuid() and any(status and status.st_uid != os.geteuid() for status in owners):
+        remove_ingest(tree, directory, files_only=True)
 
 
-def _make_writable(path: str) -> None:
+def _make_writable(tree: Tree, path: str) -> None:
     """An ingest that was verified, but not placed before its process ended, is read-only already."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = tree.open(path)
     except FileNotFoundError:
         return
     try:
         if not os.fstat(descriptor).st_mode & stat.S_IWUSR:
-            os.fchmod(descriptor, 0o664)
+            set_mode(descriptor, _SHARED)
     finally:
         os.close(descriptor)
 
 
-def remove_ingest(directory: str) -> None:
+def remove_ingest(tree: Tree, directory: str, *, files_only: bool = False) -> None:
     """Raises StoreError."""
-    with storing("remove", directory):
+    with tree.storing("remove", directory):
         for name in (JOURNAL, ARTIFACT, DATA):
-            tolerate_missing(os.unlink, os.path.join(directory, name))
-        tolerate_missing(os.rmdir, directory)
+            with suppress(FileNotFoundError):
+                tree.unlink(f"{directory}/{name}")
+        if not files_only:
+            with suppress(FileNotFoundError):
+                tree.remove_directory(directory)

@@ -7,7 +7,6 @@ the line itself. A header (``artifact``) says what the bytes are of: identity, s
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Claim
-from nimpull.store.durable import storing
+from nimpull.store.tree import Tree
 
 INGESTS: Final = f"{STATE_DIRECTORY}/ingest"  # below the store's root
 DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"
@@ -73,13 +72,13 @@ def header(artifact: Artifact, size: int, validator: str) -> bytes:
     return json.dumps(facts).encode()
 
 
-def load(directory: str, artifact: Artifact) -> Written:
+def load(tree: Tree, directory: str, artifact: Artifact) -> Written:
     """Of the ingest in ``directory``; nothing unless it is of this very artifact and of this version.
 
     Raises StoreError.
     """
     nothing = Written(-1, "", ())
-    content = _read(os.path.join(directory, ARTIFACT), _MAX_HEADER)
+    content = tree.read(f"{directory}/{ARTIFACT}", _MAX_HEADER)
     try:
         facts = json.loads(content) if content else None
     except (ValueError, RecursionError):
@@ -93,19 +92,9 @@ def load(directory: str, artifact: Artifact) -> Written:
         return nothing
     if artifact.size is not None and size != artifact.size:
         return nothing
-    journal = _read(os.path.join(directory, JOURNAL), _MAX_JOURNAL)
+    journal = tree.read(f"{directory}/{JOURNAL}", _MAX_JOURNAL) or b""
     return Written(size, validator, parse_journal(journal, size))
 
 
 def _digest(artifact: Artifact) -> str:
     return str(artifact.digest) if artifact.digest else ""
-
-
-def _read(path: str, limit: int) -> bytes:
-    with storing("read", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return b""
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read(limit)

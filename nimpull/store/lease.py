@@ -28,7 +28,8 @@ from typing import Final
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel, Clock
 from nimpull.errors import Cancelled, LeaseHeldError, StoreError
-from nimpull.store.tree import NO_LINKS, TEMPORARY, Tree, store_error
+from nimpull.store.durable import store_error
+from nimpull.store.tree import NO_LINKS, TEMPORARY, Tree
 
 LEASES: Final = f"{STATE_DIRECTORY}/leases"
 TIME_TO_LIVE: Final = 90.0  # seconds; three renewals may be missed

@@ -13,8 +13,8 @@ from typing import Final
 from nimpull.core.names import STATE_DIRECTORY, SafePath, display
 from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
-from nimpull.store.durable import share_with_group
-from nimpull.store.tree import PROBE, TEMPORARY, Tree, store_error
+from nimpull.store.durable import share_with_group, store_error
+from nimpull.store.tree import PROBE, TEMPORARY, Tree
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
@@ -44,7 +44,7 @@ def probe(root: str) -> None:
         temporary = tree.temporary()
         tree.write(temporary, b"probe", durable=False)
         final = f"{PROBE}{os.path.basename(temporary)}"
-        tree.rename(tree.absolute(temporary), final)
+        tree.rename(temporary, final)
         tree.unlink(final)
     except NotWritableError as error:
         cause = error.__cause__

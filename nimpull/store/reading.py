@@ -10,7 +10,8 @@ from typing import Final
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import display
 from nimpull.errors import Cancelled
-from nimpull.store.tree import Tree, store_error
+from nimpull.store.durable import store_error
+from nimpull.store.tree import Tree
 
 _BLOCK: Final = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
 _CACHED: Final = 32 << 20  # bytes of page cache that a file may hold meanwhile: a pod's limit counts them

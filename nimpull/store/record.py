@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY
-from nimpull.store.tree import Tree, store_error
+from nimpull.store.durable import store_error
+from nimpull.store.tree import Tree
 
 RECORD = f"{STATE_DIRECTORY}/record"
 

@@ -16,11 +16,12 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import SourceChangedError, UsageError
+from nimpull.store.durable import store_error
 from nimpull.store.layouts import Fence, WorkspaceLayout, unfenced
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready
 from nimpull.store.record import Entry, Record
-from nimpull.store.tree import NO_LINKS, Tree, store_error
+from nimpull.store.tree import NO_LINKS, Tree
 from nimpull.store.verify import Verification
 
 _SNAPSHOT: Final = re.compile(r"(.*/(?:models|datasets)--[^/]+)/snapshots/[^/]+/.+")
@@ -81,16 +82,18 @@ class RestoredLayout(WorkspaceLayout):
         """See ``core.ports.Layout``. Raises SourceChangedError for another content than was lost."""
         lost = self._lost[artifact.identity]
         if digest != lost.digest:
-            digest, _ = hash_file(self._tree, self._tree.relative(staged), lost.digest.algorithm)
+            digest, _ = hash_file(self._tree, staged, lost.digest.algorithm)
         if digest != lost.digest:
             raise SourceChangedError(
                 f"{display(artifact.identity, 300)} is another file now: {digest}, it was {lost.digest}",
                 hint="The source has replaced it. Pull the model anew: nimpull download … --refresh.",
             )
-        try:
-            os.utime(staged, ns=(lost.mtime_ns, lost.mtime_ns), follow_symlinks=False)
-        except OSError as error:
-            raise store_error(error, "set the time of", staged) from error
+        with self._tree.storing("set the time of", staged):
+            descriptor = self._tree.open(staged)
+            try:
+                os.utime(descriptor, ns=(lost.mtime_ns, lost.mtime_ns))
+            finally:
+                os.close(descriptor)
         changed = super().place(artifact, staged, digest=digest, etag=etag)
         return changed + self._name(lost)
 

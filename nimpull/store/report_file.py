@@ -13,7 +13,8 @@ from typing import Final
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.errors import NoSpaceError, StoreError
 from nimpull.store import durable
-from nimpull.store.tree import TEMPORARY, Tree, store_error
+from nimpull.store.durable import store_error
+from nimpull.store.tree import Tree
 
 REPORT: Final = f"{STATE_DIRECTORY}/report.json"
 SPARE: Final = f"{STATE_DIRECTORY}/report.spare"
@@ -41,17 +42,15 @@ def write_report(tree: Tree, content: bytes, *, last: bool, path: str = REPORT) 
 
 def _write_into_spare(tree: Tree, content: bytes, path: str) -> None:
     temporary = tree.temporary()
-    tree.rename(tree.absolute(SPARE), temporary)  # from here on it is this process's alone
+    tree.rename(SPARE, temporary)  # from here on it is this process's alone
     try:
-        with tree.directory(TEMPORARY) as above:
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(os.path.basename(temporary), flags, dir_fd=above)
+        file = tree.open_at(temporary, os.O_WRONLY)
         try:
             durable.write_all(file, content, 0)
             os.ftruncate(file, len(content))
         finally:
             os.close(file)
-        tree.rename(tree.absolute(temporary), path)
+        tree.rename(temporary, path)
     except OSError as error:
         tree.drop(temporary)
         raise store_error(error, "write", tree.absolute(path)) from error

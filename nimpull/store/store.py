@@ -29,6 +29,7 @@ from nimpull.core.ports import Cancel, Clock
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import NotWritableError, StoreIOError
 from nimpull.store import lease, preflight
+from nimpull.store.durable import store_error
 from nimpull.store.layouts import (
     HuggingFaceHubLayout,
     LocalDirLayout,
@@ -41,7 +42,7 @@ from nimpull.store.ready import Ready, ReadyFile, read_ready, write_ready
 from nimpull.store.record import Record
 from nimpull.store.repair import RestoredLayout, make_links, plan_repair
 from nimpull.store.status import Status, status_of
-from nimpull.store.tree import Tree, store_error
+from nimpull.store.tree import Tree
 from nimpull.store.verify import Verification, verify_store
 
 

@@ -1,8 +1,10 @@
 """A directory tree that is walked by descriptors: nothing planted below the root leads outside of it.
 
-Every path is relative to the root. Each directory on the way is opened with ``openat`` and ``O_NOFOLLOW``, so
-that a symbolic link in the place of a directory is refused (NotWritableError), also when it appears between
-two steps. The root itself is the caller's: it may be a link.
+Every path is relative to the root. Each directory on the way is opened with ``openat`` and ``O_NOFOLLOW``:
+a symbolic link in the place of a directory is refused (NotWritableError), also when it appears between two
+steps; so is ``..``, and every other segment that is not one name. Whoever can write to the volume can write
+into ``.nimpull`` too, and a path that was read from there may be anything. The root itself is the caller's:
+it may be a link.
 
 Within ``holding`` a thread walks each directory once and keeps its descriptor. What is planted meanwhile is
 not followed either: the descriptor is of the directory that was there.
@@ -20,8 +22,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel
-from nimpull.errors import NotWritableError, StoreError, StoreIOError
+from nimpull.errors import NotWritableError, StoreError
 from nimpull.store import durable
+from nimpull.store.durable import set_mode, store_error, write_all
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 STATE_MODE = 0o644  # of small files beside them, which the next run may replace
@@ -29,19 +32,10 @@ TEMPORARY = f"{STATE_DIRECTORY}/new"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
 _MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
-
-
-def store_error(error: OSError, action: str, path: str) -> StoreError:
-    """The StoreError for an OSError met while doing ``action`` to ``path`` (absolute)."""
-    if error.errno == errno.EXDEV:
-        return StoreIOError(
-            f"cannot {action} {display(path, 300)}: it is on another file system",
-            hint="The store must be one file system: no mount or subPath below its root.",
-        )
-    return durable.refused(error, action, path)
 
 
 class _Held(threading.local):
@@ -65,15 +59,16 @@ class Tree:
     def absolute(self, path: str) -> str:
         return os.path.join(self.root, path)
 
-    def relative(self, path: str) -> str:
-        """The inverse of ``absolute``; "" for the root."""
-        below = os.path.relpath(path, self.root)
-        return "" if below == "." else below
+    def storing(self, action: str, path: str) -> AbstractContextManager[None]:
+        """Turns an OSError of the block, which does ``action`` to ``path``, into a StoreError."""
+        return durable.storing(action, self.absolute(path))
 
     # -- walking ---------------------------------------------------------------------------------------
 
     def directory(self, path: str, *, create: bool = False) -> AbstractContextManager[int]:
         """A descriptor of the directory ``path`` ("" = the root). FileNotFoundError unless ``create``."""
+        if path.startswith("/"):
+            self._check("", path)
         held = self._held.descriptors
         if held is not None and (path in held or len(held) + path.count("/") + 2 <= _MOST_HELD):
             return nullcontext(self._hold(held, path, create))
@@ -121,6 +116,7 @@ class Tree:
             raise store_error(error, "open the store", self.root) from error
 
     def _enter(self, above: int, segment: str, path: str, create: bool) -> int:
+        self._check(segment, path)
         try:
             return os.open(segment, _DIRECTORY, dir_fd=above)
         except FileNotFoundError:
@@ -136,6 +132,25 @@ class Tree:
         except OSError as error:
             raise self._planted(error, segment, path) from error
 
+    def _split(self, path: str) -> tuple[str, str]:
+        """The directory and the name in it."""
+        above, _, name = path.rpartition("/")
+        self._check(name, path)
+        return above, name
+
+    def _check(self, segment: str, path: str) -> None:
+        """NotWritableError for what is no name of an entry: it would lead elsewhere, or nowhere."""
+        try:
+            os.fsencode(segment)
+        except UnicodeEncodeError:
+            segment = ""
+        if segment in ("", ".", "..") or "\0" in segment:
+            raise NotWritableError(
+                f"“{display(path, 300)}” is no path below {display(self.root, 300)}",
+                hint=f"Something else wrote it into {STATE_DIRECTORY}. See who can write to the volume; "
+                f"remove {STATE_DIRECTORY} and run again: what is there is read again, not fetched again.",
+            )
+
     def _planted(self, error: OSError, segment: str, path: str) -> StoreError:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             return refused(
@@ -147,7 +162,7 @@ class Tree:
 
     def lstat(self, path: str) -> os.stat_result | None:
         """None where there is nothing."""
-        above, _, name = path.rpartition("/")
+        above, name = self._split(path)
         try:
             with self.directory(above) as descriptor:
                 return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -158,7 +173,7 @@ class Tree:
 
     def readlink(self, path: str) -> str | None:
         """Where a symbolic link points; None where there is no link."""
-        above, _, name = path.rpartition("/")
+        above, name = self._split(path)
         try:
             with self.directory(above) as descriptor:
                 return os.readlink(name, dir_fd=descriptor)
@@ -171,20 +186,24 @@ class Tree:
 
     def open(self, path: str) -> int:
         """A descriptor of a regular file for reading; FileNotFoundError, or refuses what is not a file."""
-        above, _, name = path.rpartition("/")
-        with self.directory(above) as descriptor:
-            try:
-                file = os.open(
-                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor
-                )
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise self._planted(error, name, path) from error
+        try:
+            file = self.open_at(path, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise refused(self.absolute(path), "it is a link") from error
+            raise store_error(error, "open", self.absolute(path)) from error
         if stat.S_ISREG(os.fstat(file).st_mode):
             return file
         os.close(file)
         raise refused(self.absolute(path), "it is not a regular file")
+
+    def open_at(self, path: str, flags: int, mode: int = STATE_MODE) -> int:
+        """open(2), never through a link. OSError, and StoreError for the way there."""
+        above, name = self._split(path)
+        with self.directory(above) as descriptor:
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=descriptor)
 
     def read(self, path: str, limit: int = 64 << 20) -> bytes | None:
         """A whole small file; None where there is none. ``limit`` in bytes."""
@@ -212,20 +231,16 @@ class Tree:
         """Replace a small file atomically; durable (content and name) on return unless told otherwise."""
         temporary = self.temporary()
         try:
-            with self.directory(TEMPORARY, create=True) as descriptor:
-                file = os.open(
-                    os.path.basename(temporary),
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                    STATE_MODE,
-                    dir_fd=descriptor,
-                )
-            with os.fdopen(file, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fchmod(stream.fileno(), STATE_MODE)
+            with self.directory(TEMPORARY, create=True):
+                file = self.open_at(temporary, _NEW)
+            try:
+                write_all(file, content, 0)
+                set_mode(file, STATE_MODE)
                 if durable:
-                    os.fsync(stream.fileno())
-            above = self.rename(self.absolute(temporary), path)
+                    os.fsync(file)
+            finally:
+                os.close(file)
+            above = self.rename(temporary, path)
         except OSError as error:
             self.drop(temporary)
             raise store_error(error, "write", self.absolute(path)) from error
@@ -245,16 +260,12 @@ class Tree:
 
         A reader, or a crash, may find it unfinished: for what its readers check, and ``write`` can repair.
         """
-        above, _, name = path.rpartition("/")
         try:
-            with self.directory(above, create=True) as descriptor:
-                file = os.open(
-                    name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, STATE_MODE, dir_fd=descriptor
-                )
+            with self.directory(self._split(path)[0], create=True):
+                file = self.open_at(path, _NEW)
             try:
-                durable.write_all(file, content, 0)
-                if stat.S_IMODE(os.fstat(file).st_mode) != STATE_MODE:  # the umask took from it
-                    os.fchmod(file, STATE_MODE)
+                write_all(file, content, 0)
+                set_mode(file, STATE_MODE)
             finally:
                 os.close(file)
         except FileExistsError:
@@ -282,14 +293,14 @@ class Tree:
                     self.unlink(path)
 
     def rename(self, source: str, path: str) -> str:
-        """Move ``source`` (absolute, same file system) over ``path``; returns the directory that changed.
+        """Move the file ``source`` over ``path``; returns the directory that changed.
 
         A link at ``path`` is replaced, not followed; a directory there is refused.
         """
-        above, _, name = path.rpartition("/")
+        (below, existing), (above, name) = self._split(source), self._split(path)
         try:
-            with self.directory(above, create=True) as descriptor:
-                os.rename(source, name, dst_dir_fd=descriptor)
+            with self.directory(below) as origin, self.directory(above, create=True) as target:
+                os.rename(existing, name, src_dir_fd=origin, dst_dir_fd=target)
         except OSError as error:
             if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
                 raise refused(self.absolute(path), "a directory stands where a file must go") from error
@@ -298,7 +309,7 @@ class Tree:
 
     def symlink(self, target: str, path: str) -> str:
         """Make or replace the symbolic link ``path``; returns the directory that changed."""
-        above, _, name = path.rpartition("/")
+        above, name = self._split(path)
         try:
             with self.directory(above, create=True) as descriptor:
                 os.symlink(target, name, dir_fd=descriptor)
@@ -311,13 +322,13 @@ class Tree:
         temporary = self.temporary()
         with self.directory(TEMPORARY, create=True) as descriptor:
             os.symlink(target, os.path.basename(temporary), dir_fd=descriptor)
-        return self.rename(self.absolute(temporary), path)
+        return self.rename(temporary, path)
 
     def link(self, existing: str, path: str, *, of: Tree | None = None) -> str:
         """Make ``path`` a second name of the file ``existing`` of this tree, or of another on the same file
         system, replacing what is there. OSError if not."""
         temporary = self.temporary()
-        above, _, name = existing.rpartition("/")
+        above, name = self._split(existing)
         with (
             (of or self).directory(above) as source,
             self.directory(TEMPORARY, create=True) as target,
@@ -329,16 +340,22 @@ class Tree:
                 dst_dir_fd=target,
                 follow_symlinks=False,
             )
-        changed = self.rename(self.absolute(temporary), path)
+        changed = self.rename(temporary, path)
         with suppress(FileNotFoundError):  # rename(2) leaves both names where they are one file already
             self.unlink(temporary)
         return changed
 
     def unlink(self, path: str) -> None:
         """FileNotFoundError where there is nothing."""
-        above, _, name = path.rpartition("/")
+        above, name = self._split(path)
         with self.directory(above) as descriptor:
             os.unlink(name, dir_fd=descriptor)
+
+    def remove_directory(self, path: str) -> None:
+        """OSError where it is not empty, FileNotFoundError where there is none."""
+        above, name = self._split(path)
+        with self.directory(above) as descriptor:
+            os.rmdir(name, dir_fd=descriptor)
 
     def sync(self, path: str) -> None:
         """Make the entries of a directory durable."""

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim
 from nimpull.errors import StoreIOError
-from nimpull.store.durable import storing, tolerate_missing, write_all
+from nimpull.store.durable import set_mode, write_all
+from nimpull.store.tree import FILE_MODE, Tree
 
-_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-COMMITTED: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 
 
 @dataclass(slots=True)
 class WholeIngest:
-    """``size``: bytes that the file system says it has; ``errors``: see ``nimpull.store.barrier.Barrier``.
+    """``path``: below the root of ``tree``; ``size``: bytes that the file system says it has; ``errors``: see
+    ``nimpull.store.barrier.Barrier``.
 
     Implements :class:`nimpull.core.ports.Ingest` as far as a file that is whole has use for it.
     """
 
     artifact: Artifact
+    tree: Tree
     path: str
     size: int
     errors: int
@@ -44,36 +46,37 @@ class WholeIngest:
         raise StoreIOError(f"{self.path} is whole already; {len(block)} bytes at {offset} have no place")
 
     def read(self, buffer: memoryview, offset: int) -> int:
-        with storing("read", self.path), open(self.path, "rb") as file:
-            file.seek(offset)
-            return file.readinto(buffer)
+        with self.tree.storing("read", self.path):
+            descriptor = self.tree.open(self.path)
+            try:
+                return os.preadv(descriptor, [buffer], offset)
+            finally:
+                os.close(descriptor)
 
     def record(self, claim: Claim) -> None:
         raise StoreIOError(f"{self.path} is whole already; it keeps no journal for {claim.start}")
 
     def reset(self) -> None:
-        with storing("remove", self.path):
-            tolerate_missing(os.unlink, self.path)
+        with self.tree.storing("remove", self.path), suppress(FileNotFoundError):
+            self.tree.unlink(self.path)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-def write_whole(path: str, content: memoryview, *, sync: bool) -> int:
+def write_whole(tree: Tree, path: str, content: memoryview, *, sync: bool) -> int:
     """Make the read-only file ``path``, durable if ``sync``; returns its size in bytes. Raises StoreError."""
-    with storing("write", path):
+    with tree.storing("write", path):
         try:
-            descriptor = os.open(path, _CREATE, COMMITTED)
+            descriptor = tree.open_at(path, _NEW, FILE_MODE)
         except FileExistsError:
-            os.unlink(path)  # left by a run that was killed
-            descriptor = os.open(path, _CREATE, COMMITTED)
+            tree.unlink(path)  # left by a run that was killed
+            descriptor = tree.open_at(path, _NEW, FILE_MODE)
         try:
             write_all(descriptor, content, 0)
-            status = os.fstat(descriptor)
-            if stat.S_IMODE(status.st_mode) != COMMITTED:  # the umask took from it
-                os.fchmod(descriptor, COMMITTED)
+            set_mode(descriptor, FILE_MODE)
             if sync:
                 os.fsync(descriptor)
+            return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
-    return status.st_size

@@ -270,12 +270,7 @@ class Volume:
     def ingests(self) -> IngestArea:
         from nimpull.store.area import IngestArea
 
-        area = IngestArea(
-            self._request.store,
-            self.layout,
-            self.store.tree.holding,
-            monotonic=self._clock.monotonic,
-        )
+        area = IngestArea(self.store.tree, self.layout, monotonic=self._clock.monotonic)
         self._stack.callback(area.close)
         return area
 

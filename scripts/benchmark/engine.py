@@ -22,6 +22,7 @@ from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.fetch import Fetcher
 from nimpull.fetch.limits import FetchLimits
 from nimpull.store.area import IngestArea
+from nimpull.store.tree import Tree
 from nimpull.transport import Transport, TransportPolicy
 
 
@@ -33,8 +34,8 @@ class Flat:
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         del digest, etag
-        os.rename(staged, os.path.join(self._target, artifact.path))
-        return self._target, os.path.dirname(staged)
+        os.rename(os.path.join(self._target, staged), os.path.join(self._target, artifact.path))
+        return "", os.path.dirname(staged)
 
 
 def silent(event: Event) -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     policy = TransportPolicy(ca_files=(job["ca"],) if job["ca"] else ())
     clock, cancel = SystemClock(), threading.Event()
     with Transport(policy, clock=clock, cancel=cancel, emit=silent) as wire:
-        area = IngestArea(job["target"], Flat(job["target"]))
+        area = IngestArea(Tree(job["target"]), Flat(job["target"]))
         fetcher = Fetcher(locate, wire.get, area, clock=clock, cancel=cancel, emit=silent, limits=limits)
         fetcher.run(wanted)
 

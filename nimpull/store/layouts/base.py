@@ -13,9 +13,10 @@ from typing import Protocol
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.errors import StoreError
+from nimpull.store.durable import set_mode, store_error
 from nimpull.store.reading import hash_file
 from nimpull.store.record import Entry, Record
-from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused, store_error
+from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Layout:
     def _linked(self, artifact: Artifact, source: TrustedFile, etag: str) -> TrustedFile:
         """Publish a file of this store as ``artifact``. OSError where it cannot be linked."""
         for directory in self._publish(artifact, source.path, etag):
-            self._tree.sync(self._tree.relative(directory))
+            self._tree.sync(directory)
         file = replace(source, path=self._file_of(artifact) or source.path)
         self._note(file, artifact)
         return file
@@ -195,13 +196,13 @@ class Layout:
     def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
         """Rename a finished file to ``path``, which can be replaced; make it read-only, and record it."""
         self._fence()
-        staged = self._tree.absolute(staged)
-        try:
-            status = os.stat(staged, follow_symlinks=False)
-            if stat.S_IMODE(status.st_mode) != FILE_MODE:
-                os.chmod(staged, FILE_MODE, follow_symlinks=True)
-        except OSError as error:
-            raise store_error(error, "commit", staged) from error
+        with self._tree.storing("commit", staged):
+            descriptor = self._tree.open(staged)
+            try:
+                set_mode(descriptor, FILE_MODE)
+                status = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
         changed = self._with_parents(self._tree.rename(staged, path))
         known = artifact.etag or etag
         self._record.add(Entry(path, status.st_size, status.st_mtime_ns, digest, artifact.identity, known))
@@ -222,10 +223,9 @@ class Layout:
         return False
 
     def _with_parents(self, directory: str) -> tuple[str, ...]:
-        """The directory and those above it, absolute: a new directory's own entry must last too."""
+        """The directory and those above it: a new directory's own entry must last too."""
         found = self._above.get(directory)
         if found is None:
-            here = self._tree.absolute(directory).rstrip("/") or "/"
             higher = self._with_parents(os.path.dirname(directory)) if directory else ()
-            found = self._above[directory] = (here, *higher)
+            found = self._above[directory] = (directory, *higher)
         return found

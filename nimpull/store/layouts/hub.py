@@ -12,7 +12,6 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.durable import storing
 from nimpull.store.layouts.base import Fence, Layout, StoreLayout, TrustedFile, unfenced
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
@@ -127,8 +126,8 @@ class _HubLayout(Layout):
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
             self._record.add(replace(entry, identity=artifact.identity))
             self._fence()
-            with storing("drop", staged):
-                os.unlink(self._tree.absolute(staged))
+            with self._tree.storing("drop", staged):
+                self._tree.unlink(staged)
             return self._link(path, blob)
         self._check_replaceable(blob, status)
         changed = self._move(artifact, staged, blob, digest, etag)
