@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from nimpull.core.names import SafePath
+from nimpull.core.ports import Verified
 from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store import preflight
+from nimpull.store.area import IngestArea
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
-from tests.committing import artifact, commit, tree_of
+from tests.committing import artifact, commit, digest_of, tree_of
 from tests.pods import mounted
 
 NOBODY = 65534
@@ -63,6 +66,39 @@ def test_f31_a_foreign_directory_is_refused_with_the_facts(open_directory: Path,
     assert f"uid {uid}, gid {os.getegid()}" in caught.value.message
     assert f"owner {owner.st_uid}:{owner.st_gid}, mode 0555" in caught.value.message
     assert "fsGroup" in caught.value.hint
+
+
+def test_f31_a_store_below_a_directory_that_may_not_be_entered(open_directory: Path) -> None:
+    locked = open_directory / "locked"
+    (locked / "store").mkdir(parents=True)
+    locked.chmod(0o700)
+    os.chown(locked, 12345, 12345)
+    with unprivileged() as uid, pytest.raises(NotWritableError, match=f"locked cannot be written.*uid {uid}"):
+        preflight.probe(str(locked / "store"))
+    with unprivileged(), pytest.raises(NotWritableError, match="Permission denied"):
+        Tree(str(locked / "store")).names("")
+
+
+@pytest.mark.parametrize("below", ["", "/deeper/store"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a-file", "a-file is a file, not a directory"),
+        ("a-link", "a-link is a link to “nowhere”, which leads to no directory"),
+        ("to-file", "to-file is a link to “a-file”, which leads to no directory"),
+        ("/proc/nimpull", "no directory can be made in /proc: No such file or directory"),
+    ],
+)
+def test_a_root_that_cannot_be_a_directory_is_told_as_such(
+    tmp_path: Path, name: str, reason: str, below: str
+) -> None:
+    (tmp_path / "a-file").touch()
+    (tmp_path / "a-link").symlink_to("nowhere")
+    (tmp_path / "to-file").symlink_to("a-file")
+    with pytest.raises(NotWritableError) as caught:
+        preflight.probe(f"{tmp_path / name}{below}")
+    assert caught.value.message.endswith(reason)
+    assert "--store" in caught.value.hint
 
 
 def test_f31_a_read_only_mount_is_named_as_such(tmp_path: Path) -> None:
@@ -115,7 +151,7 @@ def test_f33_a_rename_across_file_systems_is_never_a_copy(tmp_path: Path) -> Non
 
 def test_f29_too_little_room_says_by_how_much(tmp_path: Path) -> None:
     with mounted("-t", "tmpfs", "-o", "size=32m", "tmpfs", str(tmp_path)):
-        free = preflight.room(str(tmp_path)).bytes
+        free = preflight.room(str(tmp_path)).bytes or 0
         need = 40 << 20
         with pytest.raises(NoSpaceError) as caught:
             preflight.check_room(str(tmp_path), need)
@@ -133,6 +169,44 @@ def test_f29_inodes_count_too(tmp_path: Path) -> None:
         pytest.raises(NoSpaceError, match=r"needs 100 inodes, has \d, short by 9\d inodes"),
     ):
         preflight.check_room(str(tmp_path), 0, files=100)
+
+
+def test_f29_a_file_system_that_counts_nothing_is_not_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some FUSE drivers answer statfs(2) with zeros."""
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, *[0] * 7, 255)))
+    assert preflight.room(str(tmp_path)) == preflight.Room(None, None)
+    preflight.check_room(str(tmp_path), 1 << 40, files=1 << 20)
+
+
+def test_f29_directories_and_links_take_inodes_too(tmp_path: Path) -> None:
+    (tmp_path / "there/a").mkdir(parents=True)
+    tree = Tree(str(tmp_path))
+    state = preflight.inodes_for(tree, (), each=1)
+    assert preflight.inodes_for(tree, ("there/a/x", "there/b/c/y", "there/b/z"), each=1) - state == 3 + 2
+    assert preflight.inodes_for(tree, ("there/a/x", "there/b/c/y", "there/b/z"), each=2) - state == 2 * (
+        3 + 2
+    )
+
+
+def test_a_volume_without_modes_is_filled_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    tmp_path.chmod(0o2775)
+    before, one = os.umask(0o077), artifact("dir/a.bin", b"a")
+    try:
+        with Store.open(str(tmp_path / "store")) as store:
+            area = IngestArea(store.tree, store.nim_cache())
+            area.commit([Verified(area.stage(one, memoryview(b"a")), 1, digest_of(b"a"))])
+            assert store.nim_cache().trusted(one) is not None
+            area.close()
+    finally:
+        os.umask(before)
 
 
 def test_f37_names_that_differ_in_case_only() -> None:

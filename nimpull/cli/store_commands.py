@@ -29,7 +29,7 @@ _OUTPUT = click.option("-o", "--output", type=OneOf(["text", "json"]), default="
 
 def open_store(root: str | None) -> Store:
     """Raises UsageError where there is no store; nothing is written."""
-    from nimpull.store.durable import refused
+    from nimpull.store.durable import store_error
     from nimpull.store.store import Store
 
     path = store_path(root, from_process())
@@ -38,7 +38,7 @@ def open_store(root: str | None) -> Store:
     except (FileNotFoundError, NotADirectoryError):
         state = None
     except OSError as error:
-        raise refused(error, "look into the store", path) from error
+        raise store_error(error, "look into the store", path) from error
     if not (state and stat.S_ISDIR(state.st_mode)):
         raise UsageError(
             f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",

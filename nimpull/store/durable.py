@@ -56,6 +56,11 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:  # noqa: 
             f"cannot {action} {shown} as uid {os.geteuid()}, gid {os.getegid()}: {os.strerror(error.errno)}",
             hint="Check fsGroup, the mode of the directory, and that the volume is not mounted read-only.",
         )
+    if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return NotWritableError(
+            f"cannot {action} {shown}: {os.strerror(error.errno)}",
+            hint="The mount does not take what a store needs. Use another volume (block storage, NFS).",
+        )
     reason = os.strerror(error.errno) if error.errno else display(error, 120)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoreIOError(

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,13 +17,17 @@ from nimpull.store.tree import PROBE, TEMPORARY, Tree
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
+_STATE_INODES: Final = 16  # of .nimpull, while a run writes
+_NO_DIRECTORY: Final = frozenset(
+    {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Free for this user. ``inodes`` None: the file system does not count them (btrfs, many network ones)."""
+    """Free for this user; None: the file system does not say (inodes: btrfs, many network ones)."""
 
-    bytes: int
+    bytes: int | None
     inodes: int | None
 
 
@@ -65,21 +68,37 @@ def probe_place(path: str) -> None:
 
 
 def _make_directory(path: str) -> None:
+    """OSError; FileExistsError for what is no directory and stands in its place."""
     if os.path.isdir(path):
         return
     _make_directory(os.path.dirname(path))
-    with suppress(FileExistsError):  # another pod's: or a file, which the probe refuses
+    try:
         os.mkdir(path)
         share_with_group(path)
+    except FileExistsError:
+        if not os.path.isdir(path):  # not another pod's
+            raise
 
 
 def _explained(error: OSError, root: str) -> StoreError:
     """A refusal with the facts that a cluster's operator needs: who asks, who owns, which mode."""
-    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return store_error(error, "make the store", root)
     place = os.path.abspath(root)
     while not os.path.lexists(place) and place != "/":
         place = os.path.dirname(place)
+    shown = display(place, 300)
+    if error.errno in _NO_DIRECTORY:
+        if os.path.isdir(place):
+            reason = f"no directory can be made in {shown}: {error.strerror}"
+        elif os.path.islink(place):
+            reason = f"{shown} is a link to “{display(os.readlink(place), 200)}”, which leads to no directory"
+        else:
+            reason = f"{shown} is a file, not a directory"
+        return NotWritableError(
+            f"{display(root, 300)} cannot be the store: {reason}",
+            hint="Name a directory with --store (in a Job: NIM_CACHE_PATH, or the mount of the volume).",
+        )
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return store_error(error, "make the store", root)
     try:
         status = os.stat(place)
         owner = f"owner {status.st_uid}:{status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"
@@ -89,7 +108,7 @@ def _explained(error: OSError, root: str) -> StoreError:
     groups = ",".join(str(group) for group in os.getgroups()) or "none"
     read_only = error.errno == errno.EROFS
     return NotWritableError(
-        f"{display(place, 300)} cannot be written: {error.strerror} ({writer}, groups {groups}; {owner})",
+        f"{shown} cannot be written: {error.strerror} ({writer}, groups {groups}; {owner})",
         hint="The volume is mounted read-only: set readOnly to false, or use a volume that may be written."
         if read_only
         else f"Set runAsUser and fsGroup (NIMCache: spec.userID, spec.groupID) so that {writer} may "
@@ -134,7 +153,26 @@ def room(root: str) -> Room:
         status = os.statvfs(root)
     except OSError as error:
         raise store_error(error, "measure the room of", root) from error
-    return Room(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
+    # some FUSE drivers answer with zeros: a volume without a block would hold no file at all
+    free = status.f_bavail * status.f_frsize if status.f_blocks else None
+    return Room(free, status.f_favail if status.f_files else None)
+
+
+def inodes_for(tree: Tree, paths: Iterable[str], *, each: int) -> int:
+    """Directory entries that files at ``paths`` need, with the directories that are not there yet.
+
+    ``each``: how many for a file or a directory: in a hub cache a blob and its link, in a local directory a
+    file and its description. State of nimpull's own comes on top (a record, a marker, a journal).
+    """
+    count, new = 0, set()
+    with tree.holding():
+        for path in paths:
+            count += each
+            above = os.path.dirname(path)
+            while above and above not in new and tree.lstat(above) is None:
+                new.add(above)
+                above = os.path.dirname(above)
+    return count + each * len(new) + _STATE_INODES
 
 
 def check_room(root: str, need: int, *, files: int = 0) -> None:
@@ -144,7 +182,7 @@ def check_room(root: str, need: int, *, files: int = 0) -> None:
     """
     free = room(root)
     wanted = need + RESERVE if need else 0
-    if wanted > free.bytes:
+    if free.bytes is not None and wanted > free.bytes:
         raise NoSpaceError(
             f"{display(root, 300)}: needs {show_bytes(wanted)}, has {show_bytes(free.bytes)}, "
             f"short by {show_bytes(wanted - free.bytes)}",

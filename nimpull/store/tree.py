@@ -363,7 +363,8 @@ class Tree:
             with self.directory(path) as descriptor:
                 os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # some FUSE drivers have no fsync for directories
+            # some FUSE drivers have no fsync for directories: nothing more can be done there
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise store_error(error, "sync", self.absolute(path)) from error
 
     @property
