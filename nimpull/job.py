@@ -62,6 +62,7 @@ def run(request: Request, edges: Edges) -> Report:
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
         _log.exception("unexpected error")
         report = _failed(edges.reporter.draft or report, error, edges)
+    report = replace(report, timeline=edges.progress.timeline())
     edges.reporter.publish(report)
     return report
 
@@ -74,7 +75,7 @@ def abandon(edges: Edges) -> Report:
         hint="Run again to continue: what is on the volume is kept. Check that volume and network answer.",
     )
     draft = edges.reporter.draft or Report(State.IN_PROGRESS, now, now, version=__version__)
-    report = _failed(draft, error, edges)
+    report = replace(_failed(draft, error, edges), timeline=edges.progress.timeline())
     edges.reporter.publish(report)
     return report
 
@@ -127,7 +128,9 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         volume.name_twice(plan.listings, complete=_is_whole(request))
         volume.write_runtime_manifest(plan.listings)
         volume.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
-    transfer = TransferSummary(sum(o.fetched for o in fetched), seconds, edges.retries, edges.connections)
+    transfer = TransferSummary(
+        sum(o.fetched for o in fetched), seconds, edges.progress.retries, edges.connections
+    )
     return _ready(report, cached, outcomes, (transfer,), edges)
 
 

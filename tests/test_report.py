@@ -23,12 +23,16 @@ from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.report import (
     CachedProfile,
     Failure,
+    Pause,
+    PhaseSpan,
     ProgressSummary,
+    RateLine,
     Report,
     Repository,
     SelectionSummary,
     State,
     StoreSummary,
+    Timeline,
     TransferSummary,
     closing_line,
     termination_message,
@@ -77,6 +81,16 @@ def a_report(**changes: Any) -> Report:
         store=StoreSummary("/model-store", "ngc-hub", 3 << 30, 40 << 30),
         transfer=TransferSummary(3 << 30, 60.5, 2, 8),
         artifacts=(outcome,),
+        timeline=Timeline(
+            1.0,
+            (0, 1 << 20),
+            (RateLine("files.example", (0, 1 << 20)),),
+            1.0,
+            (RateLine("files.example", (0, 1 << 20), 0),),
+            (Pause(1.0, 30.0, "HTTP 429 from files.example?token=CANARYsignature"),),
+            (PhaseSpan("listing", 0.0, 0.5), PhaseSpan("fetching", 0.5, 1.5)),
+            {"hash": 0.25},
+        ),
     )
     return replace(whole, **changes)
 
@@ -134,6 +148,7 @@ def test_ready_has_the_shape_of_nimcache_status() -> None:
         ("other", "vllm-tp1", False, "no-gpu", "needs 2x H100, found 1x", "one more H100"),
     ]
     assert document["source"]["requested"] == "latest"
+    assert document["timeline"]["secondsByPhase"] == {"list": 0.5, "fetch": 1.5, "hash": 0.25}
 
 
 def test_failed_publishes_the_error_and_no_profiles() -> None:
@@ -192,6 +207,7 @@ def test_termination_message_is_the_report_without_lists() -> None:
     document = json.loads(text)
     check(document)
     assert "artifacts" not in document
+    assert "timeline" not in document
     assert "truncated" not in document
     assert document["hardware"] == {"origin": "nvml", "gpus": {"NVIDIA H100 80GB HBM3": 1}}
 

@@ -14,8 +14,9 @@ from typing import Final, Self, TextIO
 
 from nimpull.core.events import Advanced, Event, Level, Spent, Waiting, level_of
 from nimpull.core.ports import Clock
-from nimpull.core.report import ProgressSummary
+from nimpull.core.report import ProgressSummary, Timeline
 from nimpull.progress.meter import Meter
+from nimpull.progress.recorder import Recorder
 from nimpull.progress.stream import TextStream, await_writer
 from nimpull.progress.updates import Update, View
 
@@ -63,6 +64,7 @@ class Progress:
         self._level = level
         self._interval = interval if level <= Level.INFO else math.inf
         self._meter = Meter(clock.monotonic())
+        self._recorder = Recorder(clock.monotonic())
         self._next = clock.monotonic() + self._interval
         self._unshown: deque[tuple[float, Event]] = deque(maxlen=MOST_UNSHOWN)
         self._told = 0
@@ -78,6 +80,7 @@ class Progress:
         now = self._clock.monotonic()
         with self._lock:
             self._meter.count(event, now)
+            self._recorder.count(event, now)
             if not self._view or isinstance(event, Advanced | Spent) or level_of(event) < self._level:
                 return
             if not (isinstance(event, Waiting) and self._is_repeated(event.reason, now)):
@@ -95,6 +98,14 @@ class Progress:
     def summary(self) -> ProgressSummary:
         with self._lock:
             return self._meter.summary(self._clock.monotonic())
+
+    def timeline(self) -> Timeline:
+        with self._lock:
+            return self._recorder.timeline(self._clock.monotonic())
+
+    @property
+    def retries(self) -> int:
+        return self._recorder.retries
 
     def beat(self, *, last: bool = False) -> None:
         """Write what is new. One thread at a time: the writing thread, or a test."""

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Self
 from nimpull import __version__
 from nimpull.core.artifacts import Artifact, Listing, Location, Outcome
 from nimpull.core.digest import Digest
-from nimpull.core.events import Event as JobEvent
-from nimpull.core.events import Note, Phase, Waiting
+from nimpull.core.events import Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Body, Clock, Wanted
+from nimpull.core.ports import Body, Clock, Emit, Wanted
 from nimpull.core.request import Request
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
@@ -43,23 +42,17 @@ class Edges:
         self.settings = settings
         self.clock = clock
         self.cancel = cancel
-        self.retries = 0
-        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit)
+        self.progress = progress
+        self.emit: Emit = progress
+        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=progress)
         self.reporter = ReportWriter(
             report_path,
             settings.termination_log,
             request,
             clock=clock,
-            emit=self.emit,
-            progress=progress.summary,
+            progress=progress,
         )
-        self._progress = progress
         self._stack = ExitStack()
-
-    def emit(self, event: JobEvent) -> None:
-        if isinstance(event, Waiting):
-            self.retries += 1
-        self._progress(event)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.volume)

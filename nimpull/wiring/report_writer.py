@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
-from nimpull.core.ports import Clock, Emit
-from nimpull.core.report import ProgressSummary, Report, State, termination_message, to_text
+from nimpull.core.ports import Clock
+from nimpull.core.report import Report, State, termination_message, to_text
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
 
+if TYPE_CHECKING:
+    from nimpull.progress import Progress
+
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
-#: What a failure's report may have beyond the draft: sources, notes, the error itself (bytes).
-MARGIN: Final = 32 << 10
+#: What a failure's report may have beyond the draft: sources, notes, the error, the time line (bytes).
+MARGIN: Final = 128 << 10
 
 
 class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
-    ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress``: how far the run
-    is. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``: why
-    the file that was asked for has not got the last report.
+    ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress`` knows how far
+    the run is. No method raises: a report that cannot be written is told, and hides no outcome;
+    ``unwritten``: why the file that was asked for has not got the last report.
     """
 
     def __init__(
@@ -36,8 +38,7 @@ class ReportWriter:
         request: Request,
         *,
         clock: Clock,
-        emit: Emit,
-        progress: Callable[[], ProgressSummary],
+        progress: Progress,
     ) -> None:
         self.draft: Report | None = None
         self.unwritten: OutputError | None = None
@@ -45,7 +46,6 @@ class ReportWriter:
         self._termination_log = termination_log
         self._request = request
         self._clock = clock
-        self._emit = emit
         self._progress = progress
         self._done = Event()
         self._unpublished = Lock()
@@ -74,7 +74,13 @@ class ReportWriter:
             draft = self.draft
             # a store without state is one that nothing has been written to: looking at it makes no directory
             if draft and os.path.isdir(os.path.join(self._request.store, STATE_DIRECTORY)):
-                self._write(replace(draft, updated=self._clock.time(), progress=self._progress()), last=False)
+                unfinished = replace(
+                    draft,
+                    updated=self._clock.time(),
+                    progress=self._progress.summary(),
+                    timeline=self._progress.timeline(),
+                )
+                self._write(unfinished, last=False)
 
     def close(self) -> None:
         """Rewrite the unfinished report no more."""
@@ -107,7 +113,7 @@ class ReportWriter:
 
     def _tell(self, problem: str) -> None:
         if problem:
-            self._emit(Note(problem, "warning"))
+            self._progress(Note(problem, "warning"))
 
 
 def leave_message(path: str, report: Report) -> str:

@@ -16,6 +16,7 @@ from nimpull.core.hardware import Gpu, Hardware
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.sentences import done, moving
+from nimpull.core.report.timeline import timeline_json
 from nimpull.core.report.values import (
     CachedProfile,
     Failure,
@@ -56,6 +57,8 @@ def to_json(report: Report) -> dict[str, Any]:
         document["store"] = _store(report.store)
     if report.transfer:
         document["transfer"] = _transfer(report.transfer)
+    if report.timeline:
+        document["timeline"] = timeline_json(report.timeline)
     document["artifacts"] = [_artifact(outcome) for outcome in report.artifacts]
     document["notes"] = [clean(note) for note in report.notes]
     return document

@@ -30,7 +30,7 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
     if limit < 256:
         raise ValueError("a termination message needs 256 bytes at least")
     document = to_json(report)
-    for name in ("artifacts", "selection"):
+    for name in ("artifacts", "selection", "timeline"):
         document.pop(name, None)
     if report.hardware:
         document["hardware"] = {"origin": report.hardware.origin.value, "gpus": _gpu_counts(report.hardware)}

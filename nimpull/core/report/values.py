@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nimpull.core.artifacts import Listing, Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
+from nimpull.core.report.timeline import Timeline
 from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ class Report:
     store: StoreSummary | None = None
     transfer: TransferSummary | None = None
     progress: ProgressSummary | None = None
+    timeline: Timeline | None = None
     artifacts: tuple[Outcome, ...] = ()
     error: Failure | None = None
     notes: tuple[str, ...] = ()
