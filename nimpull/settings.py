@@ -15,6 +15,7 @@ from typing import Final
 
 from nimpull.core.events import Level
 from nimpull.core.names import display
+from nimpull.core.proxies import NO_PROXIES, Proxies
 from nimpull.core.units import parse_quantity
 from nimpull.errors import UsageError
 
@@ -84,9 +85,7 @@ class Settings:
     gpus: str = ""
     ca_files: tuple[str, ...] = ()
     ca_directories: tuple[str, ...] = ()
-    http_proxy: str = field(default="", repr=False)
-    https_proxy: str = field(default="", repr=False)
-    no_proxy: str = ""
+    proxies: Proxies = NO_PROXIES
     jsonl_logging: bool = False
     log_level: Level = Level.INFO
     termination_log: str = TERMINATION_LOG
@@ -153,9 +152,12 @@ def load(environ: Mapping[str, str]) -> Settings:
         gpus=_text(environ, "NIMPULL_GPUS"),
         ca_files=tuple(value for name in CA_VARIABLES if (value := _text(environ, name))),
         ca_directories=tuple(filter(None, _text(environ, "SSL_CERT_DIR").split(os.pathsep))),
-        http_proxy=_either_case(environ, "HTTP_PROXY"),
-        https_proxy=_either_case(environ, "HTTPS_PROXY"),
-        no_proxy=_either_case(environ, "NO_PROXY"),
+        proxies=Proxies.parse(
+            http=_either_case(environ, "HTTP_PROXY"),
+            https=_either_case(environ, "HTTPS_PROXY"),
+            everything=_either_case(environ, "ALL_PROXY"),
+            no_proxy=_either_case(environ, "NO_PROXY"),
+        ),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),

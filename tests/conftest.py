@@ -9,6 +9,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
+from nimpull.core.proxies import Proxies
 from nimpull.transport import Transport, TransportPolicy
 from tests.calls import FILES, manifest
 from tests.clocks import StepClock
@@ -42,7 +43,14 @@ def rig() -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
     def make(*, clock: StepClock | None = None, **policy: object) -> Rig:
-        fields: dict[str, object] = {"connect_timeout": 5.0, "read_timeout": 5.0, **policy}
+        named = {name: str(policy.pop(f"{name}_proxy", "")) for name in ("http", "https")}
+        proxies = Proxies.parse(**named, everything=str(policy.pop("all_proxy", "")))
+        fields: dict[str, object] = {
+            "connect_timeout": 5.0,
+            "read_timeout": 5.0,
+            "proxies": proxies,
+            **policy,
+        }
         made.append(Rig(TransportPolicy(**fields), clock or StepClock()))  # type: ignore[arg-type]
         return made[-1]
 

@@ -13,6 +13,7 @@ import trustme
 
 from nimpull.core.artifacts import Location
 from nimpull.core.names import Url
+from nimpull.core.proxies import Proxies
 from nimpull.errors import NetworkError, ProxyError
 from nimpull.transport import Transport, TransportPolicy
 from nimpull.transport.line import parse_head
@@ -27,7 +28,8 @@ CANARY = "canary-91c2"
 
 @contextmanager
 def transport(**policy: object) -> Iterator[Transport]:
-    settings = TransportPolicy(**policy)  # type: ignore[arg-type]
+    proxies = Proxies.parse(https=str(policy.pop("https_proxy", "")))
+    settings = TransportPolicy(proxies=proxies, **policy)  # type: ignore[arg-type]
     with Transport(settings, clock=StepClock(), cancel=Event(), emit=lambda event: None) as made:
         yield made
 

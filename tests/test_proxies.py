@@ -9,11 +9,9 @@ import trustme
 
 from nimpull.core.artifacts import Location
 from nimpull.core.names import Url
-from nimpull.errors import (
-    ProxyError,
-)
-from nimpull.transport import TransportPolicy
-from nimpull.transport.proxies import Proxies
+from nimpull.core.proxies import Proxies
+from nimpull.errors import ProxyError, UsageError
+from nimpull.settings import load
 from tests.certificates import served
 from tests.servers import Proxy, ProxyRules, ScriptedServer
 from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all
@@ -70,11 +68,45 @@ def test_f28_a_proxy_that_is_down(rig: Callable[..., Rig]) -> None:
         )
 
 
-def test_f28_a_proxy_address_that_cannot_be_one(rig: Callable[..., Rig]) -> None:
-    for address in (f"socks5://u:{CANARY}@127.0.0.1:1080", f"http://u:{CANARY}@host:99999999"):
-        with pytest.raises(ProxyError, match="cannot be used") as caught:
-            rig(https_proxy=address)
-        assert CANARY not in caught.value.message
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "://x",
+        f"ftp://u:{CANARY}@127.0.0.1:21",
+        f"socks6://u:{CANARY}@127.0.0.1:1080",
+        f"http://u:{CANARY}@host:99999999",
+        f"http://u:{CANARY}@:80",
+        f"http://u:{CANARY}@host:0",
+        f"http://u:{CANARY}@[::1",
+    ],
+)
+def test_f28_a_proxy_address_that_cannot_be_one_is_a_mistake_of_whoever_set_it(
+    variable: str, address: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{variable.upper()} is no address of a proxy") as caught:
+        load({variable: address})
+    assert CANARY not in f"{caught.value!r} {caught.value} {caught.value.hint}"
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("variables", "http", "https"),
+    [
+        ({"ALL_PROXY": "socks5h://p:1080"}, "socks5h://p:1080", "socks5h://p:1080"),
+        ({"all_proxy": "socks5://p", "ALL_PROXY": "http://q"}, "socks5://p", "socks5://p"),
+        ({"ALL_PROXY": "socks5://p", "HTTPS_PROXY": "https://q:443"}, "socks5://p", "https://q:443"),
+        ({"ALL_PROXY": "p:1", "http_proxy": "q:2"}, "http://q:2", "http://p:1"),
+        ({"HTTP_PROXY": "p:1"}, "http://p:1", None),
+        ({"ALL_PROXY": "p:1", "NO_PROXY": "registry.test"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_f28_which_variable_speaks(variables: dict[str, str], http: str | None, https: str | None) -> None:
+    proxies = load(variables).proxies
+    for scheme, expected in (("http", http), ("https", https)):
+        found = proxies.proxy_for(Url(f"{scheme}://registry.test/"))
+        assert (found and found.reveal()) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,5 +136,5 @@ def test_f28_a_proxy_address_that_cannot_be_one(rig: Callable[..., Rig]) -> None
     ],
 )
 def test_f28_no_proxy(no_proxy: str, url: str, bypassed: bool) -> None:
-    proxies = Proxies(TransportPolicy(https_proxy="http://proxy:3128", no_proxy=no_proxy))
-    assert (proxies.choose(Url(url)) is None) is bypassed
+    proxies = Proxies.parse(https="http://proxy:3128", no_proxy=no_proxy)
+    assert (proxies.proxy_for(Url(url)) is None) is bypassed

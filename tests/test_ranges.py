@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimpull.core.ranges import (
-    MAX_PAUSE,
     Accept,
     Asked,
     Cause,
@@ -16,13 +15,11 @@ from nimpull.core.ranges import (
     Relocate,
     Restart,
     Wait,
-    backoff,
     disjoint,
     first_segment,
     gaps,
     judge,
     parse_content_range,
-    parse_retry_after,
 )
 
 NOW = 1_795_000_000.0
@@ -46,24 +43,6 @@ SPANS = st.lists(st.tuples(st.integers(-5, 60), st.integers(-5, 60)), max_size=1
 )
 def test_f06_content_range(text: str, expected: ContentRange | None) -> None:
     assert parse_content_range(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("120", 120.0),
-        ("0", 0.0),
-        ("1000000000", MAX_PAUSE),
-        ("-5", None),
-        ("soon", None),
-        ("", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Wed, 18 Nov 2026 11:07:40 GMT", 60.0),
-        ("Wed, 21 Oct 9999 07:28:00 GMT", MAX_PAUSE),
-    ],
-)
-def test_f17_retry_after(text: str, seconds: float | None) -> None:
-    assert parse_retry_after(text, NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -127,16 +106,3 @@ def test_segments_end_at_multiples_of_their_grain(start: int, length: int, grain
     assert first == start < end <= start + length
     assert end - start <= grain
     assert end == start + length or end % grain == 0
-
-
-@given(st.integers(0, 100), st.floats(0, 0.999))
-def test_f18_pauses_grow_and_are_bounded(failures: int, jitter: float) -> None:
-    assert 0.5 <= backoff(failures, jitter) <= 60
-    assert backoff(failures, jitter) <= backoff(failures + 1, jitter)
-    assert backoff(failures, jitter, patience=40.0) <= 5
-
-
-def test_pauses_double_to_a_ceiling_and_are_spread() -> None:
-    assert [backoff(failures, 0.0) for failures in (1, 2, 3)] == [0.5, 1.0, 2.0]
-    assert backoff(50, 0.0) == 30.0
-    assert backoff(50, 0.999) > 59.0

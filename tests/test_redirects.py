@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nimpull.core import link_local
 from nimpull.core.artifacts import Location
+from nimpull.core.link_local import is_internal, names_internal
 from nimpull.core.names import Url
+from nimpull.core.proxies import Proxies
 from nimpull.errors import (
     NimpullError,
     RedirectError,
 )
 from nimpull.transport import TransportPolicy
-from nimpull.transport.redirects import refuse_internal
 from tests.certificates import served
 from tests.servers import Peer, ScriptedServer, Seen, in_turn
 from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all, redirect
@@ -64,20 +69,64 @@ def test_f19_unsafe_targets_are_refused(rig: Callable[..., Rig], target: str) ->
         rig().transport(Location(server.url()), 0, None)
 
 
-def test_f19_a_name_that_leads_to_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 0))
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: [entry])
-    source, target = Url("https://a.test/"), Url("https://metadata.test/")
-    refuse_internal(source, target, resolve=False)
-    with pytest.raises(RedirectError, match="metadata"):
-        refuse_internal(source, target, resolve=True)
+def test_f19_a_name_that_leads_to_metadata_is_never_asked(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address that the socket is connected to counts, for a location of any origin."""
+    monkeypatch.setattr(link_local, "_METADATA", frozenset({ip_address("127.0.0.2")}))
+    with ScriptedServer(ok, host="127.0.0.2") as secret:
+        monkeypatch.setattr(socket, "getaddrinfo", resolving(secret.port))
+        with pytest.raises(RedirectError, match=r"metadata\.test.*link-local or metadata address"):
+            rig().transport(Location(Url(f"http://metadata.test:{secret.port}/")), 0, None)
+        assert secret.seen == []
 
 
-@pytest.mark.parametrize("host", ["2852039166", "0xa9fea9fe", "169.254.43518", "0251.0376.0251.0376"])
-def test_f19_an_address_in_disguise_is_refused_behind_a_proxy_too(host: str) -> None:
-    """Where the proxy resolves names, nothing is looked up here."""
-    with pytest.raises(RedirectError, match="metadata"):
-        refuse_internal(Url("https://a.test/"), Url(f"http://{host}/"), resolve=False)
+def resolving(port: int) -> Callable[..., list[object]]:
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", port))
+    return lambda *arguments, **options: [entry]
+
+
+@pytest.mark.parametrize(
+    ("host", "internal"),
+    [
+        ("169.254.169.254", True),
+        ("169.254.169.254.", True),
+        ("2852039166", True),
+        ("0xa9fea9fe", True),
+        ("169.254.43518", True),
+        ("0251.0376.0251.0376", True),
+        ("::ffff:169.254.169.254", True),
+        ("64:ff9b::a9fe:a9fe", True),
+        ("2002:a9fe:a9fe::", True),
+        ("fe80::1%eth0", True),
+        ("fd00:ec2::254", True),
+        ("100.100.100.200", True),
+        ("Metadata.Google.Internal", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("0x7f.1", False),
+        ("4294967296", False),
+        ("169.254.169.254.example.com", False),
+        ("1.2.3.4.5", False),
+        ("9" * 5000, False),
+        ("", False),
+    ],
+)
+def test_f19_an_address_in_any_spelling(host: str, internal: bool) -> None:
+    assert names_internal(host) is internal
+
+
+@given(st.ip_addresses(v=4))
+def test_f19_an_address_is_what_inet_aton_makes_of_it(address: IPv4Address) -> None:
+    a, b, c, d = address.packed
+    for text in (
+        str(int(address)),
+        hex(int(address)),
+        f"0{a:o}.{b}.{c << 8 | d}",
+        f"{a}.{(b << 16) + (c << 8) + d}",
+    ):
+        assert socket.inet_aton(text) == address.packed
+        assert names_internal(text) is is_internal(str(address)), text
 
 
 def test_f19_tls_is_not_left(rig: Callable[..., Rig], ca: trustme.CA, bundle: str) -> None:
@@ -136,7 +185,7 @@ def test_f56_errors_and_settings_hold_no_secret(
     rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    policy = TransportPolicy(https_proxy=f"http://u:{CANARY}@proxy")
+    policy = TransportPolicy(proxies=Proxies.parse(https=f"http://u:{CANARY}@proxy"))
     assert CANARY not in repr(policy)
     port = closed_port()
     failing: tuple[tuple[Url, dict[str, str]], ...] = (

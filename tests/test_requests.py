@@ -7,8 +7,6 @@ import gzip
 import os
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import format_datetime
 
 import pytest
 
@@ -19,7 +17,6 @@ from nimpull.errors import (
     NetworkError,
     ProxyError,
 )
-from nimpull.transport.pacing import MAX_PAUSE, asked_pause
 from tests.clocks import StepClock
 from tests.servers import Peer, Proxy, ProxyRules, ScriptedServer, Seen, in_turn
 from tests.transporting import CANARY, Rig, closed_port, ok, redirect, status
@@ -118,31 +115,6 @@ def test_f17_an_api_request_waits_as_told(rig: Callable[..., Rig]) -> None:
             Waiting("127.0.0.1 answers HTTP 429", 40.0),
             Waiting("127.0.0.1 answers HTTP 429", 70.0),
         ]
-
-
-NOW = 1_795_000_000.0
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "12"}, 12.0),
-        ({"retry-after": "-5"}, 0.0),
-        ({"retry-after": "1000000000"}, MAX_PAUSE),
-        ({"retry-after": "9" * 400}, MAX_PAUSE),
-        ({"retry-after": format_datetime(datetime.fromtimestamp(NOW + 90, UTC), usegmt=True)}, 90.0),
-        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_PAUSE),
-        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"ratelimit": '"api";r=0;t=55'}, 55.0),
-        ({"ratelimit": "limit=100, remaining=0, reset=33"}, 33.0),
-        ({"ratelimit": '"api";r=0;t=x'}, None),
-        ({"retry-after": "3", "ratelimit": '"api";r=0;t=55'}, 3.0),
-    ],
-)
-def test_f17_what_a_server_asks_for(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_pause(headers, NOW) == seconds
 
 
 def test_f18_a_storm_passes(rig: Callable[..., Rig]) -> None:

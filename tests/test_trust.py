@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
+import pycurl
 import pytest
 import trustme
 
@@ -16,7 +17,7 @@ from nimpull.core.names import Url
 from nimpull.errors import TlsError
 from nimpull.settings import load
 from nimpull.transport import Transport, TransportPolicy
-from nimpull.transport.trust import client_context
+from nimpull.transport.trust import SYSTEM_STORES, authorities
 from tests.certificates import of_an_old_company, served
 from tests.clocks import StepClock
 from tests.servers import ScriptedServer
@@ -65,10 +66,10 @@ def test_f27_a_directory_holds_files_as_a_configmap_mounts_them_or_hashed_ones(t
     (tmp_path / "corp.crt").symlink_to("..data/corp.crt")
     (tmp_path / "README").write_text("no certificate, and not asked for one")
     missing = str(tmp_path / "none")
-    assert len(client_context((str(tmp_path),), missing).get_ca_certs()) == 1
+    assert len(authorities((str(tmp_path),), (), (missing,)).context().get_ca_certs()) == 1
     (tmp_path / "bad.pem").write_text("no certificate, but called one")
     with pytest.raises(TlsError, match=r"bad\.pem") as caught:
-        client_context((str(tmp_path),), missing)
+        authorities((str(tmp_path),), (), (missing,))
     assert "SSL_CERT_DIR" in caught.value.hint
 
 
@@ -118,23 +119,49 @@ def test_f27_the_system_store_is_honoured_and_bundles_add_to_it(ca: trustme.CA, 
     store, extra = tmp_path / "store.crt", tmp_path / "extra.pem"
     ca.cert_pem.write_to_path(store)
     trustme.CA(organization_name="another").cert_pem.write_to_path(extra)
-    assert len(client_context((), str(store)).get_ca_certs()) == 1
-    assert len(client_context((str(extra),), str(store)).get_ca_certs()) == 2
+    assert len(authorities((), (), (str(store),)).context().get_ca_certs()) == 1
+    assert len(authorities((str(extra),), (), (str(store),)).context().get_ca_certs()) == 2
+
+
+def test_f27_the_system_store_is_found_wherever_a_distribution_has_it(ca: trustme.CA, tmp_path: Path) -> None:
+    """The first of the known files; without one, a directory of them, whose dangling links are not read."""
+    missing, second, third = (str(tmp_path / name) for name in ("none", "bundle.crt", "other.crt"))
+    ca.cert_pem.write_to_path(second)
+    for _ in range(2):
+        trustme.CA().cert_pem.write_to_path(third, append=True)
+    hashed = tmp_path / "certs"
+    hashed.mkdir()
+    (hashed / "0a1b2c3d.0").symlink_to("../bundle.crt")
+    (hashed / "ffffffff.0").symlink_to("/usr/local/share/ca-certificates/gone.crt")
+    (hashed / "README").write_text("none")
+    for system, count in (((missing, second, third), 1), ((third, second), 2), ((missing, str(hashed)), 1)):
+        assert len(authorities((), (), system).context().get_ca_certs()) == count
+    for known in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"):
+        assert known in SYSTEM_STORES
+
+
+def test_f27_libcurl_reads_the_same_bundle_as_a_file(ca: trustme.CA, bundle: str) -> None:
+    trusted = authorities((bundle,), (), ())
+    assert Path(trusted.path).read_bytes() == trusted.pem
+    assert ca.cert_pem.bytes().strip() in trusted.pem
+    curl = pycurl.Curl()
+    with ScriptedServer(ok, tls=served(ca, "127.0.0.1")) as server:
+        curl.setopt(pycurl.URL, server.url().reveal())
+        curl.setopt(pycurl.CAINFO, trusted.path)
+        assert curl.perform_rs() == "{}"
+        curl.close()
 
 
 def test_f27_without_a_system_store_the_bundled_list_is_the_last_resort(
     ca: trustme.CA, bundle: str, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "none")
-    assert len(client_context((), missing).get_ca_certs()) > 50
-    assert len(client_context((bundle,), missing).get_ca_certs()) == 1
-    # a hashed directory is read when a certificate is looked for: it shows none, but is one
-    (tmp_path / "0a1b2c3d.0").symlink_to("ca.pem")
-    assert client_context((str(tmp_path),), missing).get_ca_certs() == []
+    assert len(authorities((), (), (missing,)).context().get_ca_certs()) > 50
+    assert len(authorities((bundle,), (), (missing,)).context().get_ca_certs()) == 1
 
 
 def test_f27_verification_is_never_off_but_not_pedantic(bundle: str) -> None:
-    context = client_context((bundle,))
+    context = authorities((bundle,)).context()
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT

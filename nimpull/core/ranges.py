@@ -1,24 +1,21 @@
 """What a data response means for the range that was asked for, decided from its head alone.
 
-The rules are those of RFC 9110: Content-Range (14.4), 206 (15.3.7), ETag (8.8.3), Retry-After (10.2.3).
+The rules are those of RFC 9110: Content-Range (14.4), 206 (15.3.7), ETag (8.8.3).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
 from nimpull.core.names import display
+from nimpull.core.patience import BUSY, asked_pause
 
-MAX_PAUSE: Final = 300.0  # seconds; a host that asks for more is asked again after this
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\d{1,19}")
-_BUSY: Final = frozenset({408, 421, 425, 429, 500, 502, 503, 504})
 _MARKUP: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 Span = tuple[int, int]
@@ -115,8 +112,8 @@ Verdict = Accept | Restart | Relocate | Wait | Fail
 
 def judge(asked: Asked, status: int, headers: Mapping[str, str], now: float) -> Verdict:
     """What to do with a response; ``headers`` have lower-case names, ``now``: seconds since the epoch."""
-    if status in _BUSY:
-        return Wait(parse_retry_after(headers.get("retry-after", ""), now), f"HTTP {status}")
+    if status in BUSY:
+        return Wait(asked_pause(headers, now), f"HTTP {status}")
     if status in _RELOCATING:
         return Relocate(_RELOCATING[status], f"HTTP {status}")
     if status not in (200, 206):
@@ -191,27 +188,6 @@ def parse_content_range(text: str) -> ContentRange | None:
     if last < start or (total is not None and last >= total):
         return None
     return ContentRange(start, last + 1, total)
-
-
-def parse_retry_after(text: str, now: float) -> float | None:
-    """Seconds to pause, within 0 and ``MAX_PAUSE``; None where the header is absent or unreadable."""
-    text = text.strip()
-    if _NUMBER.fullmatch(text):
-        return min(float(text), MAX_PAUSE)
-    try:
-        moment = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(moment - now, 0.0), MAX_PAUSE)
-
-
-def backoff(failures: int, jitter: float, patience: float = math.inf) -> float:
-    """Seconds before the next attempt: 1, 2, 4 … 60, between half and all of it by ``jitter`` in [0, 1).
-
-    ``patience``: seconds after which the cause is given up; never more than an eighth of it at once.
-    """
-    ceiling: float = min(60.0, patience / 8, 2.0 ** min(max(failures - 1, 0), 16))
-    return ceiling * (0.5 + jitter / 2)
 
 
 def gaps(size: int, present: Iterable[Span]) -> tuple[Span, ...]:

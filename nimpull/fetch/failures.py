@@ -8,8 +8,9 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.events import Waiting
 from nimpull.core.names import display
+from nimpull.core.patience import backoff
 from nimpull.core.ports import Cancel, Clock, Emit
-from nimpull.core.ranges import Cause, backoff
+from nimpull.core.ranges import Cause
 from nimpull.errors import (
     AuthError,
     ForbiddenError,

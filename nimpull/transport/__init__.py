@@ -16,19 +16,19 @@ import tenacity
 from nimpull.core.artifacts import Location
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
+from nimpull.core.patience import BUSY, backoff
 from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
-from nimpull.core.ranges import backoff
 from nimpull.errors import Cancelled, IntegrityError, NetworkError, NimpullError, ProxyError, TransferError
 from nimpull.transport.body import Gauge, Meter, OpenBody
 from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
-from nimpull.transport.pacing import DEFAULT_PAUSE, Pauses, asked_pause
+from nimpull.transport.pauses import Pauses
 from nimpull.transport.policy import TransportPolicy
 from nimpull.transport.streams import Pooled
+from nimpull.transport.trust import authorities
 from nimpull.transport.wire import Answer, Wire
 
 __all__ = ["Transport", "TransportPolicy"]
 
-_RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 _WATCH_INTERVAL: Final = 0.5  # seconds
 _API_BLOCK: Final = 64 << 10
 _STOPPED_HINT: Final = "Run again to continue where it stopped."
@@ -68,8 +68,9 @@ class Transport:
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self._pauses = Pauses(clock, cancel)
-        self._wire = Wire(policy, self._gate)
+        self._pauses = Pauses(clock)
+        self.authorities = authorities(policy.ca_files, policy.ca_directories)
+        self._wire = Wire(policy, self.authorities, self._gate)
         self._closed = False
         self._gauge = Gauge()
         Thread(target=self._watch, name="transport-cancel", daemon=True).start()
@@ -161,8 +162,8 @@ class Transport:
             raise
         except (NetworkError, ProxyError) as error:
             raise _Unsettled(error.message, error=error) from error
-        if reply.status in _RETRIED_STATUSES:
-            self._note_pause(reply.url.host, reply.status, reply.headers)
+        if reply.status in BUSY:
+            self._pauses.note(reply.url.host, reply.status, reply.headers)
             raise _Unsettled(f"{reply.url.host} answers HTTP {reply.status}", reply=reply)
         return reply
 
@@ -205,7 +206,7 @@ class Transport:
             headers = {**headers, "Range": f"bytes={start}-{'' if end is None else end - 1}"}
         answer = self._wire.get(location.url, headers, fresh_connection=fresh_connection)
         if answer.status in (429, 503):
-            self._note_pause(answer.url.host, answer.status, answer.headers)
+            self._pauses.note(answer.url.host, answer.status, answer.headers)
         coding = answer.headers.get("content-encoding", "").strip().lower()
         if coding and coding != "identity" and answer.status < 300:
             answer.stream.drop()
@@ -223,15 +224,8 @@ class Transport:
     def _meter(self, url: Url) -> Meter:
         return Meter(url, self._policy, self._clock, self._cancel)
 
-    def _note_pause(self, host: str, status: int, headers: Mapping[str, str]) -> None:
-        seconds = asked_pause(headers, self._clock.time())
-        if seconds is None and status == 429:
-            seconds = DEFAULT_PAUSE
-        if seconds:
-            # the rest is spread, or all workers would come back in the same instant
-            self._pauses.begin(host, seconds * (1 + self._clock.jitter() / 10))
-
     def _gate(self, host: str) -> None:
-        self._pauses.keep(host)
+        while (seconds := self._pauses.left(host)) > 0 and not self._clock.wait(seconds, self._cancel):
+            pass
         if self._cancel.is_set():
             raise Cancelled("stopped before the next request", hint=_STOPPED_HINT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from nimpull.core.proxies import NO_PROXIES, Proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,18 +12,14 @@ class TransportPolicy:
     """How to reach the registries from here.
 
     ``ca_files``: PEM bundles, or directories of them, trusted beside the system store; ``ca_directories``:
-    the same, where one that is missing is no error. ``http_proxy`` and ``https_proxy``: proxy URLs by the
-    scheme of the target; they may hold a password and are never shown.
-    ``no_proxy``: names, suffixes, addresses and CIDR blocks, comma-separated. Times are in seconds;
-    ``low_speed_bytes`` is bytes per second, averaged over ``low_speed_seconds``. ``retry_budget``: how long
-    one API request may go without an answer. ``connections``: kept open per host.
+    the same, where one that is missing is no error. Times are in seconds; ``low_speed_bytes`` is bytes per
+    second, averaged over ``low_speed_seconds``. ``retry_budget``: how long one API request may go without an
+    answer. ``connections``: kept open per host.
     """
 
     ca_files: tuple[str, ...] = ()
     ca_directories: tuple[str, ...] = ()
-    http_proxy: str = field(default="", repr=False)
-    https_proxy: str = field(default="", repr=False)
-    no_proxy: str = ""
+    proxies: Proxies = NO_PROXIES
     connect_timeout: float = 15.0
     read_timeout: float = 60.0
     low_speed_bytes: int = 64 << 10

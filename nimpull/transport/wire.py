@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar, cast
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import requests
@@ -21,15 +21,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProxyError
 
+from nimpull.core.link_local import is_internal
 from nimpull.core.names import Url
+from nimpull.core.redirects import Hop, internal, is_redirect, next_hop
 from nimpull.errors import NetworkError, TransferError
 from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
 from nimpull.transport.lines import Lines, Route
 from nimpull.transport.policy import TransportPolicy
-from nimpull.transport.proxies import Proxies, is_http
-from nimpull.transport.redirects import Hop, is_redirect, next_hop, refuse_internal
 from nimpull.transport.streams import Pooled, Stream, content_length, let_go
-from nimpull.transport.trust import client_context
+from nimpull.transport.trust import Authorities
 
 _PORTS: Final = {"http": 80, "https": 443}
 _HOSTS: Final = 64  # hosts whose pools are kept
@@ -54,15 +54,15 @@ class Wire:
     The environment and .netrc are never read: trust and proxies come from the policy alone.
     """
 
-    def __init__(self, policy: TransportPolicy, gate: Callable[[str], None]) -> None:
+    def __init__(self, policy: TransportPolicy, trusted: Authorities, gate: Callable[[str], None]) -> None:
         """``gate(host)`` is called before each request to ``host``, and may wait or raise."""
         # their lines carry whole URLs, presigned queries too
         for name in ("urllib3.connection", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._gate = gate
         self._policy = policy
-        self._proxies = Proxies(policy)
-        self._context = client_context((*policy.ca_files, *filter(os.path.isdir, policy.ca_directories)))
+        self._proxies = policy.proxies
+        self._context = trusted.context()
         self._lock = Lock()
         self._connections: WeakSet[HTTPConnection] = WeakSet()
         self._reached: set[str] = set()
@@ -85,6 +85,9 @@ class Wire:
             _shut(connection)
 
     def _opened(self, connection: HTTPConnection) -> None:
+        if connection.proxy is None and is_internal(connection.sock.getpeername()[0]):
+            connection.close()
+            raise internal(Url(f"http://{connection.host}:{connection.port}/"))
         with self._lock:
             self._connections.add(connection)
             self._reached.add(connection.host.lower())
@@ -141,12 +144,7 @@ class Wire:
         return _Pools(self._context, connections, self._opened)
 
     def _follow(self, hop: Hop, answer: Answer[S_co]) -> Hop:
-        following = next_hop(hop, answer.status, answer.headers["location"])
-        if following.url.origin != hop.url.origin:
-            # behind a proxy the name is the proxy's to resolve, and may not exist here
-            direct = self._proxies.choose(following.url) is None
-            refuse_internal(hop.url, following.url, resolve=direct)
-        return following
+        return next_hop(hop, answer.status, answer.headers["location"])
 
     def _ask(self, url: Url, headers: Mapping[str, str], *, fresh: bool) -> Answer[Stream] | None:
         try:
@@ -161,7 +159,7 @@ class Wire:
     def _send(self, hop: Hop, pools: _Pools) -> Answer[Pooled]:
         if not is_http(hop.url):
             raise _unreadable(None, hop.url)
-        proxy = self._proxies.choose(hop.url)
+        proxy = self._proxies.proxy_for(hop.url)
         try:
             raw = pools.open(hop, proxy, self._timeout)
         except _UNREADABLE as error:
@@ -175,11 +173,11 @@ class Wire:
 
     def _broken(self, error: Exception, url: Url) -> TransferError:
         self._gate(url.host)  # a broken connection may be the end of the run
-        return self._explain(error, url, self._proxies.choose(url))
+        return self._explain(error, url, self._proxies.proxy_for(url))
 
     def _route(self, url: Url) -> Route | None:
         """None for what is not one connection of plain TLS or TCP: a forwarding proxy, TLS within TLS."""
-        proxy = self._proxies.choose(url)
+        proxy = self._proxies.proxy_for(url)
         scheme, host, port = url.origin
         if proxy is not None and (scheme == "http" or proxy.scheme == "https"):
             return None
@@ -200,6 +198,15 @@ def _shut(connection: HTTPConnection) -> None:
         with suppress(OSError):
             # not SSLSocket's: that takes the TLS state away under the thread that reads
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def is_http(url: Url) -> bool:
+    """Whether ``url`` can be read as an http or https address with a host and a valid port."""
+    try:
+        parts = urlsplit(url.reveal())
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _unreadable(error: Exception | None, url: Url) -> NetworkError:

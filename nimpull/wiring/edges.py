@@ -84,9 +84,7 @@ class Edges:
         policy = TransportPolicy(
             ca_files=settings.ca_files,
             ca_directories=settings.ca_directories,
-            http_proxy=settings.http_proxy,
-            https_proxy=settings.https_proxy,
-            no_proxy=settings.no_proxy,
+            proxies=settings.proxies,
             user_agent=f"nimpull/{__version__}",
             retry_budget=settings.retry_seconds,
             connections=max(TransportPolicy().connections, settings.connections or 0),

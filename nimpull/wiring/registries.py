@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nimpull.core.names import ModelUri, Url
@@ -64,11 +63,9 @@ class Registries:
     @cached_property
     def _sign(self) -> Sign:
         from nimpull.sources import boto_signer
-        from nimpull.transport.trust import SYSTEM_STORE
 
-        # boto3 takes one bundle only, and SSL_CERT_FILE means it in place of the system's
-        bundles = (*self._settings.ca_files, SYSTEM_STORE)
-        bundle = next((path for path in bundles if Path(path).is_file()), "")
+        # boto3 takes one bundle, in place of the system's
+        bundle = self._transport().authorities.path
         return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, bundle)
 
     @cached_property
