@@ -146,9 +146,13 @@ def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
         )
     listed = {uri: edges.list(uri, files, needs.promised) for uri, files in needs.repositories.items()}
     listings = tuple(listed.values())
+    filtered = request.wanted != Wanted() or bool(request.manifest)
     if empty := [listing for listing in listings if not listing.artifacts]:
         raise UsageError(
-            f"{empty[0].uri} has no file that was asked for", hint="Look at --include and --exclude."
+            f"{empty[0].uri} has no file" + (" that was asked for" if filtered else ""),
+            hint="Look at the names and patterns that were given (nimpull: --include, --exclude)."
+            if filtered
+            else "The repository is empty at this revision. Check its name and the revision.",
         )
     edges.emit(Phase("checking what is there"))
     volume.destinations = resolved(volume.destinations, listed)

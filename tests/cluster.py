@@ -56,8 +56,8 @@ class Cluster:
         if job.manifest:
             manifest.write_text(job.manifest)
         found = {"NIM_MANIFEST_PATH": str(manifest)} if job.manifest else {}
-        path = {"PATH": f"{self.commands}:{os.environ['PATH']}"}
-        return {**path, **self.fixed, **found, **secrets, **own}
+        kubelet = {"PATH": f"{self.commands}:{os.environ['PATH']}", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+        return {**kubelet, **self.fixed, **found, **secrets, **own}
 
     def run(
         self,

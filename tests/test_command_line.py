@@ -84,6 +84,43 @@ def test_every_command_ends_its_help_with_examples_and_exit_codes(registry: Regi
         assert "2 bad-usage" in text.partition("Exit codes:")[2]
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("acme/tiny", "hf://acme/tiny"),
+        ("acme/tiny@v1", "hf://acme/tiny@v1"),
+        ("nim/meta/tiny:hf-1", "ngc://nim/meta/tiny:hf-1"),
+    ],
+)
+def test_a_model_without_a_scheme(registry: Registry, tmp_path: Path, text: str, meant: str) -> None:
+    done = nimpull(registry, tmp_path / "store", "download", text)
+    assert (done.code, f"Did you mean {meant}?" in done.err) == (2, True), done.err
+
+
+def test_an_empty_repository_is_not_a_matter_of_patterns(registry: Registry, tmp_path: Path) -> None:
+    registry.add_hub_repo("acme/void", {})
+    registry.add_hub_repo("acme/tiny", FILES)
+    void = nimpull(registry, tmp_path / "store", "download", "hf://acme/void")
+    assert (void.code, "is empty" in void.err, "--include" in void.err) == (2, True, False), void.err
+    none = nimpull(registry, tmp_path / "store", "download", "hf://acme/tiny", "--include", "*.nothing")
+    assert (none.code, "(--include, --exclude)" in none.err) == (2, True), none.err
+
+
+def test_without_a_gpu_there_are_three_ways(registry: Registry, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    typed = nimpull(registry, store, "download", "--manifest", V2).err.splitlines()[-1]
+    assert "no GPU is visible here" in typed and "for H100, H100_NVL, L40S, A100 and 1 more" in typed
+    for way in ("(or --gpu H100:1)", "(or --profile)", "(--engine, --precision, --tp, …)"):
+        assert way in typed
+    assert "NIMCache" not in typed and len(typed) < 500
+    program = (*PROGRAM[:1], "-c", "from nimpull.__main__ import download_to_cache as d; d()")
+    pod = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "NIM_MANIFEST_PATH": V2}
+    job = ended(start(registry, store, under=(), program=program, **pod), store).err.splitlines()[-1]
+    for way in ("NIMPULL_GPUS=H100:1", "NIM_MODEL_PROFILE=tensorrt_llm-h100-fp8-tp1-throughput"):
+        assert way in job
+    assert "(NIMCache: spec.source.ngc.model)" in job and "--" not in job
+
+
 # -- output that cannot be written ---------------------------------------------------------------------
 
 

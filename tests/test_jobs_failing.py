@@ -188,7 +188,7 @@ REFUSALS = {
     "native-nothing-fits": Refusal(
         "ngc-native",
         11,
-        r"nearest:.*needs 1x H100, found 1x Tesla T4.* tensorrt_llm-h100",
+        r"nearest:.*tensorrt_llm-h100.*: needs 1x H100, found 1x Tesla T4",
         "NIMPULL_GPUS",
         {"NIMPULL_GPUS": "T4:1"},
         change=carrying(V1),
@@ -218,7 +218,11 @@ REFUSALS = {
         change=asking("whoami"),
     ),
     "no-such-option": Refusal(
-        "hf-model-cli", 2, "No such option '--bogus'", "download --help", change=asking("download", "--bogus")
+        "hf-model-cli",
+        2,
+        "there is no option --bogus",
+        "download --help",
+        change=asking("download", "--bogus"),
     ),
     "jfrog-nowhere": Refusal(
         "ngc-mirror-jfrog",

@@ -243,7 +243,8 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
         room=cache.room,
         gpus=options.gpus or settings.gpus,
     )
-    return _with_source(request, cache, options.manifest_file or "", settings), settings
+    request = _with_source(request, cache, options.manifest_file or "", settings)
+    return request, replace(settings, nimcache=True)
 
 
 def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:

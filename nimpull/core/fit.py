@@ -121,6 +121,12 @@ def _whole(tags: Mapping[str, str], key: str) -> int:
     return int(text)
 
 
+def gpu_option(profile: Profile, wanted: Need) -> str:
+    """What ``--gpu`` would say for hardware that this profile is made for: ``H100:2``."""
+    card = next((profile.tags[key] for key in ("gpu", "key", "gpu_device") if profile.tags.get(key)), "H100")
+    return f"{display(card, 60)}:{wanted.gpus}"
+
+
 def _memory(text: str) -> float | None:
     if not text:
         return None
@@ -152,7 +158,7 @@ class Fitter:
             return Mismatch(
                 Reason.NO_GPU,
                 f"needs {wanted.gpus}x {target}, no GPU found",
-                "run where the GPUs are visible, or name them: --gpu H100:8",
+                f"run where the GPUs are visible, or name them: --gpu {gpu_option(profile, wanted)}",
             )
         how, matching, problem = self._matching(profile)
         if problem:

@@ -169,6 +169,9 @@ _known_server: Final = lru_cache(maxsize=256)(_server)
 SCHEMES: Final = ("ngc", "hf", "s3", "https", "http", "file")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what botocore takes as a bucket
+#: Names without a scheme, as people copy them from the Hub (``namespace/name[@revision]``) and from NGC.
+_HUB_LIKE: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
+_NGC_LIKE: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+){1,2}:[\w.+-]+", re.ASCII)
 _HF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,96}")
 
 
@@ -196,9 +199,13 @@ class ModelUri:
         """Raises UsageError that shows the form expected."""
         scheme, separator, rest = text.partition("://")
         if not separator or scheme.lower() not in SCHEMES:
+            meant = _HUB_LIKE.fullmatch(text) or _NGC_LIKE.fullmatch(text)
+            scheme = "hf" if _HUB_LIKE.fullmatch(text) else "ngc"
             raise UsageError(
                 f"not a model URI: “{display(text, 200)}”",
-                hint="Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
+                hint=f"Did you mean {scheme}://{text}?"
+                if meant
+                else "Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
                 "https://host/prefix or file:///directory.",
             )
         scheme = scheme.lower()

@@ -106,7 +106,7 @@ def _proxy(variable: str, text: str) -> Url | None:
         userinfo, at, shown = text.rpartition("@")
         raise UsageError(
             f"{variable} is no address of a proxy: “{'…' * bool(userinfo)}{at}{display(shown, 200)}”",
-            hint=f"Set {variable} (proxy in the NIMCache) to http://host:port; known are "
+            hint=f"Set {variable} (NIMCache: spec.proxy) to http://host:port; known are "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)}.",
         )
     return Url(address)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, match_criteria
-from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
+from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict, gpu_option, need, wanted_gpu
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
@@ -122,27 +122,53 @@ def best(verdicts: Sequence[tuple[Profile, Verdict]], *, lora: bool = False) -> 
     ]
     if running:
         return min(running, key=lambda each: each[:2])[2]
+    if blind := [profile for profile, verdict in verdicts if _is_blind(verdict)]:
+        raise _nothing_to_choose_by(blind)
     raise NoProfileError(
         "no profile of the manifest runs on this hardware; nearest:\n" + "\n".join(nearest_misses(verdicts)),
-        hint="Name a profile (--profile, NIM_MODEL_PROFILE), ask for criteria, or say which GPUs will run it "
-        "(--gpu H100:8, NIMPULL_GPUS).",
+        hint="Name a profile with NIM_MODEL_PROFILE (nimpull: --profile), or say which GPUs will run it with "
+        "NIMPULL_GPUS (nimpull: --gpu) (NIMCache: spec.source.ngc.model).",
+    )
+
+
+def _is_blind(verdict: Verdict) -> bool:
+    return isinstance(verdict, Mismatch) and verdict.reason is Reason.NO_GPU
+
+
+def _nothing_to_choose_by(profiles: Sequence[Profile]) -> NoProfileError:
+    """Usual for a caching Job: nothing but the node that serves needs a GPU."""
+    first = profiles[0]
+    cards = list(dict.fromkeys(filter(None, map(wanted_gpu, profiles))))
+    more = f" and {len(cards) - 4} more" if len(cards) > 4 else ""
+    told = f" for {', '.join(display(card, 40) for card in cards[:4])}{more}" if cards else ""
+    gpus = gpu_option(first, need(first))
+    return NoProfileError(
+        f"no GPU is visible here to choose a profile by; the manifest has {len(profiles)}{told}",
+        hint=f"Three ways: say which GPUs will run it, NIMPULL_GPUS={gpus} (nimpull: or --gpu {gpus}); "
+        f"name a profile, NIM_MODEL_PROFILE={display(profile_name(first), 80)} (nimpull: or --profile); "
+        "or give criteria (nimpull: --engine, --precision, --tp, …) (NIMCache: spec.source.ngc.model).",
     )
 
 
 def nearest_misses(verdicts: Sequence[tuple[Profile, Verdict]]) -> list[str]:
-    """Up to three lines: name, id and what it needs."""
+    """Up to three lines: name, id and what it needs; in one line where several need the same."""
     misses: list[tuple[int, int, int, str]] = []
     for place, (profile, verdict) in enumerate(verdicts):
         if isinstance(verdict, Mismatch):
-            text = f"{verdict.detail} (change: {verdict.change})"
-            misses.append((verdict.reason, verdict.distance, place, _line(profile, text)))
+            known = verdict.change in verdict.detail
+            text = verdict.detail if known else f"{verdict.detail} (change: {verdict.change})"
+            misses.append((verdict.reason, verdict.distance, place, text))
         elif has_lora(profile):  # and it was not asked for, or it would have been taken
-            misses.append((0, 0, place, _line(profile, "runs, but is for LoRA; ask for it with --lora")))
-    return [line for *_, line in sorted(misses)[:NEAREST]]
+            misses.append((0, 0, place, "runs, but is for LoRA, which was not asked for"))
+    by_text: dict[str, list[Profile]] = {}
+    for *_, place, text in sorted(misses)[:NEAREST]:
+        by_text.setdefault(text, []).append(verdicts[place][0])
+    return [_line(profiles, text) for text, profiles in by_text.items()]
 
 
-def _line(profile: Profile, text: str) -> str:
-    return f"  {display(profile_name(profile), 80)} ({display(profile.id, 12)}): {text}"
+def _line(profiles: Sequence[Profile], text: str) -> str:
+    names = ", ".join(f"{display(profile_name(each), 80)} ({display(each.id, 12)})" for each in profiles)
+    return f"  {names}: {text}"
 
 
 # -- by name -------------------------------------------------------------------------------------------
@@ -244,12 +270,12 @@ def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError
     """Nearest: the profiles that differ from what was asked in the fewest points."""
     points = [(differences(profile, criteria), profile) for profile in manifest.profiles]
     near = sorted((each for each in points if each[0]), key=lambda each: len(each[0]))
-    lines = [_line(profile, "; ".join(texts)) for texts, profile in near[:NEAREST]]
+    lines = [_line((profile,), "; ".join(texts)) for texts, profile in near[:NEAREST]]
     return NoProfileError(
         "no profile of the manifest is what was asked for; nearest:\n" + "\n".join(lines)
         if lines
         else "no profile of the manifest is for the GPUs found",
-        hint="Change the criteria (spec.source.ngc.model), or name a profile by its id.",
+        hint="Change the criteria (NIMCache: spec.source.ngc.model), or name a profile by its id.",
     )
 
 

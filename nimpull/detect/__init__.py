@@ -24,7 +24,7 @@ _INTEGRATED: Final = re.compile(r"\b(GB10|N1X|Orin|Thor)\b")
 _UNNAMED: Final = "NVIDIA Graphics Device"  # what a driver calls a card that is newer than itself
 _MEMINFO: Final = re.compile(r"^(MemTotal|MemAvailable):\s+(\d+) kB$", re.MULTILINE)
 _NONE_FOUND: Final = (
-    "No NVIDIA GPU found. Name the GPUs that the model will run on with --gpu, e.g. --gpu H100:2."
+    "No NVIDIA GPU found. Name the GPUs that the model will run on with NIMPULL_GPUS or --gpu, e.g. H100:2."
 )
 
 

@@ -65,7 +65,7 @@ _INIT_HINTS: Final[Mapping[int, str]] = {
 }
 _NO_LIBRARY: Final = (
     "NVML: no libnvidia-ml.so.1 in this container, which is normal for a job that asks for no GPU. "
-    "Name the GPUs with --gpu, or run it where the NVIDIA runtime injects the driver."
+    "Name the GPUs with NIMPULL_GPUS or --gpu, or run it where the NVIDIA runtime injects the driver."
 )
 _BINDINGS: Final[Mapping[str, str]] = {
     "missing": "NVML: the Python package nvidia-ml-py is not installed.",

@@ -51,7 +51,7 @@ def failure(cause: Cause, reason: str, artifact: Artifact, host: str) -> Nimpull
     if cause is Cause.UNAUTHORIZED:
         return AuthError(
             f"{where}, also with a fresh location",
-            hint="Check the key (NGC_API_KEY or HF_TOKEN, spec.source.*.authSecret in the NIMCache).",
+            hint="Check NGC_API_KEY or HF_TOKEN (NIMCache: spec.source.*.authSecret).",
         )
     if cause in (Cause.EXPIRED, Cause.REFUSED):
         return ForbiddenError(where, hint="Check that the key is entitled to this model.")

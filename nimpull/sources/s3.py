@@ -267,12 +267,12 @@ def _no_credential(error: Exception) -> NimpullError:
         case boto.SSLError():
             return TlsError(
                 f"boto3 cannot ask for credentials: the certificate of {where} is not trusted",
-                hint="For a private CA: proxy.certConfigMap in the NIMCache, or AWS_CA_BUNDLE.",
+                hint="For a private CA: set AWS_CA_BUNDLE (NIMCache: or spec.proxy.certConfigMap).",
             )
         case boto.ProxyConnectionError():
             return ProxyError(
                 f"boto3 cannot ask for credentials: cannot reach the proxy {Url(said.get('proxy_url', ''))}",
-                hint="Check HTTPS_PROXY (proxy.httpsProxy in the NIMCache), or name the host in NO_PROXY.",
+                hint="Check HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY.",
             )
         case boto.ConnectionError() | boto.HTTPClientError():
             return NetworkError(

@@ -65,7 +65,7 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:  # noqa: 
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoreIOError(
             f"cannot {action} {shown}: {reason}",
-            hint="Raise the limit of open files (ulimit -n), or allow fewer connections (--connections).",
+            hint="Raise the limit of open files (ulimit -n), or set NIMPULL_CONNECTIONS lower.",
         )
     return StoreIOError(
         f"cannot {action} {shown}: {reason}",
@@ -74,7 +74,7 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:  # noqa: 
 
 
 def _no_space(action: str, path: str, shown: str) -> NoSpaceError:
-    hint = "Enlarge the volume (storage.pvc.size in the NIMCache). What was fetched stays for the next run."
+    hint = "Enlarge the volume (NIMCache: spec.storage.pvc.size). What was fetched stays for the next run."
     room = _free(path)
     if room is None:
         return NoSpaceError(f"cannot {action} {shown}: no space left (bytes or inodes)", hint=hint)

@@ -25,8 +25,8 @@ WIRE_ERRORS: Final = (
 )
 _TUNNEL: Final = re.compile(r"Tunnel connection failed: (\d{3})")
 _CA_HINT: Final = (
-    "If a proxy or a private registry signs with its own CA, give its bundle: name the ConfigMap in "
-    "proxy.certConfigMap of the NIMCache, or set SSL_CERT_FILE."
+    "If a proxy or a private registry signs with its own CA, give its bundle: set SSL_CERT_FILE "
+    "(NIMCache: or name the ConfigMap in spec.proxy.certConfigMap)."
 )
 _NETWORK_HINT: Final = "Check the address, DNS, network policies and HTTPS_PROXY / NO_PROXY of the pod."
 _EXPIRED: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
@@ -63,7 +63,7 @@ def proxy_refused(status: int, url: Url, proxy: Url) -> ProxyError:
     if status == 407:
         return ProxyRefusedError(
             f"the proxy {proxy} wants other credentials (407) for {url.host}",
-            hint="Check user and password in HTTPS_PROXY (proxy.httpsProxy in the NIMCache).",
+            hint="Check user and password in HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy).",
         )
     refused = ProxyError if status >= 500 else ProxyRefusedError
     return refused(
@@ -95,7 +95,7 @@ def _proxy_failure(chain: tuple[BaseException, ...], url: Url, proxy: Url) -> Tr
         return untrusted
     return ProxyError(
         f"cannot reach the proxy {proxy} for {url.host}: {_reason(chain)}",
-        hint="Check HTTPS_PROXY (proxy.httpsProxy in the NIMCache), or name the host in NO_PROXY.",
+        hint="Check HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY.",
     )
 
 

@@ -125,6 +125,6 @@ def _unreadable(what: str, error: Exception) -> TlsError:
     reason = getattr(error, "strerror", "") or error
     return TlsError(
         f"cannot read the CA bundle {what}: {display(reason, 120)}",
-        hint="Check SSL_CERT_FILE, SSL_CERT_DIR and REQUESTS_CA_BUNDLE, or the ConfigMap named by "
-        "proxy.certConfigMap: the file must hold certificates in PEM form.",
+        hint="Check SSL_CERT_FILE, SSL_CERT_DIR and REQUESTS_CA_BUNDLE (NIMCache: or the ConfigMap in "
+        "spec.proxy.certConfigMap): the file must hold certificates in PEM form.",
     )

@@ -188,7 +188,7 @@ class Volume:
             raise NoSpaceError(
                 f"the selection needs {show_bytes(total)}, but storage.pvc.size is {show_bytes(promised)}: "
                 f"short by {show_bytes(total - promised)}",
-                hint="Raise spec.storage.pvc.size, or choose fewer profiles.",
+                hint="Ask for a larger volume (NIMCache: spec.storage.pvc.size), or choose fewer profiles.",
             )
         if Path(self._request.store).is_dir():
             # what was resumed has its files already; how many, only the ingests know
