@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from nimpull.cli.program import Group
+from nimpull.cli.program import CommandGroup
 
 #: name -> (module, attribute, one line for ``nimpull --help``)
 COMMANDS: Final = {
@@ -24,7 +24,7 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(Group):
+class LazyGroup(CommandGroup):
     """Loads a command on first use, as click's documentation shows ("Lazily Loading Subcommands")."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

@@ -80,7 +80,7 @@ class Command(click.Command):
                 formatter.write("".join(f"  {line}\n" for line in lines).replace("\xa0", " "))
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Commands that are not there are told with the nearest that are."""
 
     command_class = Command
@@ -99,7 +99,7 @@ class Group(click.Group):
         return f"there is no command “{name}”.{did_you_mean(name, self.list_commands(ctx))}"
 
 
-class DownloadOnly(Group):
+class DownloadOnly(CommandGroup):
     """huggingface-cli and hf have many commands; those that are not here are told as such."""
 
     def no_command(self, ctx: click.Context, name: str) -> str:
