@@ -19,6 +19,8 @@ class Bucket:
     """``objects`` by key below ``root``; with ``page`` > 0 it lists like S3, so many at a time.
 
     ``checksums``: S3 keeps a SHA-256 of each object; ``encryption``: the header that tells of it.
+    ``version``: of the listing that it speaks (2, or 1: it passes over ``list-type``); ``encodes``: names
+    come as in a query, asked for or not; ``xmlns``: of its documents.
     """
 
     def __init__(self, root: str, objects: Mapping[str, bytes], page: int = 0) -> None:
@@ -27,11 +29,15 @@ class Bucket:
         self.page = page
         self.checksums = True
         self.encryption: dict[str, str] = {}
+        self.size = ""  # as it is listed, "" = what it is
+        self.version = 2
+        self.encodes = False
+        self.xmlns = "http://s3.amazonaws.com/doc/2006-03-01/"
 
     def __call__(self, seen: Seen, peer: Peer) -> None:
         parts = urlsplit(seen.target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        if "list-type" in query:
+        if "prefix" in query:
             self._list(query, peer)
             return
         content = self.objects.get(unquote(parts.path.removeprefix(self.root)))
@@ -48,19 +54,27 @@ class Bucket:
 
     def _list(self, query: dict[str, str], peer: Peer) -> None:
         keys = sorted(key for key in self.objects if key.startswith(query["prefix"]))
-        start = int(query.get("continuation-token", 0))
-        items = "".join(self._row(key) for key in keys[start : start + self.page])
-        after = start + self.page
-        token = f"<NextContinuationToken>{after}</NextContinuationToken>" if after < len(keys) else ""
-        xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
-        body = f"<ListBucketResult {xmlns}><EncodingType>url</EncodingType>{items}{token}</ListBucketResult>"
+        if self.version == 2:
+            start = int(query.get("continuation-token", 0))
+        else:
+            start = sum(key <= query.get("marker", "") for key in keys)
+        after = start + (self.page or len(keys))
+        more = after < len(keys)
+        items = "".join(self._row(key) for key in keys[start:after])
+        told = more and self.version == 2
+        token = f"<NextContinuationToken>{after}</NextContinuationToken>" if told else ""
+        named = "<EncodingType>url</EncodingType>" if self.encodes else ""
+        truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+        xmlns = f' xmlns="{self.xmlns}"' if self.xmlns else ""
+        body = f"<ListBucketResult{xmlns}>{named}{truncated}{items}{token}</ListBucketResult>"
         peer.reply(200, body.encode())
 
     def _row(self, key: str) -> str:
-        """Blanks are written as plus, as Go's servers do."""
+        """Where names are encoded, blanks are written as plus, as Go's servers do."""
         content = self.objects[key]
-        named = f"<Key>{escape(quote_plus(key, safe='/'))}</Key><ETag>{escape(etag_of(content))}</ETag>"
-        return f"<Contents>{named}<Size>{len(content)}</Size></Contents>"
+        name = quote_plus(key, safe="/") if self.encodes else key
+        named = f"<Key>{escape(name)}</Key><ETag>{escape(etag_of(content))}</ETag>"
+        return f"<Contents>{named}<Size>{self.size or len(content)}</Size></Contents>"
 
 
 def etag_of(content: bytes) -> str:

@@ -13,8 +13,8 @@ from blake3 import blake3
 
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Wanted
-from nimpull.errors import UsageError
-from nimpull.sources import S3Source, boto_signer
+from nimpull.errors import AuthError, UsageError
+from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer
 from nimpull.sources.mirror import object_key
 from nimpull.transport import Transport
 from tests.buckets import AWS, Bucket, mirrored, model_bucket
@@ -244,6 +244,20 @@ def test_a_web_server_that_wants_a_password(registry: Registry, tmp_path: Path) 
     assert plain(tmp_path / "a") == files
     written = "".join(path.read_text() for path in (tmp_path / "a/.nimpull").rglob("*.json*"))
     assert "pass-canary" not in text + written
+
+
+def test_a_page_that_wants_a_password_is_no_captive_portal(transport: Transport) -> None:
+    """As nginx answers: the refusal has a body in HTML."""
+    told = {"WWW-Authenticate": 'Basic realm="models"', "Content-Type": "text/html"}
+    with ScriptedServer(lambda seen, peer: peer.reply(401, b"<html>401</html>", told)) as server:
+        address = server.url("/m").reveal()
+        for source, uri in (
+            (WebSource(transport), address),
+            (MirrorSource(transport, override=address), "ngc://nim/meta/tiny:hf-1"),
+        ):
+            with pytest.raises(AuthError, match="user and a password") as caught:
+                source.list(ModelUri.parse(uri), Wanted())
+            assert "https://USER:PASSWORD@HOST" in caught.value.hint
 
 
 # -- NIM_REPOSITORY_OVERRIDE for the Hub --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -13,7 +14,7 @@ import pytest
 
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.ports import Wanted
+from nimpull.core.ports import Reply, Wanted
 from nimpull.errors import (
     AuthError,
     ForbiddenError,
@@ -159,6 +160,9 @@ def test_a_place_that_does_not_say_its_end_is_not_kept(source: HubSource, regist
         ("Expires=1750502818&Signature=x", 1_750_502_818.0),
         ("X-Amz-Date=20260101T000000Z&X-Amz-Expires=3600", 1_767_229_200.0),
         ("Expires=soon", None),
+        pytest.param("Expires=" + "9" * 400, None, id="400-digits"),
+        pytest.param("Expires=" + "9" * 5000, None, id="5000-digits"),
+        pytest.param("X-Amz-Date=20260101T000000Z&X-Amz-Expires=" + "9" * 400, None, id="amz-400-digits"),
         ("", None),
     ],
 )
@@ -314,6 +318,43 @@ def test_f24_missing_sizes_are_asked_by_head(source: HubSource, registry: Regist
     assert all(a.digest is None for a in artifacts)
 
 
+def test_f24_a_file_without_a_digest_is_told(source: HubSource, registry: Registry) -> None:
+    def lose(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "lfs": {**row["lfs"], "oid": None}} if "lfs" in row else row for row in rows]
+
+    registry.faults.append(Fault(faults.edit_json(lose), path=TREE))
+    assert "“model.safetensors” has no checksum" in listed(source, URI).notes[0]
+
+
+def test_f24_a_large_listing_takes_little_memory(clock: StepClock) -> None:
+    """Of 200,000 files less than 150 MiB, with what Python itself takes."""
+
+    class Rows:
+        def request(self, method: str, url: Url, **_: object) -> Reply:
+            rows: object = {"sha": "a" * 40}
+            if "/tree/" in url.reveal():
+                rows = [
+                    {
+                        "type": "file",
+                        "path": f"data/part-{number // 1000:05}/sample-{number:07}.json",
+                        "size": number,
+                        "lfs": {"oid": f"{number:064}", "size": number},
+                    }
+                    for number in range(10_000)
+                ]
+            return Reply(200, {}, json.dumps(rows).encode(), url)
+
+    source = HubSource(Rows(), endpoint=Url("https://hub.example"), token="", clock=clock)
+    tracemalloc.start()
+    try:
+        listing = listed(source, URI)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(listing.artifacts) == 10_000
+    assert held / 10_000 < 550  # bytes
+
+
 @pytest.mark.parametrize("name", NAMES_NEVER_TO_WRITE)
 def test_f50_an_unsafe_name_refuses_the_whole_listing(
     source: HubSource, registry: Registry, name: str
@@ -337,6 +378,8 @@ def test_f50_an_unsafe_name_refuses_the_whole_listing(
         ({"path": "config.json", "size": 4}, "twice: as 3 bytes and as 4 bytes"),
         ({"path": "config.json", "size": 3, "oid": "0" * 40}, "twice: as git"),
         ({"size": 1}, "no name"),
+        ({"path": "x", "size": 1, "lfs": {"oid": "sha256:" + "0" * 63, "size": 1}}, "no SHA-256"),
+        ({"path": "x", "size": 1, "lfs": {"oid": "../" + "0" * 61, "size": 1}}, "no SHA-256"),
     ],
 )
 def test_f52_what_no_volume_can_hold_is_refused(

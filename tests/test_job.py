@@ -92,6 +92,17 @@ def test_include_and_exclude(registry: Registry, tmp_path: Path) -> None:
     assert sorted(tree(tmp_path / "s")) == ["config.json", "tokenizer/vocab.txt"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "hint"), [((), "is empty at this revision"), (("--include", "*.json"), "--include")]
+)
+def test_an_empty_repository_is_told_by_what_was_asked(
+    registry: Registry, tmp_path: Path, chosen: tuple[str, ...], hint: str
+) -> None:
+    registry.add_hub_repo("acme/none", {})
+    run = nimpull(registry, tmp_path / "s", "download", "hf://acme/none", *chosen)
+    assert (run.code, hint in run.text) == (2, True), run.text
+
+
 def manifest(path: Path) -> Path:
     path.write_text(
         "schema_version: 2.0.0\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from hashlib import sha256
 from threading import Event as Flag
@@ -104,11 +106,25 @@ def test_a_legacy_key_is_changed_for_a_token_and_renewed(
     assert len(registry.log("ngc", "/token")) == 3
 
 
+@pytest.mark.parametrize("lasts", [10**400, float("inf"), -1, True])
+def test_a_token_of_unbelievable_life_is_used_once(
+    transport: Transport, registry: Registry, clock: StepClock, lasts: float
+) -> None:
+    registry.faults.append(
+        Fault(faults.edit_json(lambda d: {**d, "expires_in": lasts}), path="/token", times=None)
+    )
+    assert listed(ngc_source(transport, registry, clock, key=registry.ngc.legacy_key), URI).artifacts
+
+
 def test_a_ready_token_is_passed_through(transport: Transport, registry: Registry, clock: StepClock) -> None:
     token = "eyJhbGciOiJub25lIn0.eyJleHAiOjQ5MDAwMDAwMDB9.c2ln"
     registry.ngc.tokens[token] = clock.time() + 100
     assert listed(ngc_source(transport, registry, clock, key=token), URI).artifacts
     assert registry.log("ngc", "/token") == []
+    endless = base64.urlsafe_b64encode(json.dumps({"exp": 10**400}).encode()).decode().rstrip("=")
+    token = f"eyJhbGciOiJub25lIn0.{endless}.c2ln"
+    registry.ngc.tokens[token] = clock.time() + 100
+    assert listed(ngc_source(transport, registry, clock, key=token), URI).artifacts
     ended = "eyJhbGciOiJub25lIn0.eyJleHAiOjEwMDB9.c2ln"
     with pytest.raises(AuthError, match="expired"):
         listed(ngc_source(transport, registry, clock, key=ended), URI)

@@ -15,24 +15,30 @@ class Artifact:
     """One remote file at an immutable revision.
 
     ``path``: below the snapshot, as the source lists it. ``size`` in bytes, None where the listing has none.
-    ``uri`` names the repository with ``path`` set. ``etag``: the name a hub cache gives the blob, where the
-    listing knows it (git blob id or LFS sha256 on the Hub); NGC tells its ETag only with the bytes.
+    ``repo``: the repository, one value for all its files, of which there may be a million. ``etag``: the
+    name a hub cache gives the blob, where the listing knows it (git blob id or LFS sha256 on the Hub); NGC
+    tells its ETag only with the bytes.
     """
 
     path: SafePath
     size: int | None
     digests: tuple[Digest, ...]
-    uri: ModelUri
+    repo: ModelUri
     etag: str = ""
 
     @property
+    def uri(self) -> ModelUri:
+        """Of this one file."""
+        return self.repo.with_path(self.path)
+
+    @property
     def revision(self) -> str:
-        return self.uri.revision
+        return self.repo.revision
 
     @property
     def identity(self) -> str:
         """Equal for the same remote content; the name of an ingest is a hash of it."""
-        return str(self.uri.with_path(self.path))
+        return str(self.uri)
 
     @property
     def digest(self) -> Digest | None:

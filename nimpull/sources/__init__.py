@@ -1,10 +1,11 @@
 """Model URIs to listings, artifacts to places: NGC, the Hub, DataStore, S3, web servers, a directory."""
 
+from nimpull.sources.aws import boto_signer
 from nimpull.sources.huggingface import HubSource
 from nimpull.sources.local import LocalSource
 from nimpull.sources.mirror import MirrorSource
 from nimpull.sources.ngc import NgcSource
-from nimpull.sources.s3 import S3Source, boto_signer
+from nimpull.sources.s3 import S3Source
 from nimpull.sources.web import WebSource
 
 __all__ = ["HubSource", "LocalSource", "MirrorSource", "NgcSource", "S3Source", "WebSource", "boto_signer"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from calendar import timegm
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -27,6 +29,8 @@ def is_page(reply: Reply) -> bool:
 
 def page_error(reply: Reply) -> NimpullError:
     """For a web page where a registry should have answered."""
+    if reply.status == 401 and reply.headers.get("www-authenticate", "").lower().startswith("basic"):
+        return _no_login(reply)
     kind = display(reply.headers.get("content-type", "no content type"), 60)
     message = f"{reply.url.host} answers HTTP {reply.status} with a web page ({kind}), not as a registry does"
     hint = (
@@ -90,17 +94,39 @@ def common_refusal(reply: Reply, what: str, words: str) -> NimpullError:
     )
 
 
+def web_refusal(reply: Reply, what: str, absent: str) -> NimpullError:
+    """Of a plain web server, whose refusals are pages too; ``absent``: the hint where it has no ``what``."""
+    if reply.status == 404:
+        return NotFoundError(f"{reply.url.host} has no {what}", hint=absent)
+    if reply.status == 401:
+        return _no_login(reply)
+    if reply.status == 403:
+        return ForbiddenError(
+            f"{reply.url.host} does not give {what} (HTTP 403)",
+            hint="Check the rights of the files there, or the user in the address, if it names one.",
+        )
+    return common_refusal(reply, what, "")
+
+
+def _no_login(reply: Reply) -> AuthError:
+    return AuthError(
+        f"{reply.url.host} wants a user and a password (HTTP 401)",
+        hint="They stand before the host's name in the address: https://USER:PASSWORD@HOST/PATH; "
+        "if they do already, they are not the right ones.",
+    )
+
+
 def expiry(url: Url) -> float | None:
     """When a presigned URL ends, seconds since the epoch; None where it does not say.
 
     CloudFront writes ``Expires`` (epoch), S3 version 4 ``X-Amz-Date`` and ``X-Amz-Expires`` (seconds).
     """
-    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url.reveal()).query).items()}
     try:
+        query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url.reveal()).query).items()}
         if "expires" in query:
-            return float(int(query["expires"]))
+            return float(_whole(query["expires"]))
         begun = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ")  # UTC, as timegm reads it
-        return float(timegm(begun.timetuple()) + int(query["x-amz-expires"]))
+        return float(timegm(begun.timetuple()) + _whole(query["x-amz-expires"]))
     except (KeyError, ValueError):
         return None
 
@@ -108,7 +134,18 @@ def expiry(url: Url) -> float | None:
 def length(reply: Reply) -> int | None:
     """Bytes of the file that a HEAD answered for; the Hub tells an LFS file's size in ``X-Linked-Size``."""
     for name in ("x-linked-size", "content-length"):
-        value = reply.headers.get(name, "")
-        if value.isascii() and value.isdigit() and (name != "content-length" or reply.status == 200):
-            return int(value)
+        if name in reply.headers and (name != "content-length" or reply.status == 200):
+            with suppress(ValueError):
+                return _whole(reply.headers[name])
     return None
+
+
+def unquoted(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _whole(text: str) -> int:
+    """From a header or a query. Raises ValueError, also for 10^18 and more: that is no size and no time."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise ValueError(f"not a number: {text[:20]!r}")
+    return int(text)

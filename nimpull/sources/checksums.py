@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from nimpull.core.digest import Digest
-from nimpull.sources.listing import as_digest, relative
+from nimpull.sources.listing import Entries, as_digest, relative
 
 CHECKSUMS: Final = "checksums.blake3"
 #: As b3sum and sha256sum (GNU coreutils) write it; the star says that the file was read as binary.
@@ -21,3 +21,10 @@ def checksum_lines(content: bytes, algorithm: str = "blake3") -> Iterator[tuple[
         digests = as_digest(algorithm, line[1]) if line else ()
         if line and digests:
             yield relative(line[2]), digests[0]
+
+
+def add_checksums(entries: Entries, content: bytes) -> None:
+    """Adds the digests of ``checksums.blake3`` to the files that are listed; of itself it can have none."""
+    for path, digest in checksum_lines(content):
+        if path in entries and path != CHECKSUMS:
+            entries.add(path, None, (digest,))

@@ -25,8 +25,17 @@ from nimpull.errors import (
     NimpullError,
     NotFoundError,
 )
-from nimpull.sources.answers import EXPIRY_MARGIN, common_refusal, expiry, is_page, length, read_json, said
-from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, with_sizes
+from nimpull.sources.answers import (
+    EXPIRY_MARGIN,
+    common_refusal,
+    expiry,
+    is_page,
+    length,
+    read_json,
+    said,
+    unquoted,
+)
+from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, narrowed, unverifiable, with_sizes
 
 #: A branch or tag becomes this: a git commit on the Hub and DataStore, another hash on some servers.
 _COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
@@ -55,18 +64,17 @@ class HubSource:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
-        if uri.path:
-            wanted = replace(wanted, paths=wanted.paths | {uri.path})
         asked = uri.repo if uri.revision else uri.repo.with_revision("main")
         about = self._document(f"{self._api_url(asked)}/revision/{quote(asked.revision, safe='')}", asked)
         repo = asked.with_revision(self._commit(about, asked))
-        entries = Entries(display(repo))
+        entries = Entries(repo)
         if not self._read_tree(repo, entries):
             self._read_siblings(about, repo, entries)
-        artifacts = entries.artifacts(repo, wanted)
+        artifacts = entries.artifacts(narrowed(wanted, uri))
         if artifacts and about.get("gated"):
             self._head(artifacts[0])  # the list of a gated repository is public, its files are not
-        return Listing(repo, asked.revision, with_sizes(artifacts, self._measure), self._endpoint)
+        artifacts = with_sizes(artifacts, self._measure)
+        return Listing(repo, asked.revision, artifacts, self._endpoint, unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:
         """See :meth:`nimpull.core.ports.Source.locate`.
@@ -132,7 +140,14 @@ class HubSource:
     def _add(self, row: Mapping[str, Any], entries: Entries) -> None:
         lfs = row.get("lfs")
         if isinstance(lfs, dict):
-            digests = as_digest("sha256", lfs.get("oid") or lfs.get("sha256"))
+            oid = lfs.get("oid") or lfs.get("sha256")
+            digests = as_digest("sha256", oid)
+            if oid and not digests:
+                raise ListingError(
+                    f"{self._endpoint.host} lists “{display(row.get('path'), 120)}” with the LFS object id "
+                    f"{display(oid, 80)}, which is no SHA-256",
+                    hint="The listing comes from the hub; nothing was written. Report it to its owner.",
+                )
             entries.add(row.get("path"), lfs.get("size", row.get("size")), digests, _hex_of(digests))
             return
         digests = as_digest("git", row.get("oid")) if self._ids_are_digests else ()
@@ -161,13 +176,13 @@ class HubSource:
                 f"{self._endpoint.host} does not list the files of {display(repo)}",
                 hint="Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
             )
-        names = Entries(display(repo))
+        names = Entries(repo)
         for row in siblings:
             names.add(row.get("rfilename") if isinstance(row, dict) else None)
-        for artifact in names.artifacts(repo, Wanted()):
+        for artifact in names.artifacts(Wanted()):
             reply = self._head(artifact)
-            digests = as_digest("sha256", _unquoted(reply.headers.get("x-linked-etag", "")))
-            etag = _unquoted(reply.headers.get("x-linked-etag") or reply.headers.get("etag", ""))
+            digests = as_digest("sha256", unquoted(reply.headers.get("x-linked-etag", "")))
+            etag = unquoted(reply.headers.get("x-linked-etag") or reply.headers.get("etag", ""))
             entries.add(artifact.path, length(reply), digests, etag)
 
     def _measure(self, artifact: Artifact) -> int | None:
@@ -295,10 +310,6 @@ class HubSource:
 
 def _hex_of(digests: tuple[Any, ...]) -> str:
     return digests[0].hex if digests else ""
-
-
-def _unquoted(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
 
 
 def _message(reply: Reply) -> str:

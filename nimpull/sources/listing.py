@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, TypeVar
 
@@ -23,50 +23,45 @@ _QUESTIONS: Final = 8  # asked of one server at the same time
 _REPORT: Final = "The listing comes from the registry; nothing was written. Report it to its owner."
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One listed file. ``size`` in bytes, None where it is not told."""
-
-    path: SafePath
-    size: int | None
-    digests: tuple[Digest, ...] = ()
-    etag: str = ""
+Told = TypeVar("Told")
 
 
 class Entries:
-    """The files of one revision, gathered from pages that may repeat. Every method raises ListingError."""
+    """The files of one repository, gathered from pages that may repeat. Every method raises ListingError.
 
-    def __init__(self, where: str) -> None:
-        """``where`` names the repository in messages; it must be safe to print."""
-        self._where = where
-        self._entries: dict[SafePath, Entry] = {}
+    There may be a million of them, so each is held once, as the artifact that it becomes.
+    """
+
+    def __init__(self, repo: ModelUri, where: str = "") -> None:
+        """``where``: the place of ``repo`` in messages, if that is not its URI; it must be safe to print."""
+        self._repo = repo.repo
+        self._where = where or display(repo.repo)
+        self._files: dict[str, Artifact] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._files)
 
     def __contains__(self, path: str) -> bool:
-        return path in self._entries
-
-    def paths(self) -> frozenset[str]:
-        return frozenset(self._entries)
+        return path in self._files
 
     def add(
         self, path: object, size: object = None, digests: tuple[Digest, ...] = (), etag: str = ""
-    ) -> None:
-        """A repeated path must say the same; what one page leaves out another may add."""
+    ) -> SafePath:
+        """A repeated path must say the same; what one page leaves out another may add.
+
+        ``size`` in bytes, as a number or its text; None where it is not told. Returns the path as it is held.
+        """
         if not isinstance(path, str):
             raise ListingError(f"{self._where}: a listed file has no name", hint=_REPORT)
-        entry = Entry(SafePath(path), self._size(path, size), digests, etag)
-        known = self._entries.get(entry.path)
-        self._entries[entry.path] = self._merge(known, entry) if known else entry
-        if len(self._entries) > MAX_FILES:
+        file = Artifact(SafePath(path), self._size(path, size), digests, self._repo, etag)
+        known = self._files.get(file.path)
+        file = self._files[file.path] = self._merge(known, file) if known else file
+        if len(self._files) > MAX_FILES:
             raise ListingError(
                 f"{self._where} lists more than {MAX_FILES} files",
                 hint="Name the files that are needed, in a repository of their own.",
             )
+        return file.path
 
     def _size(self, path: str, size: object) -> int | None:
         if size is None:
@@ -82,60 +77,67 @@ class Entries:
             )
         return number
 
-    def _merge(self, known: Entry, entry: Entry) -> Entry:
-        if None not in (known.size, entry.size) and known.size != entry.size:
-            raise self._conflict(entry.path, f"{known.size} bytes", f"{entry.size} bytes")
+    def _merge(self, known: Artifact, file: Artifact) -> Artifact:
+        if None not in (known.size, file.size) and known.size != file.size:
+            raise self._conflict(file.path, f"{known.size} bytes", f"{file.size} bytes")
         digests = {digest.algorithm: digest for digest in known.digests}
-        for digest in entry.digests:
+        for digest in file.digests:
             before = digests.setdefault(digest.algorithm, digest)
             if before != digest:
-                raise self._conflict(entry.path, str(before), str(digest))
-        size = entry.size if known.size is None else known.size
-        return Entry(known.path, size, tuple(digests.values()), known.etag or entry.etag)
+                raise self._conflict(file.path, str(before), str(digest))
+        size = file.size if known.size is None else known.size
+        return replace(known, size=size, digests=tuple(digests.values()), etag=known.etag or file.etag)
 
     def _conflict(self, path: SafePath, one: str, other: str) -> ListingError:
         return ListingError(
             f"{self._where} lists “{display(path, 120)}” twice: as {one} and as {other}", hint=_REPORT
         )
 
-    def artifacts(self, uri: ModelUri, wanted: Wanted) -> tuple[Artifact, ...]:
+    def artifacts(self, wanted: Wanted) -> tuple[Artifact, ...]:
         """The wanted files in the order of the listing. Raises NotFoundError for an exact path not there."""
         self._refuse_file_as_directory()
-        missing = sorted(wanted.paths - self._entries.keys())
+        missing = sorted(wanted.paths - self._files.keys())
         if missing:
             raise NotFoundError(
                 f"{self._where} has no file “{display(missing[0], 120)}”"
                 + (f" (and {len(missing) - 1} more that were asked for)" if len(missing) > 1 else ""),
                 hint="Check the name and the revision; names are case-sensitive.",
             )
-        chosen = [entry for entry in self._entries.values() if is_wanted(entry.path, wanted)]
-        self._refuse_collisions(entry.path for entry in chosen)
-        return tuple(
-            Artifact(entry.path, entry.size, entry.digests, uri.with_path(entry.path), entry.etag)
-            for entry in chosen
-        )
+        chosen = tuple(file for file in self._files.values() if is_wanted(file.path, wanted))
+        self._refuse_collisions(chosen, wanted)
+        return chosen
 
     def _refuse_file_as_directory(self) -> None:
-        for path in self._entries:
-            segments = path.segments
-            for depth in range(1, len(segments)):
-                parent = "/".join(segments[:depth])
-                if parent in self._entries:
-                    raise ListingError(
-                        f"{self._where} lists “{display(parent, 120)}” as a file and as a directory",
-                        hint=_REPORT,
-                    )
+        for path in self._files:
+            parent = path.rpartition("/")[0]
+            while parent and parent not in self._files:
+                parent = parent.rpartition("/")[0]
+            if parent:
+                raise ListingError(
+                    f"{self._where} lists “{display(parent, 120)}” as a file and as a directory",
+                    hint=_REPORT,
+                )
 
-    def _refuse_collisions(self, paths: Iterable[SafePath]) -> None:
-        seen: dict[str, SafePath] = {}
-        for path in paths:
-            other = seen.setdefault(path.collision_key, path)
+    def _refuse_collisions(self, chosen: Iterable[Artifact], wanted: Wanted) -> None:
+        """Only names that are not their own key are gathered: mostly there are none, of a million."""
+        others: dict[str, SafePath] = {}
+        for path in (file.path for file in chosen):
+            key = path.collision_key
+            if key == path:
+                continue
+            plain = self._files.get(key)
+            other = plain.path if plain and is_wanted(key, wanted) else others.setdefault(key, path)
             if other != path:
                 raise ListingError(
                     f"{self._where} lists “{display(other, 120)}” and “{display(path, 120)}”, "
                     "which many file systems hold to be one name",
                     hint="Exclude one of them.",
                 )
+
+
+def narrowed(wanted: Wanted, uri: ModelUri) -> Wanted:
+    """``wanted``, and the one file that ``uri`` names, if it names one."""
+    return replace(wanted, paths=wanted.paths | {uri.path}) if uri.path else wanted
 
 
 def is_wanted(path: str, wanted: Wanted) -> bool:
@@ -163,7 +165,7 @@ def with_sizes(
     )
 
 
-def at_once(ask: Callable[[Item], Answer], items: Iterable[Item]) -> tuple[Answer, ...]:
+def at_once(ask: Callable[[Item], Told], items: Iterable[Item]) -> tuple[Told, ...]:
     """The answers in the order of the items, a few questions at a time; raises what the first one raises."""
     with ThreadPoolExecutor(_QUESTIONS, thread_name_prefix="listing") as pool:
         return tuple(pool.map(ask, items))
@@ -181,6 +183,21 @@ def sealed(artifacts: Iterable[Artifact]) -> str:
         known = (artifact.path, artifact.size, artifact.etag, *map(str, artifact.digests))
         seal.update("\0".join(map(str, known)).encode() + b"\n")
     return seal.hexdigest()[:40]
+
+
+def pinned(artifacts: Iterable[Artifact], repo: ModelUri) -> tuple[Artifact, ...]:
+    """The same, of a repository whose revision is known only now."""
+    return tuple(replace(artifact, repo=repo) for artifact in artifacts)
+
+
+def unverifiable(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    """A note on the files of which nothing but the size can be checked."""
+    weak = [artifact for artifact in artifacts if not artifact.digests]
+    if not weak:
+        return ()
+    first = f"“{display(weak[0].path, 120)}”"
+    what = f"{first} has" if len(weak) == 1 else f"{len(weak)} files, {first} among them, have"
+    return (f"{what} no checksum that could be checked: only the size is",)
 
 
 def as_digest(algorithm: str, text: object) -> tuple[Digest, ...]:

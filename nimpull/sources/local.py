@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
@@ -15,7 +14,7 @@ from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Head, Wanted
 from nimpull.errors import NetworkError, NotFoundError, UsageError
-from nimpull.sources.listing import Entries
+from nimpull.sources.listing import Entries, narrowed, pinned
 
 
 class LocalSource:
@@ -26,20 +25,19 @@ class LocalSource:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """Raises NotFoundError, ListingError; UsageError for ``file://host/…``. Follows links to files."""
-        if uri.path:
-            wanted = replace(wanted, paths=wanted.paths | {uri.path})
         root = _root(uri)
-        entries = Entries(display(uri.repo))
+        entries = Entries(uri)
         seal = hashlib.sha256()
         for path, status in _files(root):
             # as web servers make an ETag of a file
             entries.add(path, status.st_size, (), f"{status.st_mtime_ns:x}-{status.st_size:x}")
             seal.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
         repo = uri.repo.with_revision(seal.hexdigest()[:40])
-        return Listing(repo, uri.revision, entries.artifacts(repo, wanted), Url(root.as_uri()))
+        artifacts = pinned(entries.artifacts(narrowed(wanted, uri)), repo)
+        return Listing(repo, uri.revision, artifacts, Url(root.as_uri()))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - as the port has it
-        root = _root(artifact.uri)
+        root = _root(artifact.repo)
         return Location(Url(f"{root.as_uri().rstrip('/')}/{quote(artifact.path)}"))
 
     def __call__(

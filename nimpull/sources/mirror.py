@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Container
+from typing import Final, TypeVar
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Reply, Wanted
-from nimpull.errors import AuthError, ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
-from nimpull.sources.answers import common_refusal, is_page, length
-from nimpull.sources.checksums import CHECKSUMS, checksum_lines
-from nimpull.sources.listing import Entries, sealed, with_sizes
-from nimpull.sources.s3 import Bucket, Sign, unverifiable, with_digests
+from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
+from nimpull.sources.answers import is_page, length, web_refusal
+from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
+from nimpull.sources.listing import Entries, narrowed, pinned, sealed, unverifiable, with_sizes
+from nimpull.sources.s3 import About, Bucket, Sign, with_digests
 
+Told = TypeVar("Told")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -41,6 +42,8 @@ class MirrorSource:
         self._prefix = f"{self._mirror.location.strip('/')}/".lstrip("/")
         self._bucket = Bucket(api, self._mirror.name, sign) if sign else None
         self._asked: dict[ModelUri, ModelUri] = {}
+        self._names: dict[ModelUri, str] = {}
+        self._form = 0
         self._lock = threading.Lock()
 
     # -- Source ----------------------------------------------------------------------------------------
@@ -48,108 +51,158 @@ class MirrorSource:
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`. A web server cannot be listed: it has the files that
         are named, or those of the model's ``checksums.blake3``."""
-        if uri.path:
-            wanted = replace(wanted, paths=wanted.paths | {uri.path})
+        wanted = narrowed(wanted, uri)
         repo = uri.repo
         checksums = self._checksums(repo)
-        entries = Entries(f"{self._mirror} ({display(repo)})")
-        if not wanted.paths and self._bucket:
-            self._add_objects(repo, self._bucket, entries)
-        else:
-            for path in self._names(repo, wanted, checksums):
-                entries.add(path)
-        for path, digest in checksum_lines(checksums or b""):
-            if path in entries and path != CHECKSUMS:
-                entries.add(path, None, (digest,))
-        artifacts = self._described(repo, entries.artifacts(repo, wanted))
-        pinned = self._pinned(repo, artifacts)
-        artifacts = tuple(replace(one, uri=pinned.with_path(one.path)) for one in artifacts)
-        return Listing(pinned, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
-
-    def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
-        with self._lock:
-            repo = self._asked.get(artifact.uri.repo, artifact.uri.repo)
-        return self._place(repo, artifact.path)
-
-    # -- listing ---------------------------------------------------------------------------------------
-
-    def _pinned(self, repo: ModelUri, artifacts: tuple[Artifact, ...]) -> ModelUri:
-        """A branch of the Hub moves, its copy in a mirror has no commit: the revision is a hash of what is
-        listed, and the objects keep the name that was asked for."""
-        if repo.scheme != "hf" or _COMMIT.fullmatch(repo.revision):
-            return repo
-        pinned = repo.with_revision(sealed(artifacts))
-        with self._lock:
-            self._asked[pinned] = repo
-        return pinned
-
-    def _names(self, repo: ModelUri, wanted: Wanted, checksums: bytes | None) -> tuple[str, ...]:
+        promised = dict(checksum_lines(checksums or b""))
+        entries = Entries(repo, f"{self._mirror} ({display(repo)})")
         if wanted.paths:
-            return tuple(sorted(wanted.paths))
-        if checksums is None:
+            for path in sorted(wanted.paths):
+                entries.add(path)
+        elif self._bucket:
+            self._add_objects(repo, self._bucket, entries, promised)
+        elif checksums is None:
             raise ListingError(
                 f"{self._mirror} cannot say which files {display(repo)} has: it is a web server, and has no "
                 f"{CHECKSUMS} of it",
                 hint="Name a profile of a manifest: that names the files. Or mirror to s3://.",
             )
-        return tuple(dict.fromkeys([*(path for path, _ in checksum_lines(checksums)), CHECKSUMS]))
+        else:
+            for path in (*promised, CHECKSUMS):
+                entries.add(path)
+        add_checksums(entries, checksums or b"")
+        artifacts = entries.artifacts(wanted)
+        if self._bucket:
+            artifacts = with_digests(artifacts, lambda path: self._about(repo.with_path(path)))
+        else:
+            artifacts = with_sizes(artifacts, lambda one: self._about(one.uri).size)
+        artifacts, at = self._at_revision(repo, artifacts)
+        return Listing(at, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
 
-    def _add_objects(self, repo: ModelUri, bucket: Bucket, entries: Entries) -> None:
+    def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
+        with self._lock:
+            file = self._asked.get(artifact.repo, artifact.repo).with_path(artifact.path)
+            name = self._names.get(file)
+        return self._place(name or self._forms(file)[self._form])
+
+    # -- listing ---------------------------------------------------------------------------------------
+
+    def _at_revision(
+        self, repo: ModelUri, artifacts: tuple[Artifact, ...]
+    ) -> tuple[tuple[Artifact, ...], ModelUri]:
+        """A branch of the Hub moves, its copy in a mirror has no commit: the revision is a hash of what is
+        listed, and the objects keep the name that was asked for."""
+        if repo.scheme != "hf" or _COMMIT.fullmatch(repo.revision):
+            return artifacts, repo
+        at = repo.with_revision(sealed(artifacts))
+        with self._lock:
+            self._asked[at] = repo
+        return pinned(artifacts, at), at
+
+    def _add_objects(
+        self, repo: ModelUri, bucket: Bucket, entries: Entries, promised: Container[str]
+    ) -> None:
+        """``promised``: names of the model's own list, which decide where a key can be read in two ways."""
         start = self._prefix + object_key(repo) + quote("?file=", safe="")
-        for found in bucket.objects(start):
-            path = unquote(unquote(found.key.removeprefix(start)))
+        objects = tuple(bucket.objects(start))
+        # of most names both forms are one, so any that can only be once encoded tells of all
+        twice = all(_is_encoded_twice(found.key.removeprefix(start)) for found in objects)
+        for found in objects:
+            path = unquote(found.key.removeprefix(start))
+            if twice and path not in promised:
+                path = unquote(path)
             entries.add(path, found.size, (), found.etag)
+            with self._lock:
+                self._names[repo.with_path(path)] = found.key
         if not len(entries):
             raise NotFoundError(
                 f"{self._mirror} has no file of {display(repo)}",
                 hint="Mirror it under the keys that NIM expects, and check NIM_REPOSITORY_OVERRIDE.",
             )
 
-    def _described(self, repo: ModelUri, artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
-        """With sizes, and what S3 tells of the content."""
+    # -- names -----------------------------------------------------------------------------------------
+
+    def _forms(self, file: ModelUri) -> tuple[str, ...]:
+        """What ``file`` may be called there, likeliest first.
+
+        A name in the URI of a manifest may be percent-encoded or not, so it is once or twice in the key. On
+        a web server the signs of percent may be part of a file's name, or the tree may have the names that
+        they stand for: the server decodes what is asked for.
+        """
+        once = quote(f"{str(file.repo).partition('://')[2]}?file={file.path}", safe="")
+        keys = (object_key(file), once)
         if self._bucket:
-            return with_digests(self._bucket, artifacts, lambda one: self._key(repo, one.path))
-        return with_sizes(artifacts, lambda one: self._measure(repo, one.path))
+            return tuple(self._prefix + key for key in keys)
+        return (*(quote(key, safe="") for key in keys), *(key.replace("%2F", "/") for key in keys))
+
+    def _found(self, file: ModelUri, ask: Callable[[str], Told]) -> Told:
+        """What ``ask`` says of the first name that is there; what it raises for the first, if none is.
+
+        The form of the last file that was found is tried first.
+        """
+        forms = self._forms(file)
+        failures = []
+        for name in dict.fromkeys((forms[self._form], *forms)):
+            try:
+                told = ask(name)
+            except (NotFoundError, ForbiddenError) as error:  # S3 may answer 403 for what is missing
+                failures.append(error)
+                continue
+            with self._lock:
+                self._names[file] = name
+                if name != forms[self._form]:
+                    self._form = forms.index(name)
+            return told
+        raise failures[0]
 
     # -- requests --------------------------------------------------------------------------------------
 
-    def _key(self, repo: ModelUri, path: str) -> str:
-        return self._prefix + object_key(repo.with_path(path))
-
-    def _place(self, repo: ModelUri, path: str) -> Location:
+    def _place(self, name: str) -> Location:
         if self._bucket:
-            return self._bucket.place(self._key(repo, path))
-        # the signs of percent are part of the name: on the wire they are encoded once more
-        return Location(Url(f"{self._base}/{quote(object_key(repo.with_path(path)), safe='')}"))
+            return self._bucket.place(name)
+        return Location(Url(f"{self._base}/{name}"))
 
-    def _measure(self, repo: ModelUri, path: str) -> int | None:
-        reply = self._api.request("HEAD", self._place(repo, path).url)
-        if reply.status != 200:
-            raise self._refusal(reply, f"file “{display(path, 120)}” of {display(repo)}")
-        return length(reply)
+    def _about(self, file: ModelUri) -> About:
+        what = f"file “{display(file.path, 120)}” of {display(file.repo)}"
+
+        def ask(name: str) -> About:
+            if self._bucket:
+                return self._bucket.about(name)
+            reply = self._api.request("HEAD", self._place(name).url)
+            if reply.status != 200:
+                raise self._refusal(reply, what)
+            return About(length(reply), (), "")
+
+        return self._found(file, ask)
 
     def _checksums(self, repo: ModelUri) -> bytes | None:
         """NGC models carry the BLAKE3 digests of their files; a mirror of one has that file too."""
-        reply = self._api.request("GET", self._place(repo, CHECKSUMS).url)
-        if reply.status not in (200, 403, 404):
-            raise self._refusal(reply, f"file “{CHECKSUMS}” of {display(repo)}")
-        return reply.body if reply.status == 200 and not is_page(reply) else None
+
+        def ask(name: str) -> bytes | None:
+            reply = self._api.request("GET", self._place(name).url)
+            if reply.status == 200 and is_page(reply):
+                raise NotFoundError("a page instead of a list")
+            if reply.status != 200:
+                raise self._refusal(reply, f"file “{CHECKSUMS}” of {display(repo)}")
+            return reply.body
+
+        try:
+            return self._found(repo.with_path(CHECKSUMS), ask)
+        except (NotFoundError, ForbiddenError):
+            return None
 
     def _refusal(self, reply: Reply, what: str) -> NimpullError:
         if self._bucket:
             return self._bucket.refusal(reply, what)
-        where = f"{self._mirror} answers HTTP {reply.status} for {what}"
-        if reply.status == 404:
-            return NotFoundError(
-                f"{self._mirror} has no {what}",
-                hint="Mirror it under the key that NIM expects, and check NIM_REPOSITORY_OVERRIDE.",
-            )
-        if reply.status in (401, 403):
-            kind = AuthError if reply.status == 401 else ForbiddenError
-            return kind(where, hint="Check the user and password in NIM_REPOSITORY_OVERRIDE, if it has any.")
-        return common_refusal(reply, what, "")
+        return web_refusal(
+            reply, what, "Mirror it under the key that NIM expects, and check NIM_REPOSITORY_OVERRIDE."
+        )
 
 
 def object_key(uri: ModelUri) -> str:
     """The key of a file in a mirror, or what the keys of a repository begin with."""
     return quote(str(uri).partition("://")[2], safe="")
+
+
+def _is_encoded_twice(text: str) -> bool:
+    return quote(quote(unquote(unquote(text)), safe="/+"), safe="") == text

@@ -8,8 +8,8 @@ version's own ``checksums.blake3`` and each file from ``versions/V/files/PATH``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -26,12 +26,14 @@ from nimpull.errors import (
     NotFoundError,
 )
 from nimpull.sources.answers import EXPIRY_MARGIN, common_refusal, expiry, is_page, length, read_json, said
-from nimpull.sources.checksums import CHECKSUMS, checksum_lines
-from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, relative, with_sizes
+from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
+from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, narrowed, relative, with_sizes
 from nimpull.sources.ngc_access import KEY_HINT, Access
 
 _LATEST: Final = "latest"
 _PAGE_SIZE: Final = 500
+#: Presigned URLs have 1 KB and more: the newest are kept, the others asked for when their file's turn comes.
+_KEPT_PLACES: Final = 10_000
 _CATALOG: Final = "https://catalog.ngc.nvidia.com"
 _TRANSIENT: Final = ("INTERNAL_ERROR", "TIMEOUT", "SERVICE_UNAVAILABLE", "UNKNOWN")
 _STATUS_OF: Final = {
@@ -51,14 +53,6 @@ class _Refused(Exception):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A presigned URL in the cache."""
-
-    url: Url
-    expires_at: float | None
-
-
 class NgcSource:
     """Implements :class:`nimpull.core.ports.Source`. Thread-safe."""
 
@@ -72,7 +66,7 @@ class NgcSource:
         self._access = Access(
             api, api_base=self._base, auth_base=auth_endpoint.reveal().rstrip("/"), key=key, clock=clock
         )
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Location] = {}
         self._guest_repos: set[str] = set()
         self._manifest_refused: set[str] = set()
         self._lock = threading.Lock()
@@ -81,10 +75,8 @@ class NgcSource:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
-        if uri.path:
-            wanted = replace(wanted, paths=wanted.paths | {uri.path})
         repo = self._pinned(uri.repo)
-        entries = Entries(str(repo))
+        entries = Entries(repo)
         notes: list[str] = []
         self._read_files(repo, entries)
         try:
@@ -97,19 +89,19 @@ class NgcSource:
                 self._read_checksum_names(repo, entries, refused.error)
         if CHECKSUMS in entries:
             notes += self._read_checksums(repo, entries)
-        artifacts = with_sizes(entries.artifacts(repo, wanted), self._measure)
+        artifacts = with_sizes(entries.artifacts(narrowed(wanted, uri)), self._measure)
         return Listing(repo, uri.revision or _LATEST, artifacts, self._endpoint, tuple(notes))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:
         """See :meth:`nimpull.core.ports.Source.locate`. Presigned URLs never carry the key."""
-        repo = artifact.uri.repo
+        repo = artifact.repo
         with self._lock:
             if fresh:
                 self._places.pop(artifact.identity, None)
             known = self._places.get(artifact.identity)
             single = str(repo) in self._manifest_refused
         if known and (known.expires_at is None or known.expires_at - EXPIRY_MARGIN > self._clock.time()):
-            return Location(known.url, expires_at=known.expires_at)
+            return known
         if single:
             return self._single_file(artifact)
         try:
@@ -117,10 +109,10 @@ class NgcSource:
             answer = self._get(url, repo, artifact.path, may_refuse=True)
         except _Refused:
             return self._single_file(artifact)
-        self._keep_places(repo, answer, Entries(str(repo)))
+        self._keep_places(repo, answer)
         with self._lock:
             found = self._places.get(artifact.identity)
-        return Location(found.url, expires_at=found.expires_at) if found else self._single_file(artifact)
+        return found or self._single_file(artifact)
 
     # -- listing ---------------------------------------------------------------------------------------
 
@@ -157,21 +149,22 @@ class NgcSource:
     def _read_files(self, repo: ModelUri, entries: Entries) -> None:
         url = f"{self._model_url(repo)}/versions/{quote(repo.revision, safe='')}/files"
         try:
-            for answer in self._pages(url, repo, entries):
+            seen = set[str]()
+            for answer in self._pages(url, repo, seen):
                 for row in _rows(answer, "modelFiles"):
                     digests = _sha256(row.get("sha256_base64"))
-                    entries.add(relative(row.get("path")), row.get("sizeInBytes"), digests)
+                    seen.add(entries.add(relative(row.get("path")), row.get("sizeInBytes"), digests))
         except _Refused:
             return  # the manifest will tell whether it is this call or the key
 
     def _read_manifest(self, repo: ModelUri, entries: Entries) -> None:
-        manifest = Entries(str(repo))
-        for answer in self._pages(self._manifest_url(repo), repo, manifest):
-            self._keep_places(repo, answer, manifest)
+        seen = set[str]()
+        for answer in self._pages(self._manifest_url(repo), repo, seen):
             for path, digests in _manifest_rows(answer):
-                entries.add(path, None, digests)
+                seen.add(entries.add(path, None, digests))
+            self._keep_places(repo, answer)
 
-    def _pages(self, url: str, repo: ModelUri, seen: Entries) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, url: str, repo: ModelUri, seen: Set[str]) -> Iterator[Mapping[str, Any]]:
         """Every page; the caller adds its rows to ``seen`` between two. Raises ListingError if too few come.
 
         Public clients disagree whether the second page is number 1 or 2: duplicates are harmless, and one
@@ -195,7 +188,7 @@ class NgcSource:
                 hint="The listing is incomplete; nothing was written. Run again, then report it.",
             )
 
-    def _keep_places(self, repo: ModelUri, answer: Mapping[str, Any], seen: Entries) -> None:
+    def _keep_places(self, repo: ModelUri, answer: Mapping[str, Any]) -> None:
         urls = answer.get("urls") or []
         paths = [path for path, _ in _manifest_rows(answer)]
         if not isinstance(urls, list) or len(urls) != len(paths):
@@ -204,16 +197,17 @@ class NgcSource:
                 hint="The answer is damaged; run again, then report it.",
             )
         for path, text in zip(paths, urls, strict=True):
-            seen.add(path)
             if not isinstance(text, str) or not text.startswith(("https://", "http://")):
                 continue  # located one by one when its turn comes
             url = Url(text)
             with self._lock:
-                self._places[str(repo.with_path(path))] = _Place(url, expiry(url))
+                self._places[str(repo.with_path(path))] = Location(url, expires_at=expiry(url))
+                if len(self._places) > _KEPT_PLACES:
+                    del self._places[next(iter(self._places))]
 
     def _read_checksum_names(self, repo: ModelUri, entries: Entries, refusal: NimpullError) -> None:
         """Names and digests from ``checksums.blake3`` alone; without it the refusal stands."""
-        content = self._small_file(Artifact(SafePath(CHECKSUMS), None, (), repo.with_path(CHECKSUMS)))
+        content = self._small_file(Artifact(SafePath(CHECKSUMS), None, (), repo))
         if content is None:
             raise refusal
         entries.add(CHECKSUMS, len(content))
@@ -222,7 +216,7 @@ class NgcSource:
 
     def _read_checksums(self, repo: ModelUri, entries: Entries) -> Iterator[str]:
         """Adds the BLAKE3 digests of listed files; yields what a reader of the log should know."""
-        [listed] = entries.artifacts(repo, Wanted(paths=frozenset({CHECKSUMS})))
+        [listed] = entries.artifacts(Wanted(paths=frozenset({CHECKSUMS})))
         content = self._small_file(listed)
         if content is None:
             yield f"{CHECKSUMS} of {repo} is listed but cannot be read; other digests are used"
@@ -233,10 +227,7 @@ class NgcSource:
             if hasher.hexdigest() != digest.hex:
                 yield f"{CHECKSUMS} of {repo} is not what is listed; other digests are used"
                 return
-        known = entries.paths()
-        for path, digest in checksum_lines(content):
-            if path in known and path != CHECKSUMS:
-                entries.add(path, None, (digest,))
+        add_checksums(entries, content)
 
     def _small_file(self, artifact: Artifact) -> bytes | None:
         location = self.locate(artifact)
@@ -268,7 +259,7 @@ class NgcSource:
 
     def _single_file(self, artifact: Artifact) -> Location:
         """The per-file path redirects to a presigned URL; the key stays with NGC's own origin."""
-        repo = artifact.uri.repo
+        repo = artifact.repo
         version = quote(repo.revision, safe="")
         url = f"{self._model_url(repo)}/versions/{version}/files/{quote(artifact.path)}"
         return Location(Url(url), self._access.headers(repo), self._access.expires_at(repo))

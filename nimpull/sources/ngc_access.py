@@ -20,6 +20,7 @@ _SCOPED_PREFIX: Final = "nvapi-"
 _JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*")
 #: Seconds before its end from which a token is renewed, at most a quarter of its life.
 _RENEWAL: Final = 300.0
+_LONGEST: Final = 10 * 365 * 86_400.0  # seconds
 KEY_HINT: Final = (
     "Set NGC_API_KEY to a key with access to the NGC catalog "
     "(NIMCache: spec.source.ngc.authSecret, secret key NGC_API_KEY)."
@@ -92,7 +93,7 @@ class Access:
         try:
             claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
             ends = float(claims["exp"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return Token(self._key)  # the server will say whether it is good
         if ends <= self._clock.time():
             raise AuthError("the NGC token in NGC_API_KEY has expired", hint=KEY_HINT)
@@ -120,8 +121,8 @@ class Access:
         if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
             raise ListingError(f"{url.host} answers the key without a token", hint="Check NGC_AUTH_ENDPOINT.")
         lasts = answer.get("expires_in")
-        # a token of unknown life is used for its request only, as the NGC CLI does
-        seconds = float(lasts) if isinstance(lasts, int | float) and lasts > 0 else 0.0
+        # a token of unknown, or unbelievable, life is used for its request only, as the NGC CLI does
+        seconds = float(lasts) if isinstance(lasts, int | float) and 0 < lasts < _LONGEST else 0.0
         ends = self._clock.time() + seconds
         return Token(value, ends, ends - min(_RENEWAL, seconds / 4))
 

@@ -1,17 +1,16 @@
 """S3 and what speaks its protocol: ``s3://bucket/prefix`` as a model, and a bucket for mirrors.
 
-boto3 finds the credentials and signs; every request goes over the one transport, so that TLS trust, proxies
-and retries are those of all other sources.
+Requests go over the one transport with URLs that boto3 has signed (:mod:`nimpull.sources.aws`), so that TLS
+trust, proxies and retries are those of all other sources.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
-from xml.etree import ElementTree
 
 from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.digest import Digest
@@ -21,27 +20,51 @@ from nimpull.errors import (
     AuthError,
     ForbiddenError,
     ListingError,
-    NetworkError,
     NimpullError,
     NotFoundError,
-    ProxyError,
-    TlsError,
     UsageError,
 )
-from nimpull.sources.answers import common_refusal, expiry, is_page, length
-from nimpull.sources.checksums import CHECKSUMS, checksum_lines
-from nimpull.sources.listing import MAX_PAGES, Entries, at_once, sealed
+from nimpull.sources.answers import common_refusal, expiry, is_page, length, said, unquoted
+from nimpull.sources.checksums import CHECKSUMS, add_checksums
+from nimpull.sources.listing import MAX_PAGES, Entries, at_once, narrowed, pinned, sealed, unverifiable
 
 if TYPE_CHECKING:
-    from boto3 import Session
+    from xml.etree.ElementTree import Element
 
 #: (operation of S3, its parameters) -> a presigned URL.
 Sign = Callable[[str, Mapping[str, str]], Url]
 
-_SIGNED_SECONDS: Final = 3600
-_NAMESPACE: Final = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _STRONG: Final = frozenset({"blake3", "sha256"})
+#: Storage classes whose objects must be restored before they can be read (S3 User Guide, "Restoring").
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_WHERE: Final = (
+    "Check bucket and prefix, in the URI or in NIM_REPOSITORY_OVERRIDE, and AWS_ENDPOINT_URL; "
+    "keys are case-sensitive."
+)
+#: What <Code> of S3's error document says beyond the status (S3 API Reference, "Error responses").
+_CODES: Final[Mapping[str, tuple[type[NimpullError], str, str]]] = {
+    "NoSuchBucket": (NotFoundError, "there is no such bucket", "Check the bucket's name, AWS_ENDPOINT_URL."),
+    "NoSuchKey": (NotFoundError, "there is no such object", _WHERE),
+    "InvalidAccessKeyId": (
+        AuthError,
+        "the access key is not known there",
+        "Check AWS_ACCESS_KEY_ID, and that AWS_ENDPOINT_URL is the store that it was made for.",
+    ),
+    "SignatureDoesNotMatch": (
+        AuthError,
+        "the secret key is not the one of this access key",
+        "Check AWS_SECRET_ACCESS_KEY: the whole key, without blanks; and AWS_REGION.",
+    ),
+    "ExpiredToken": (AuthError, "the session token has expired", "Get new credentials (AWS_SESSION_TOKEN)."),
+    "InvalidToken": (AuthError, "the session token is not valid", "Check AWS_SESSION_TOKEN."),
+    "RequestTimeTooSkewed": (AuthError, "the clock here and the one there differ", "Set this node's clock."),
+    "InvalidObjectState": (
+        ForbiddenError,
+        "the object is in an archive",
+        "Restore it, or copy it to the storage class STANDARD.",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +74,7 @@ class S3Object:
     key: str
     size: str
     etag: str
+    archived: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,68 +102,96 @@ class Bucket:
         """Raises NotFoundError, ForbiddenError and the like."""
         url = self._sign("head_object", {"Bucket": self._name, "Key": key, "ChecksumMode": "ENABLED"})
         reply = self._api.request("HEAD", url, headers=_signed_headers(url))
+        what = f"object “{display(key, 300)}” of s3://{self._name}"
         if reply.status != 200:
-            raise self.refusal(reply, f"object “{display(key, 300)}” of s3://{self._name}")
-        return About(length(reply), (*_sha256(reply), *_md5(reply)), _unquoted(reply.headers.get("etag", "")))
+            # an answer to HEAD has no body, so no <Code>; what is there is asked for one byte of it
+            told = self.small(key, headers={"Range": "bytes=0-0"})
+            raise self.refusal(told if told.status >= 400 else reply, what)
+        restored = 'ongoing-request="false"' in reply.headers.get("x-amz-restore", "")
+        if reply.headers.get("x-amz-storage-class") in _ARCHIVES and not restored:
+            raise self._coded("InvalidObjectState", f"{what} cannot be read")
+        return About(length(reply), (*_sha256(reply), *_md5(reply)), unquoted(reply.headers.get("etag", "")))
 
-    def small(self, key: str) -> Reply:
+    def small(self, key: str, headers: Mapping[str, str] | None = None) -> Reply:
         """A whole small object, whatever the status."""
-        return self._api.request("GET", self.place(key).url)
+        return self._api.request("GET", self.place(key).url, headers=headers)
 
     def objects(self, prefix: str) -> Iterator[S3Object]:
-        """Every object whose key begins with ``prefix`` (ListObjectsV2, page by page)."""
-        parameters = {"Bucket": self._name, "Prefix": prefix}
+        """Every object whose key begins with ``prefix``, page by page. Raises ListingError.
+
+        A server that does not know ListObjectsV2 answers as to ListObjects: there is more, but no token.
+        From then on the pages are asked for as ListObjects has them, each from the last key on.
+        """
+        operation, cursor = "list_objects_v2", dict[str, str]()
         for _ in range(MAX_PAGES):
-            reply = self._api.request("GET", self._sign("list_objects_v2", parameters))
-            if reply.status == 404:
-                raise NotFoundError(
-                    f"{reply.url.host} has no bucket “{display(self._name, 80)}”",
-                    hint="Check the name and AWS_ENDPOINT_URL.",
-                )
+            reply = self._api.request(
+                "GET", self._sign(operation, {"Bucket": self._name, "Prefix": prefix, **cursor})
+            )
             if reply.status != 200:
                 raise self.refusal(reply, f"the listing of s3://{self._name}")
             page = self._page(reply)
-            encoded = page.findtext(f"{_NAMESPACE}EncodingType") == "url"
-            for item in page.iter(f"{_NAMESPACE}Contents"):
-                key, size, etag = (item.findtext(f"{_NAMESPACE}{tag}", "") for tag in ("Key", "Size", "ETag"))
-                yield S3Object(unquote_plus(key) if encoded else key, size, _unquoted(etag))
-            token = page.findtext(f"{_NAMESPACE}NextContinuationToken", "")
-            if not token or token == parameters.get("ContinuationToken"):
+            encoded = _text(page, "EncodingType") == "url"  # which was not asked for
+            rows = [_row(item, encoded) for item in page if _tag(item) == "Contents"]
+            yield from (row for row in rows if row.key.startswith(prefix))
+            token = _text(page, "NextContinuationToken")
+            if _text(page, "IsTruncated").lower() != "true" and not token:
                 return
-            parameters = {**parameters, "ContinuationToken": token}
-        raise ListingError(f"the listing of s3://{self._name} does not end", hint="Check the server.")
+            if token:
+                following = {"ContinuationToken": token}
+            else:
+                operation = "list_objects"
+                following = {"Marker": _text(page, "NextMarker") or (rows[-1].key if rows else "")}
+            if following == cursor or not all(following.values()):
+                break
+            cursor = following
+        raise ListingError(
+            f"the listing of s3://{self._name} does not end: its pages say that there is more, not where",
+            hint="Check that the server at AWS_ENDPOINT_URL speaks S3; nothing was written.",
+        )
 
-    def _page(self, reply: Reply) -> ElementTree.Element:
+    def _page(self, reply: Reply) -> Element:
+        """Names are compared without their namespace: AWS has one, others have another or none."""
+        from defusedxml import ElementTree
+
         try:
-            if b"<!DOCTYPE" in reply.body:
-                raise ElementTree.ParseError("a document type, which S3 does not send")
-            return ElementTree.fromstring(reply.body)  # noqa: S314 - no DTD, so no entities; size is bounded
-        except ElementTree.ParseError as error:
+            page: Element = ElementTree.fromstring(reply.body, forbid_dtd=True)
+            if _tag(page) != "ListBucketResult":
+                raise ValueError(f"its element is “{display(_tag(page), 60)}”")
+        except (ElementTree.ParseError, ValueError) as error:
             raise ListingError(
                 f"{reply.url.host} answers with something that is not S3's listing: {display(error, 120)}",
                 hint="Check the bucket's name and AWS_ENDPOINT_URL.",
             ) from error
+        return page
 
     def refusal(self, reply: Reply, what: str) -> NimpullError:
-        where = f"{reply.url.host} answers HTTP {reply.status} for {what}"
-        region = display(reply.headers.get("x-amz-bucket-region", ""), 40)
+        """For any status but 200. Only ``<Code>`` tells a wrong key, a wrong secret and no bucket apart."""
+        fault = _fault(reply)
+        code, words = fault.get("Code", ""), said(fault.get("Message"))
+        status = " ".join(filter(None, (f"HTTP {reply.status}", display(code, 60))))
+        where = f"{reply.url.host} answers {status} for {what}"
+        region = display(reply.headers.get("x-amz-bucket-region") or fault.get("Region", ""), 40)
         if region and reply.status in (301, 307, 400):
             return UsageError(f"{where}: the bucket is in {region}", hint=f"Set AWS_REGION={region}.")
+        if code in _CODES:
+            return self._coded(code, where)
         if reply.status == 404:
-            return NotFoundError(
-                f"{reply.url.host} has no {what}",
-                hint="Check bucket and prefix, in the URI or in NIM_REPOSITORY_OVERRIDE, and "
-                "AWS_ENDPOINT_URL; keys are case-sensitive.",
-            )
-        if reply.status == 401:
-            return AuthError(where, hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
-        if reply.status == 403:
-            return ForbiddenError(
-                where,
-                hint="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; without permission to "
-                "list the bucket, S3 answers so for an object that is missing too.",
-            )
-        return common_refusal(reply, what, "")
+            return NotFoundError(f"{reply.url.host} has no {what}{words}", hint=_WHERE)
+        if reply.status in (401, 403):
+            kind = AuthError if reply.status == 401 else ForbiddenError
+            unsigned = "signature=" not in reply.url.reveal().lower()
+            hint = "No credential was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            if not unsigned:
+                hint = (
+                    "The key may not read it, or not list it: check its policy, AWS_ACCESS_KEY_ID and "
+                    "AWS_REGION. Without permission to list, S3 answers so for what is missing too."
+                )
+            return kind(f"{where}{words}", hint=hint)
+        return common_refusal(reply, what, words)
+
+    def _coded(self, code: str, where: str) -> NimpullError:
+        kind, meaning, hint = _CODES[code]
+        return kind(f"{where}: {meaning}", hint=hint)
 
 
 class S3Source:
@@ -156,65 +208,55 @@ class S3Source:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
-        if uri.path:
-            wanted = replace(wanted, paths=wanted.paths | {uri.path})
+        wanted = narrowed(wanted, uri)
         repo = replace(uri.repo, location=uri.location.strip("/"))
         bucket = Bucket(self._api, repo.name, self._sign)
         prefix = _prefix(repo)
-        entries = Entries(display(repo))
+        entries = Entries(repo)
+        archived = set()
         for found in bucket.objects(prefix):
             if not found.key.endswith("/"):  # what consoles make for an empty folder
-                entries.add(found.key.removeprefix(prefix), found.size, (), found.etag)
+                path = found.key.removeprefix(prefix)
+                entries.add(path, found.size, (), found.etag)
+                if found.archived:
+                    archived.add(path)
         if not len(entries):
             raise NotFoundError(
-                f"s3://{repo.name} has no object below “{display(prefix, 200)}”",
+                f"{repo.scheme}://{repo.name} has no object below “{display(prefix, 200)}”",
                 hint="Check the bucket and the prefix: it is the folder that holds config.json.",
             )
-        self._add_checksums(repo, bucket, entries)
-        listed = entries.artifacts(repo, wanted)
-        artifacts = with_digests(bucket, listed, lambda artifact: prefix + artifact.path)
-        pinned = repo.with_revision(sealed(artifacts))
-        artifacts = tuple(replace(one, uri=pinned.with_path(one.path)) for one in artifacts)
-        return Listing(pinned, "", artifacts, Url(f"s3://{repo.name}/{prefix}"), unverifiable(artifacts))
+        if CHECKSUMS in entries:
+            reply = bucket.small(prefix + CHECKSUMS)
+            if reply.status != 200 or is_page(reply):
+                raise bucket.refusal(reply, f"{CHECKSUMS} of {display(repo)}")
+            add_checksums(entries, reply.body)
+        listed = entries.artifacts(wanted)
+        artifacts = with_digests(listed, lambda path: bucket.about(prefix + path), archived)
+        at = repo.with_revision(sealed(artifacts))
+        where = Url(f"{repo.scheme}://{repo.name}/{prefix}")
+        return Listing(at, "", pinned(artifacts, at), where, unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
         repo = artifact.uri.repo
         return Bucket(self._api, repo.name, self._sign).place(_prefix(repo) + artifact.path)
 
-    def _add_checksums(self, repo: ModelUri, bucket: Bucket, entries: Entries) -> None:
-        if CHECKSUMS not in entries:
-            return
-        reply = bucket.small(_prefix(repo) + CHECKSUMS)
-        if reply.status != 200 or is_page(reply):
-            raise bucket.refusal(reply, f"{CHECKSUMS} of {display(repo)}")
-        for path, digest in checksum_lines(reply.body):
-            if path in entries and path != CHECKSUMS:
-                entries.add(path, None, (digest,))
-
-
-def unverifiable(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
-    """A note on the files of which nothing but the size can be checked."""
-    weak = [artifact for artifact in artifacts if not artifact.digests]
-    if not weak:
-        return ()
-    first = f"“{display(weak[0].path, 120)}”"
-    what = f"{first} has" if len(weak) == 1 else f"{len(weak)} files, {first} among them, have"
-    return (f"{what} no checksum that could be checked: only the size is",)
-
 
 def with_digests(
-    bucket: Bucket, artifacts: Sequence[Artifact], key_of: Callable[[Artifact], str]
+    artifacts: Sequence[Artifact], about: Callable[[str], About], always: Container[str] = ()
 ) -> tuple[Artifact, ...]:
-    """With what a HEAD tells, for those whose size or strong digest the listing leaves out."""
+    """With what a HEAD tells, for those whose size or strong digest the listing leaves out.
+
+    ``about``: asks for the file of this path. ``always``: paths to ask for although all is known.
+    """
 
     def described(artifact: Artifact) -> Artifact:
         known = {digest.algorithm: digest for digest in artifact.digests}
-        if artifact.size is not None and known.keys() & _STRONG:
+        if artifact.size is not None and known.keys() & _STRONG and artifact.path not in always:
             return artifact
-        about = bucket.about(key_of(artifact))
-        digests = {digest.algorithm: digest for digest in about.digests} | known
-        size = about.size if artifact.size is None else artifact.size
-        return replace(artifact, size=size, digests=tuple(digests.values()), etag=about.etag or artifact.etag)
+        told = about(artifact.path)
+        digests = {digest.algorithm: digest for digest in told.digests} | known
+        size = told.size if artifact.size is None else artifact.size
+        return replace(artifact, size=size, digests=tuple(digests.values()), etag=told.etag or artifact.etag)
 
     return at_once(described, artifacts)
 
@@ -224,85 +266,30 @@ def _prefix(repo: ModelUri) -> str:
     return f"{location}/" if location else ""
 
 
-def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Sign:
-    """Presigned URLs from the credentials that boto3 finds: AWS_*, web identity. Plain ones if it finds none.
-
-    "" leaves endpoint and region to boto3. ``ca_bundle``: what boto3 trusts when it asks for credentials
-    itself, unless AWS_CA_BUNDLE says otherwise. Raises UsageError without boto3, or for settings it refuses.
-    """
-    try:
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ModuleNotFoundError as error:
-        raise UsageError("s3:// needs boto3, which is not installed", hint="Install nimpull[s3].") from error
-    try:
-        session = _session(region, ca_bundle)
-        signature = "s3v4" if session.get_credentials() else UNSIGNED
-        client = session.client(
-            "s3", endpoint_url=endpoint or None, config=Config(signature_version=signature)
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise UsageError(
-            f"boto3 cannot use the settings for S3: {display(error)}",
-            hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
-        ) from error
-
-    def sign(operation: str, parameters: Mapping[str, str]) -> Url:
-        try:
-            return Url(client.generate_presigned_url(operation, Params=parameters, ExpiresIn=_SIGNED_SECONDS))
-        except (BotoCoreError, ClientError, OSError) as error:
-            raise _no_credential(error) from error
-
-    return sign
+def _tag(element: Element) -> str:
+    """Without its namespace; that of AWS, of s3rver and of GCS differ, and some servers have none."""
+    return str(element.tag).rpartition("}")[2]
 
 
-def _no_credential(error: Exception) -> NimpullError:
-    """boto3 asks for short-lived credentials itself (STS, the metadata service) when it has to sign."""
-    from botocore import exceptions as boto
-
-    said = getattr(error, "kwargs", {})
-    where = Url(said.get("endpoint_url") or "AWS")  # shown without user and password
-    match error:
-        case boto.SSLError():
-            return TlsError(
-                f"boto3 cannot ask for credentials: the certificate of {where} is not trusted",
-                hint="For a private CA: set AWS_CA_BUNDLE (NIMCache: or spec.proxy.certConfigMap).",
-            )
-        case boto.ProxyConnectionError():
-            return ProxyError(
-                f"boto3 cannot ask for credentials: cannot reach the proxy {Url(said.get('proxy_url', ''))}",
-                hint="Check HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY.",
-            )
-        case boto.ConnectionError() | boto.HTTPClientError():
-            return NetworkError(
-                f"boto3 cannot ask for credentials: {where} does not answer",
-                hint="Check the network policies, AWS_REGION and AWS_ENDPOINT_URL_STS.",
-            )
-    return AuthError(
-        f"boto3 has no credential for S3: {display(error, 300)}",
-        hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_ROLE_ARN, the role's trust policy "
-        "and the file that AWS_WEB_IDENTITY_TOKEN_FILE names.",
-    )
+def _text(parent: Element, name: str) -> str:
+    return next((child.text or "" for child in parent if _tag(child) == name), "")
 
 
-def _session(region: str, ca_bundle: str) -> Session:
-    """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name."""
-    import boto3
-    from botocore.exceptions import ProfileNotFound
-    from botocore.session import Session as CoreSession
+def _row(item: Element, encoded: bool) -> S3Object:
+    key, size, etag = (_text(item, name) for name in ("Key", "Size", "ETag"))
+    archived = _text(item, "StorageClass") in _ARCHIVES
+    return S3Object(unquote_plus(key) if encoded else key, size, unquoted(etag), archived)
 
-    def made(core: CoreSession) -> Session:
-        if ca_bundle and not core.get_config_variable("ca_bundle"):
-            core.set_config_variable("ca_bundle", ca_bundle)
-        return boto3.Session(botocore_session=core, region_name=region or None)
+
+def _fault(reply: Reply) -> Mapping[str, str]:
+    """The fields of S3's error document; none where the answer is something else."""
+    from defusedxml import ElementTree
 
     try:
-        return made(CoreSession())
-    except ProfileNotFound as error:
-        if error.kwargs["profile"] != "default":
-            raise
-    return made(CoreSession(session_vars={"profile": (None, [], None, None)}))
+        document = ElementTree.fromstring(reply.body, forbid_dtd=True)
+    except (ElementTree.ParseError, ValueError):
+        return {}
+    return {_tag(child): child.text or "" for child in document} if _tag(document) == "Error" else {}
 
 
 def _signed_headers(url: Url) -> Mapping[str, str]:
@@ -322,13 +309,9 @@ def _md5(reply: Reply) -> tuple[Digest, ...]:
 
     Amazon S3 API Reference, "Object", ETag. Other ETags are opaque.
     """
-    etag = _unquoted(reply.headers.get("etag", ""))
+    etag = unquoted(reply.headers.get("etag", ""))
     encryption = reply.headers.get("x-amz-server-side-encryption", "AES256")
     customer = "x-amz-server-side-encryption-customer-algorithm" in reply.headers
     if customer or encryption != "AES256" or not _MD5.fullmatch(etag):
         return ()
     return (Digest("md5", etag),)
-
-
-def _unquoted(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
