@@ -88,7 +88,8 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     if request.manifest:
         hardware = edges.hardware(request.gpus)
         report = drafted(replace(report, hardware=hardware))
-        selection = select(parse_manifest(request.manifest), request.criteria, hardware, edges.table)
+        manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)
+        selection = select(manifest, request.criteria, hardware, edges.table)
         report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
         _tell(selection, edges)
     elif not request.uris and not request.repair:

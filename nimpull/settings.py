@@ -80,6 +80,7 @@ class Settings:
     hf_token: str = field(default="", repr=False)
     hf_endpoint: str = "https://huggingface.co"
     manifest_path: str = ""
+    unsafe_manifest: bool = False
     model_profile: str = ""
     tags_selector: str = ""
     gpus: str = ""
@@ -147,6 +148,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         hf_token=hf_token,
         hf_endpoint=_endpoint(environ, "HF_ENDPOINT", "huggingface.co", "https"),
         manifest_path=_text(environ, "NIM_MANIFEST_PATH"),
+        unsafe_manifest=_flag(environ, "NIM_MANIFEST_ALLOW_UNSAFE"),
         model_profile=_text(environ, "NIM_MODEL_PROFILE") or _text(environ, "NIM_MANIFEST_PROFILE"),
         tags_selector=_text(environ, "NIM_TAGS_SELECTOR"),
         gpus=_text(environ, "NIMPULL_GPUS"),

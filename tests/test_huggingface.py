@@ -23,6 +23,7 @@ from nimpull.errors import (
     NetworkError,
     NimpullError,
     NotFoundError,
+    RedirectError,
 )
 from nimpull.sources import HubSource
 from nimpull.sources.answers import expiry
@@ -152,6 +153,19 @@ def test_a_place_that_does_not_say_its_end_is_not_kept(source: HubSource, regist
     [artifact] = listed(source, "hf://ns/large").artifacts
     registry.faults.append(Fault(faults.header(location=f"{registry.cdn_url}/x"), method="HEAD"))
     assert source.locate(artifact).url.reveal().startswith(registry.hub_url)
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]"])
+def test_f19_a_hub_that_leads_to_the_metadata_service(
+    source: HubSource, registry: Registry, host: str
+) -> None:
+    registry.add_hub_repo("ns/large", {"weights": bytes(17 << 20)})
+    [artifact] = listed(source, "hf://ns/large").artifacts
+    registry.faults.append(
+        Fault(faults.header(location=f"http://{host}/x?Expires=1999999999"), method="HEAD")
+    )
+    with pytest.raises(RedirectError, match="metadata"):
+        source.locate(artifact)
 
 
 @pytest.mark.parametrize(

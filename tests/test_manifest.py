@@ -181,3 +181,21 @@ def test_f53_damaged_manifests_parse_or_are_refused(seed: str, edits: list[tuple
         assert re.match(r"manifest, line \d+: ", error.message)
     else:
         assert all(isinstance(value, str) for each in manifest.profiles for value in each.tags.values())
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/passwd",
+        "FILE:///etc?file=passwd",
+        "http://169.254.169.254/latest/meta-data?file=iam",
+        "https://0xa9fea9fe/x?file=y",
+        "http://metadata.google.internal/computeMetadata/v1?file=token",
+    ],
+)
+def test_what_only_this_node_may_see_is_for_trusted_manifests(uri: str) -> None:
+    listed = f"{ID}:\n  workspace:\n    files: {{a.json: {{uri: '{uri}'}}}}\n".encode()
+    component = f"{ID}:\n  workspace:\n    components: [{{src: {{repo_id: '{uri}', files: [a]}}}}]\n".encode()
+    for text in (listed, component):
+        assert "NIM_MANIFEST_ALLOW_UNSAFE" in parse_manifest(text).profiles[0].problem
+        assert parse_manifest(text, unsafe=True).profiles[0].problem == ""

@@ -20,6 +20,7 @@ from nimpull.errors import (
     NetworkError,
     NimpullError,
     NotFoundError,
+    RedirectError,
 )
 from nimpull.sources import NgcSource
 from nimpull.transport import Transport
@@ -142,6 +143,13 @@ def test_presigned_urls_are_kept_until_shortly_before_their_end(
     clock.wait(registry.url_lifetime - 30, Flag())
     assert source.locate(artifact).url != first.url
     assert registry.log("ngc")[-1].query["path"] == "config.json"
+
+
+def test_f19_a_presigned_url_of_the_metadata_service(source: NgcSource, registry: Registry) -> None:
+    inside = faults.edit_json(lambda d: {**d, "urls": ["http://169.254.169.254/x"] * len(d["urls"])})
+    registry.faults.append(Fault(inside, path=MANIFEST))
+    with pytest.raises(RedirectError, match="metadata"):
+        listed(source, URI)
 
 
 def test_a_fresh_location_is_asked_for_by_path(

@@ -31,7 +31,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     """The manifest, this machine's GPUs (or those named), and what fits. Raises UsageError, ManifestError."""
     from nimpull.detect import detect, shipped_table
 
-    manifest = parse_manifest(find_manifest(manifest_file, settings))
+    manifest = parse_manifest(find_manifest(manifest_file, settings), unsafe=settings.unsafe_manifest)
     table = shipped_table()
     override = gpus or settings.gpus
     if override:

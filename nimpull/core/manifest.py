@@ -15,7 +15,8 @@ from typing import Final, NoReturn
 
 from nimpull.core.artifacts import Listing
 from nimpull.core.digest import Digest
-from nimpull.core.names import SafePath, display
+from nimpull.core.link_local import names_internal
+from nimpull.core.names import SafePath, Url, display
 from nimpull.core.yamltext import Yaml, YamlList, YamlMap, load_yaml
 from nimpull.errors import ListingError, ManifestError
 
@@ -59,14 +60,14 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
 
-def parse_manifest(data: bytes) -> Manifest:
-    """Read a model manifest. Only the first YAML document counts.
+def parse_manifest(data: bytes, *, unsafe: bool = False) -> Manifest:
+    """Read a model manifest. Only the first YAML document counts. ``unsafe``: NIM_MANIFEST_ALLOW_UNSAFE.
 
     The parser is chosen as the NIM Operator does: a ``schema_version`` whose text contains a 2 is v2, all
     else is v1 (or, without ``schema_version``, the legacy wrapping). Raises ManifestError naming the line.
     """
     root = load_yaml(data)
-    reader = _Reader()
+    reader = _Reader(unsafe)
     if isinstance(root, YamlMap):
         version = root.get("schema_version")
         if isinstance(version, str) and "2" in version:
@@ -81,6 +82,12 @@ def _refuse(line: int, problem: str) -> NoReturn:
         f"manifest, line {line}: {problem}",
         hint="This is not a model manifest that nimpull or the NIM Operator can read; check the file.",
     )
+
+
+def _is_inside(uri: str) -> bool:
+    """Whether it names a file of this machine, or what only this node may ask."""
+    scheme = uri.partition(":")[0].lower()
+    return scheme == "file" or (scheme in ("http", "https") and names_internal(Url(uri).host))
 
 
 def _text(parent: YamlMap, key: str) -> str:
@@ -109,7 +116,8 @@ def _list(value: Yaml, line: int, what: str) -> YamlList:
 class _Reader:
     """Holds what is shared between profiles: the same file names and digests come back in each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, unsafe: bool) -> None:
+        self._unsafe = unsafe
         self._paths: dict[str, SafePath] = {}
         self._digests: dict[str, Digest | None] = {}
         self._unknown_checksums = 0
@@ -185,6 +193,14 @@ class _Reader:
         workspace = _map(body.get("workspace"), body.lines.get("workspace", body.line), "“workspace”")
         problems: list[str] = []
         files = (*self._listed_files(workspace, problems), *self._component_files(workspace, problems))
+        if not self._unsafe:
+            # whoever writes a manifest need not be who runs the pull, and sees what ends in the store
+            problems += (
+                f"file “{display(file.path, 120)}” comes from {display(Url(file.uri), 200)}, which only a "
+                "trusted manifest may name (NIM_MANIFEST_ALLOW_UNSAFE=1 allows it)"
+                for file in files
+                if _is_inside(file.uri)
+            )
         return files, problems[0] if problems else ""
 
     def _listed_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:

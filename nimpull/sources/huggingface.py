@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Clock, Reply, Wanted
+from nimpull.core.redirects import is_redirect, resolve
 from nimpull.errors import (
     AuthError,
     ForbiddenError,
@@ -209,9 +210,9 @@ class HubSource:
         headers = self._headers() | {"Accept-Encoding": "identity"}
         for _ in range(5):
             reply = self._api.request("HEAD", url, headers=headers, follow=False)
-            onward = Url(urljoin(url.reveal(), reply.headers.get("location", "")))
-            if not 300 <= reply.status < 400:
+            if not is_redirect(reply.status, reply.headers):
                 break
+            onward = resolve(url, reply.headers["location"])
             if onward.origin != url.origin or "x-linked-size" in reply.headers:
                 return replace(reply, url=url)
             url = onward
@@ -221,13 +222,13 @@ class HubSource:
 
     def _elsewhere(self, reply: Reply) -> Location | None:
         """The redirect's target if it is on another origin and says until when it is good."""
-        target = Url(urljoin(reply.url.reveal(), reply.headers.get("location", "")))
-        ends = expiry(target)
-        if not 300 <= reply.status < 400 or ends is None or target.origin == reply.url.origin:
+        if not is_redirect(reply.status, reply.headers):
             return None
-        if reply.url.scheme == "https" != target.scheme:
-            return None  # the transport refuses the downgrade, with its reason
-        return Location(target, expires_at=ends)
+        target = resolve(reply.url, reply.headers["location"])
+        ends = expiry(target)
+        return (
+            None if ends is None or target.origin == reply.url.origin else Location(target, expires_at=ends)
+        )
 
     def _document(self, url: str, repo: ModelUri) -> Mapping[str, Any]:
         answer = self._read(self._api.request("GET", Url(url), headers=self._headers()), repo)

@@ -17,6 +17,7 @@ from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.ports import Api, Clock, Reply, Wanted
+from nimpull.core.redirects import resolve
 from nimpull.errors import (
     AuthError,
     ForbiddenError,
@@ -199,7 +200,7 @@ class NgcSource:
         for path, text in zip(paths, urls, strict=True):
             if not isinstance(text, str) or not text.startswith(("https://", "http://")):
                 continue  # located one by one when its turn comes
-            url = Url(text)
+            url = resolve(self._endpoint, text)
             with self._lock:
                 self._places[str(repo.with_path(path))] = Location(url, expires_at=expiry(url))
                 if len(self._places) > _KEPT_PLACES:
