@@ -112,8 +112,8 @@ def test_f17_an_api_request_waits_as_told(rig: Callable[..., Rig]) -> None:
         assert one.transport.request("GET", server.url()).body == b"{}"
         assert one.clock.waits == [40.0, 70.0]
         assert one.told == [
-            Waiting("127.0.0.1 answers HTTP 429", 40.0),
-            Waiting("127.0.0.1 answers HTTP 429", 70.0),
+            Waiting(f"{server.address} answers HTTP 429", 40.0),
+            Waiting(f"{server.address} answers HTTP 429", 70.0),
         ]
 
 

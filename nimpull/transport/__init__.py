@@ -6,57 +6,23 @@ here, from one :class:`TransportPolicy`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Final, Self
 
-import tenacity
-
 from nimpull.core.artifacts import Location
-from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
-from nimpull.core.patience import BUSY, backoff
-from nimpull.core.ports import Body, Cancel, Clock, Emit, Reply
-from nimpull.errors import Cancelled, IntegrityError, NetworkError, NimpullError, ProxyError, TransferError
+from nimpull.core.ports import Body, Cancel, Clock, Emit
+from nimpull.errors import Cancelled, IntegrityError
+from nimpull.transport.api import HttpApi
 from nimpull.transport.body import Gauge, Meter, OpenBody
-from nimpull.transport.failures import WIRE_ERRORS, ProxyRefusedError, explain
-from nimpull.transport.pauses import Pauses
+from nimpull.transport.network import Network
 from nimpull.transport.policy import TransportPolicy
-from nimpull.transport.streams import Pooled
-from nimpull.transport.trust import authorities
-from nimpull.transport.wire import Answer, Wire
+from nimpull.transport.wire import Wire
 
-__all__ = ["Transport", "TransportPolicy"]
+__all__ = ["HttpApi", "Network", "Transport", "TransportPolicy"]
 
 _WATCH_INTERVAL: Final = 0.5  # seconds
-_API_BLOCK: Final = 64 << 10
 _STOPPED_HINT: Final = "Run again to continue where it stopped."
-
-
-class _Unsettled(Exception):
-    """An attempt that is worth another: ``reply`` if the server answered, else ``error``."""
-
-    def __init__(
-        self, reason: str, *, reply: Reply | None = None, error: TransferError | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.reply = reply
-        self._error = error
-        self.patience = error.patience if error else math.inf
-
-    def error_after(self, attempts: int) -> TransferError:
-        kind = type(self._error) if self._error else NetworkError
-        hint = self._error.hint if self._error else ""
-        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        return kind(f"{self.reason} (after {times})", hint=hint)
-
-
-class OversizeError(NetworkError):
-    """An answer larger than the caller is ready to hold; asking again would not help."""
-
-    retryable = False
 
 
 class Transport:
@@ -68,9 +34,11 @@ class Transport:
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self._pauses = Pauses(clock)
-        self.authorities = authorities(policy.ca_files, policy.ca_directories)
-        self._wire = Wire(policy, self.authorities, self._gate)
+        self.network = Network(policy, clock)
+        self._pauses = self.network.pauses
+        self._wire = Wire(policy, self.network.authorities, self._gate)
+        self._api = HttpApi(self.network, clock=clock, cancel=cancel, emit=emit)
+        self.request = self._api.request
         self._closed = False
         self._gauge = Gauge()
         Thread(target=self._watch, name="transport-cancel", daemon=True).start()
@@ -83,6 +51,7 @@ class Transport:
     def close(self) -> None:
         self._closed = True
         self._wire.close()
+        self._api.close()
 
     def _watch(self) -> None:
         """A thread that waits for the head of an answer cannot look at ``cancel`` itself."""
@@ -96,100 +65,6 @@ class Transport:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- Api -------------------------------------------------------------------------------------------
-
-    def request(
-        self,
-        method: str,
-        url: Url,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        max_bytes: int = 64 << 20,
-        follow: bool = True,
-    ) -> Reply:
-        """See :meth:`nimpull.core.ports.Api.request`. An answer over ``max_bytes`` is a NetworkError."""
-        began = self._clock.monotonic()
-
-        def send() -> Answer[Pooled]:
-            return self._wire.exchange(method, url, headers or {}, body, follow=follow)
-
-        def attempt() -> Reply:
-            return self._attempt(send, max_bytes)
-
-        def unsettled(state: tenacity.RetryCallState) -> _Unsettled:
-            failure = state.outcome.exception() if state.outcome else None
-            assert isinstance(failure, _Unsettled)  # noqa: S101 - the one kind that is retried
-            return failure
-
-        def pause(state: tenacity.RetryCallState) -> float:
-            failure = unsettled(state)
-            host = failure.reply.url.host if failure.reply else url.host
-            seconds = backoff(state.attempt_number, self._clock.jitter(), failure.patience)
-            return max(self._pauses.left(host), seconds)
-
-        def spent(state: tenacity.RetryCallState) -> bool:
-            budget = min(self._policy.retry_budget, unsettled(state).patience)
-            return self._clock.monotonic() + state.upcoming_sleep > began + budget
-
-        def rest(seconds: float) -> None:
-            self._clock.wait(seconds, self._cancel)
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            self._emit(Waiting(unsettled(state).reason, state.upcoming_sleep))
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Unsettled),
-            wait=pause,
-            stop=spent,
-            sleep=rest,
-            before_sleep=tell,
-            reraise=True,
-        )
-        try:
-            return retrying(attempt)
-        except _Unsettled as last:
-            if last.reply is not None:
-                return last.reply
-            attempts = retrying.statistics["attempt_number"]
-            raise last.error_after(attempts) from last.__cause__
-
-    def _attempt(self, send: Callable[[], Answer[Pooled]], max_bytes: int) -> Reply:
-        try:
-            reply = self._read_whole(send(), max_bytes)
-        except (OversizeError, ProxyRefusedError):
-            raise
-        except (NetworkError, ProxyError) as error:
-            raise _Unsettled(error.message, error=error) from error
-        if reply.status in BUSY:
-            self._pauses.note(reply.url.host, reply.status, reply.headers)
-            raise _Unsettled(f"{reply.url.host} answers HTTP {reply.status}", reply=reply)
-        return reply
-
-    def _read_whole(self, answer: Answer[Pooled], max_bytes: int) -> Reply:
-        blocks: list[bytes] = []
-        size = 0
-        meter = self._meter(answer.url)
-        try:
-            while block := answer.stream.raw.read1(_API_BLOCK, decode_content=True):
-                blocks.append(block)
-                size += len(block)
-                meter.count(len(block))
-                if size > max_bytes:
-                    raise OversizeError(
-                        f"{answer.url}: the answer is over {max_bytes} bytes",
-                        hint="This is not what a registry sends. Check the address.",
-                    )
-        except WIRE_ERRORS as error:
-            answer.stream.drop()
-            meter.stop_if_cancelled()
-            raise explain(error, answer.url, answer.proxy) from error
-        except NimpullError:
-            answer.stream.drop()
-            raise
-        answer.stream.release()
-        return Reply(answer.status, answer.headers, b"".join(blocks), answer.url)
 
     # -- Get -------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import Final, Self
 from nimpull.core.names import Url
 from nimpull.core.ports import Cancel, Clock, Head
 from nimpull.errors import Cancelled, NetworkError
-from nimpull.transport.failures import WIRE_ERRORS, explain
 from nimpull.transport.policy import TransportPolicy
+from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 from nimpull.transport.streams import Stream, content_length
 from nimpull.transport.wire import Answer
 

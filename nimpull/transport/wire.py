@@ -25,9 +25,10 @@ from nimpull.core.link_local import is_internal
 from nimpull.core.names import Url
 from nimpull.core.redirects import Hop, internal, is_redirect, next_hop
 from nimpull.errors import NetworkError, TransferError
-from nimpull.transport.failures import WIRE_ERRORS, explain, proxy_refused
+from nimpull.transport.failures import proxy_refused
 from nimpull.transport.lines import Lines, Route
 from nimpull.transport.policy import TransportPolicy
+from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 from nimpull.transport.streams import Pooled, Stream, content_length, let_go
 from nimpull.transport.trust import Authorities
 

@@ -65,7 +65,7 @@ class Registries:
         from nimpull.sources import boto_signer
 
         # boto3 takes one bundle, in place of the system's
-        bundle = self._transport().authorities.path
+        bundle = self._transport().network.authorities.path
         return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, bundle)
 
     @cached_property
