@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,94 @@ def test_every_command_ends_its_help_with_examples_and_exit_codes(registry: Regi
 def test_a_model_without_a_scheme(registry: Registry, tmp_path: Path, text: str, meant: str) -> None:
     done = nimpull(registry, tmp_path / "store", "download", text)
     assert (done.code, f"Did you mean {meant}?" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("gpus", "--gpu", "H1000"), 2, "Did you mean “H100” or “H200”?"),
+        (("list-profiles", "--manifest", V2, "--precision", "fp99"), 11, "the manifest has bf16, fp8, nvfp4"),
+        (("list-profiles", "--manifest", V2, "--precision", "fp08"), 11, "Did you mean “fp8”?"),
+        (("list-profiles", "--manifest", V2, "--engine", "vlm"), 11, "Did you mean “vllm”?"),
+        (("list-profiles", "--manifest", V2, "--tp", "4", "--lora"), 11, "nearest: "),
+        (("download", "--manifest", V2, "--engine", "vlm"), 11, "Did you mean “vllm”?"),
+        (
+            ("download", "--manifest", V2, "--qos", "fast"),
+            11,
+            "the manifest has latency, long-context, throughput",
+        ),
+        (("download", "hf://acme/tiny", "-q", "-v"), 2, "-q and -v do not go together"),
+        (("help", "downlod"), 2, "Did you mean “download”?"),
+        (("completion", "tcsh"), 2, "is none of bash, zsh, fish"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_a_value_that_is_not_there_is_answered_with_those_that_are(
+    registry: Registry, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = nimpull(registry, tmp_path / "store", *arguments)
+    assert (done.code, words in done.err.splitlines()[-1]) == (code, True), done.err
+
+
+@pytest.mark.parametrize("text", ["H100:2", "H100x2", "2xH100", "H100 X 2"])
+def test_a_count_of_gpus_as_people_write_it(registry: Registry, tmp_path: Path, text: str) -> None:
+    done = nimpull(registry, tmp_path, "gpus", "--gpu", text)
+    assert done.out.startswith("2 GPUs, as named\n"), done.text
+
+
+def test_quiet_and_verbose(registry: Registry, tmp_path: Path) -> None:
+    registry.add_hub_repo("acme/tiny", FILES)
+    quiet = nimpull(registry, tmp_path / "a", "download", "hf://acme/tiny", "-q")
+    assert quiet.err == "" and quiet.out.startswith("nimpull: Ready: ")
+    verbose = nimpull(registry, tmp_path / "b", "download", "hf://acme/tiny", "-v")
+    assert "fetched model.safetensors: 4.9 MiB" in verbose.err
+
+
+def test_help_of_a_command(registry: Registry, tmp_path: Path) -> None:
+    asked = nimpull(registry, tmp_path, "help", "download")
+    assert (asked.code, asked.out) == (0, nimpull(registry, tmp_path, "download", "--help").out)
+    assert nimpull(registry, tmp_path, "help").out == nimpull(registry, tmp_path, "--help").out
+
+
+# -- completion ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(registry: Registry, tmp_path: Path, shell: str) -> None:
+    done = nimpull(registry, tmp_path, "completion", shell)
+    assert done.code == 0 and f"_NIMPULL_COMPLETE={shell}_complete" in done.out
+    if shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(done.out)
+        subprocess.run([shell, "-n", str(script)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("nimpull downl", {"download"}),
+        ("nimpull download --layout l", {"local-dir"}),
+        ("nimpull gpus --gpu h20", {"H200", "H200_NVL"}),
+        (f"nimpull download --manifest {V2} --profile vllm-fp", {"vllm-fp8-tp1"}),
+        (f"nimpull list-profiles --manifest {V2} --precision f", {"fp8"}),
+        ("nimpull download --manifest /nonexistent --profile v", set()),
+        ("nimpull status --store s", {"store"}),
+    ],
+)
+def test_what_is_completed(registry: Registry, pulled: Path, words: str, offered: set[str]) -> None:
+    asking = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path.cwd()),
+        "_NIMPULL_COMPLETE": "bash_complete",
+        "COMP_WORDS": words.replace(V2, str(Path(V2).absolute())),
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run(PROGRAM, env=asking, cwd=pulled.parent, capture_output=True, text=True, check=False)
+    assert {line.partition(",")[2] for line in done.stdout.split()} == offered, done.stderr
+    assert done.stderr == ""
+
+
+# -- mistakes, further ---------------------------------------------------------------------------------
 
 
 def test_an_empty_repository_is_not_a_matter_of_patterns(registry: Registry, tmp_path: Path) -> None:

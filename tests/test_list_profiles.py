@@ -84,7 +84,6 @@ def test_a_machine_without_gpu_still_lists(run: Run) -> None:
         (["--buildable"], 2),
         (["--no-buildable", "--engine", "tensorrt_llm"], 10),
         (["-p", "vllm-bf16-tp4", "-p", "vllm-bf16-tp8"], 2),
-        (["--precision", "fp4"], 0),
     ],
 )
 def test_filters(run: Run, arguments: list[str], count: int) -> None:

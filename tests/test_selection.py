@@ -227,8 +227,12 @@ def test_f59_criteria_without_a_match_name_the_differences() -> None:
     ):
         assert point in caught.value.message
     with pytest.raises(NoProfileError) as caught:
-        select(V2, Criteria(precision="fp4"), node("H100"), TABLE)
+        select(V2, Criteria(precision="fp8", qos="long-context"), node("H100"), TABLE)
     assert len(caught.value.message.splitlines()) == 4
+    with pytest.raises(
+        NoProfileError, match="no profile has the precision “fp4”; the manifest has bf16, fp8"
+    ):
+        select(V2, Criteria(precision="fp4"), node("H100"), TABLE)
 
 
 def test_f59_criteria_that_only_the_gpus_fail() -> None:

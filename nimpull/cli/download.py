@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+import nimpull.cli.completion as complete
 from nimpull.cli.options import (
     CONNECTIONS,
     SERVING_HUB,
@@ -25,6 +26,7 @@ from nimpull.cli.options import (
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
+from nimpull.core.events import Level
 from nimpull.core.names import display
 from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
 from nimpull.core.ports import Wanted
@@ -76,6 +78,8 @@ class Options:
     connections: int | None
     memory_limit: int | None
     report_path: str
+    quiet: bool
+    verbose: bool
     output: str
     progress: str
 
@@ -89,24 +93,57 @@ class Options:
     exits=tuple(EXIT_CODES),
 )
 @click.argument("uris", nargs=-1, metavar="[URI]...")
-@click.option("-f", "--nimcache", "nimcache_file", metavar="FILE", help="Do what this NIMCache asks for.")
-@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest to choose profiles from.")
-@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID|NAME", help="Profile; repeatable.")
+@click.option(
+    "-f",
+    "--nimcache",
+    "nimcache_file",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="Do what this NIMCache asks for.",
+)
+@click.option(
+    "--manifest",
+    "manifest_file",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="Model manifest to choose profiles from.",
+)
+@click.option(
+    "-p",
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="ID|NAME",
+    shell_complete=complete.profiles,
+    help="Profile; repeatable.",
+)
 @click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
-@click.option("--engine", default="", help="tensorrt_llm, vllm, sglang, …")
-@click.option("--precision", default="", help="fp8, bf16, …")
-@click.option("--tp", "tensor_parallelism", default="", help="Tensor parallelism.")
-@click.option("--qos", default="", help="latency or throughput.")
+@click.option("--engine", default="", shell_complete=complete.tags, help="tensorrt_llm, vllm, sglang, …")
+@click.option("--precision", default="", shell_complete=complete.tags, help="fp8, bf16, …")
+@click.option(
+    "--tp", "tensor_parallelism", default="", shell_complete=complete.tags, help="Tensor parallelism."
+)
+@click.option("--qos", default="", shell_complete=complete.tags, help="latency or throughput.")
 @click.option("--lora", type=_TRISTATE, help="Profiles with, or without, LoRA.")
 @click.option("--buildable", type=_TRISTATE, help="Profiles whose engine is built on the node, or not.")
 @click.option("--product", "products", multiple=True, help="GPU product in the profile's tag; repeatable.")
 @click.option("--gpu-id", "gpu_ids", multiple=True, help="PCI device id in the profile's tag; repeatable.")
 @click.option(
-    "--gpu", "gpus", default="", metavar="H100:8", help="GPUs to choose for, in place of this machine's."
+    "--gpu",
+    "gpus",
+    default="",
+    metavar="H100:8",
+    shell_complete=complete.gpus,
+    help="GPUs to choose for, in place of this machine's.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these files of the model; repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these files; repeatable.")
-@click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
+@click.option(
+    "--store",
+    metavar="DIR",
+    shell_complete=complete.stores,
+    help="Model store [NIM_CACHE_PATH, else /model-store].",
+)
 @click.option(
     "--layout",
     type=OneOf([kind.value for kind in LayoutKind if kind is not LayoutKind.WORKSPACE]),
@@ -133,6 +170,8 @@ class Options:
     callback=report_place,
     help="Where the report goes; - is stdout.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Nothing but the closing line.")
+@click.option("-v", "--verbose", is_flag=True, help="Also a line for each file.")
 @click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--progress",
@@ -160,7 +199,7 @@ def ask(options: Options) -> tuple[Request, Settings]:
     refuse_mixtures(options)
     if options.nimcache_file:
         return from_nimcache(options.nimcache_file, options)
-    settings = limited(from_process(), options.connections, options.memory_limit)
+    settings = _with_options(from_process(), options)
     store, layout = store_path(options.store, settings), LayoutKind(options.layout)
     uris = tuple(model_of(text, settings) for text in options.uris)
     request = Request(
@@ -177,8 +216,18 @@ def ask(options: Options) -> tuple[Request, Settings]:
     return placed(request, settings), settings
 
 
+def _with_options(settings: Settings, options: Options) -> Settings:
+    level = settings.log_level
+    if options.quiet or options.verbose:
+        level = Level.ERROR if options.quiet else Level.DEBUG
+    settings = limited(settings, options.connections, options.memory_limit)
+    return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
+
+
 def refuse_mixtures(options: Options) -> None:
     """Options that would have no effect beside what else is given. Raises UsageError."""
+    if options.quiet and options.verbose:
+        raise UsageError("-q and -v do not go together", hint="Give one of them.")
     choosing, filtering = _given(options, _CHOOSING), _given(options, _FILTERING)
     if options.nimcache_file:
         other = ["a URI"] if options.uris else []
@@ -233,9 +282,7 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     cache = parse_nimcache(read_file(path, "the NIMCache"))
     for note in cache.notes:
         click.echo(f"nimpull: {display(note)}", err=True)
-    settings = limited(
-        from_process(lambda own: _variables(cache, own)), options.connections, options.memory_limit
-    )
+    settings = _with_options(from_process(lambda own: _variables(cache, own)), options)
     request = Request(
         store=store_path(options.store, settings),
         dry_run=options.dry_run,
@@ -244,7 +291,7 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
         gpus=options.gpus or settings.gpus,
     )
     request = _with_source(request, cache, options.manifest_file or "", settings)
-    return request, replace(settings, nimcache=True)
+    return request, settings
 
 
 def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+import nimpull.cli.completion as complete
 from nimpull.cli.program import Command, OneOf
 from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
@@ -27,6 +28,7 @@ _ORIGIN: Final = {
     "named",
     default="",
     metavar="H100:8",
+    shell_complete=complete.gpus,
     help="GPUs to show in place of this machine's: product or PCI id, with a count [NIMPULL_GPUS].",
 )
 @click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)

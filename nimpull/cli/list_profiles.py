@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
+import nimpull.cli.completion as complete
 from nimpull.cli.options import find_manifest, store_path
 from nimpull.cli.program import Command, OneOf, run_program
 from nimpull.cli.sizing import ask_sizes
@@ -15,7 +17,7 @@ from nimpull.core.manifest import Manifest, Profile, parse_manifest
 from nimpull.core.nim_listing import render as render_as_nim
 from nimpull.core.preference import has_lora, is_buildable
 from nimpull.core.profile_table import FORMATS, ProfileList, render
-from nimpull.core.selection import Criteria, best, differences, named
+from nimpull.core.selection import Criteria, best, differences, named, nothing_asked_for
 from nimpull.errors import NoProfileError
 from nimpull.settings import Settings, from_process
 
@@ -50,15 +52,40 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     ),
     exits=(2, 10, 11),
 )
-@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 @click.option(
-    "--gpu", "gpus", default="", metavar="H100:8", help="Answer for these GPUs, not this machine's."
+    "--manifest",
+    "manifest_file",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="Model manifest [NIM_MANIFEST_PATH].",
 )
-@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID|NAME", help="Only this; repeatable.")
-@click.option("--engine", default="", help="Only tensorrt_llm, vllm, sglang, …")
-@click.option("--precision", default="", help="Only fp8, bf16, …")
-@click.option("--tp", "tensor_parallelism", default="", help="Only this tensor parallelism.")
-@click.option("--qos", default="", help="Only latency, or throughput.")
+@click.option(
+    "--gpu",
+    "gpus",
+    default="",
+    metavar="H100:8",
+    shell_complete=complete.gpus,
+    help="Answer for these GPUs, not this machine's.",
+)
+@click.option(
+    "-p",
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="ID|NAME",
+    shell_complete=complete.profiles,
+    help="Only this; repeatable.",
+)
+@click.option("--engine", default="", shell_complete=complete.tags, help="Only tensorrt_llm, vllm, sglang, …")
+@click.option("--precision", default="", shell_complete=complete.tags, help="Only fp8, bf16, …")
+@click.option(
+    "--tp",
+    "tensor_parallelism",
+    default="",
+    shell_complete=complete.tags,
+    help="Only this tensor parallelism.",
+)
+@click.option("--qos", default="", shell_complete=complete.tags, help="Only latency, or throughput.")
 @click.option("--lora/--no-lora", default=None, help="Only with, or only without, LoRA.")
 @click.option("--buildable/--no-buildable", default=None, help="Only if built on the node, or only if not.")
 @click.option(
@@ -66,7 +93,10 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
 )
 @click.option("--sizes", "with_sizes", is_flag=True, help="Ask the registry how large the profiles are.")
 @click.option(
-    "--store", metavar="DIR", help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store]."
+    "--store",
+    metavar="DIR",
+    shell_complete=complete.stores,
+    help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store].",
 )
 @click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
 def list_profiles(
@@ -97,6 +127,9 @@ def list_profiles(
         and lora in (None, has_lora(profile))
         and buildable in (None, is_buildable(profile))
     )
+    if manifest.profiles and not shown:  # filters cannot be meant that leave nothing
+        asked = replace(asked, lora=lora, buildable=buildable)
+        raise nothing_asked_for(manifest, asked)
     sizes = None
     if with_sizes and output != "ids":  # which show none
         sizes = ask_sizes([profile for profile, _ in shown], store_path(store, settings), settings)

@@ -7,7 +7,8 @@ from typing import Final
 
 import click
 
-from nimpull.cli.program import CommandGroup
+from nimpull.cli.program import Command, CommandGroup
+from nimpull.errors import EXIT_CODES
 
 #: name -> (module, attribute, one line for ``nimpull --help``)
 COMMANDS: Final = {
@@ -21,6 +22,8 @@ COMMANDS: Final = {
     "manifest": ("nimpull.cli.container", "manifest", "Print the model manifest that this image carries."),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
+    "completion": ("nimpull.cli.completion", "completion", "Make bash, zsh or fish complete nimpull."),
+    "help": ("nimpull.cli.main", "show_help", "Show the help of a command."),
 }
 
 
@@ -43,13 +46,36 @@ class LazyGroup(CommandGroup):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, invoke_without_command=True)
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    examples=(
+        "nimpull download hf://sentence-transformers/all-MiniLM-L6-v2 --store ./store",
+        "nimpull help download",
+    ),
+    exits=tuple(EXIT_CODES),
+)
 @click.version_option(package_name="nimpull")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Pull the right NIM model profile onto a volume: whole, verified, resumable."""
     if ctx.invoked_subcommand is None:
         ctx.exit(bare_start(ctx))
+
+
+@click.command("help", cls=Command, exits=(2,))
+@click.argument("command", required=False)
+@click.pass_context
+def show_help(ctx: click.Context, command: str | None) -> None:
+    """Show the help of a command, or of nimpull."""
+    root = ctx.find_root()
+    if command is None:
+        click.echo(root.get_help())
+        return
+    _, found, _ = cli.resolve_command(root, [command])
+    assert found is not None  # noqa: S101 - resolve_command refuses what is not there
+    with click.Context(found, info_name=command, parent=root) as below:
+        click.echo(below.get_help())
 
 
 def bare_start(ctx: click.Context) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from nimpull.core.names import did_you_mean
 from nimpull.errors import EXIT_CODES, NimpullError, OutputError, UsageError
 
 #: What people write for an option of nimpull, and what it is: other tools have it.
@@ -27,24 +27,38 @@ _ELSEWHERE: Final = {
 }
 
 
-class Command(click.Command):
-    """A callback returns its exit code, None = 0, and may raise NimpullError.
-
-    ``examples``: command lines for the end of the help; ``exits``: exit codes beside 0 that it can end with.
-    ``may_be_empty``: parameters that "" is a value of.
-    """
+class Ending(click.Command):
+    """``examples``: command lines for the end of the help; ``exits``: the exit codes beside 0."""
 
     def __init__(
-        self,
-        *args: Any,
-        examples: Sequence[str] = (),
-        exits: Sequence[int] = (),
-        may_be_empty: Sequence[str] = (),
-        **rest: Any,
+        self, *args: Any, examples: Sequence[str] = (), exits: Sequence[int] = (), **rest: Any
     ) -> None:
         super().__init__(*args, **rest)
         self.examples = tuple(examples)
         self.exits = tuple(exits)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"  {example}\n")  # in one line, to be copied
+        if self.exits:
+            with formatter.section("Exit codes"):
+                known = [f"{code}\xa0{EXIT_CODES[code]}" for code in self.exits]
+                text = ", ".join(["0\xa0done", *known]) + " (docs/errors.md)."
+                lines = textwrap.wrap(text, formatter.width - 2, break_on_hyphens=False)
+                formatter.write("".join(f"  {line}\n" for line in lines).replace("\xa0", " "))
+
+
+class Command(Ending):
+    """A callback returns its exit code, None = 0, and may raise NimpullError.
+
+    ``may_be_empty``: parameters that "" is a value of.
+    """
+
+    def __init__(self, *args: Any, may_be_empty: Sequence[str] = (), **rest: Any) -> None:
+        super().__init__(*args, **rest)
         self.may_be_empty = frozenset(may_be_empty)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -66,21 +80,8 @@ class Command(click.Command):
 
             ctx.exit(fail(error))
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_epilog(ctx, formatter)
-        if self.examples:
-            with formatter.section("Examples"):
-                for example in self.examples:
-                    formatter.write(f"  {example}\n")  # in one line, to be copied
-        if self.exits:
-            with formatter.section("Exit codes"):
-                known = [f"{code}\xa0{EXIT_CODES[code]}" for code in self.exits]
-                text = ", ".join(["0\xa0done", *known]) + " (docs/errors.md)."
-                lines = textwrap.wrap(text, formatter.width - 2, break_on_hyphens=False)
-                formatter.write("".join(f"  {line}\n" for line in lines).replace("\xa0", " "))
 
-
-class CommandGroup(click.Group):
+class CommandGroup(Ending, click.Group):
     """Commands that are not there are told with the nearest that are."""
 
     command_class = Command
@@ -96,7 +97,7 @@ class CommandGroup(click.Group):
     def no_command(self, ctx: click.Context, name: str) -> str:
         if "://" in name:
             return f"there is no command “{name}”. Did you mean “{ctx.command_path} download {name}”?"
-        return f"there is no command “{name}”.{did_you_mean(name, self.list_commands(ctx))}"
+        return f"there is no command “{name}”. {did_you_mean(name, self.list_commands(ctx))}".rstrip()
 
 
 class DownloadOnly(CommandGroup):
@@ -112,14 +113,8 @@ class OneOf(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.choices:
             meant = did_you_mean(str(value), self.choices)
-            self.fail(f"“{value}” is none of {', '.join(self.choices)}.{meant}", param, ctx)
+            self.fail(f"“{value}” is none of {', '.join(self.choices)}. {meant}".rstrip(), param, ctx)
         return str(value)
-
-
-def did_you_mean(text: str, known: Sequence[str]) -> str:
-    """`` Did you mean “download”?``, "" where nothing is near."""
-    near = difflib.get_close_matches(text.lower(), known, n=2)
-    return f" Did you mean {' or '.join(f'“{each}”' for each in near)}?" if near else ""
 
 
 def run_program(command: click.Command, arguments: Sequence[str], name: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import nimpull.cli.completion as complete
 from nimpull.cli.options import store_path
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import execute
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from nimpull.store.store import Store
     from nimpull.store.verify import Verification
 
-_STORE = click.option("--store", metavar="DIR", help="Model store [NIM_CACHE_PATH, else /model-store].")
+_STORE = click.option(
+    "--store",
+    metavar="DIR",
+    shell_complete=complete.stores,
+    help="Model store [NIM_CACHE_PATH, else /model-store].",
+)
 _OUTPUT = click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from nimpull.core.names import display
+from nimpull.core.names import did_you_mean, display
 from nimpull.errors import UsageError
 
 _MIB: Final = 1 << 20
@@ -22,6 +22,9 @@ _MAX_OVERRIDE_GPUS: Final = 1024
 _VENDOR: Final = "10de"
 _BRANDS: Final = ("nvidia", "tesla", "geforce", "quadro")
 _DEVICE: Final = re.compile(r"(?:0x)?([0-9a-f]{4})(?::(?:0x)?10de)?", re.IGNORECASE)
+_SPOKEN: Final = re.compile(
+    r"(?P<name>[^:]+?) ?[xX*] ?(?P<count>\d+)|(?P<before>\d+) ?[xX*] ?(?P<after>[^:]+)", re.ASCII
+)
 #: Names that profiles use and that cannot be derived from the product's own name, most usual card first.
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "h100": ("2330", "2331", "2339"),
@@ -169,6 +172,11 @@ class DeviceTable:
             )
         return cls(devices)
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Short names that a GPU can be asked for by, as profiles write them."""
+        return tuple(dict.fromkeys(device.family.upper() for device in self.devices if device.family))
+
     def find(self, device_id: str, subsystem_id: str = "") -> Device | None:
         """The row of a card; the subsystem decides where one id is two products (A16 and A2)."""
         rows = self._by_id.get(normal_device_id(device_id), [])
@@ -223,14 +231,15 @@ def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
     for item in (part.strip() for part in text.split(",")):
         if not item:
             continue
-        name, count = _split_count(item)
+        name, count = _split_count(item, table)
         # a name first: b200 and a100 are hexadecimal numbers too
         device = table.named(name) or table.find(name)
         device_id = normal_device_id(name) if ":" in name else ""
         if device is None and not device_id:
             raise UsageError(
                 f"unknown GPU “{display(name, 80)}”",
-                hint="Name a product (H100, “A100-SXM4-80GB”) or a PCI id (2330:10de), with a count: H100:8.",
+                hint=f"{did_you_mean(name, table.families)} Name a product (H100, “A100-SXM4-80GB”) or a PCI "
+                "id (2330:10de), with a count: H100:8.".lstrip(),
             )
         if len(gpus) + count > _MAX_OVERRIDE_GPUS:
             raise UsageError(
@@ -254,7 +263,11 @@ def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def _split_count(item: str) -> tuple[str, int]:
+def _split_count(item: str, table: DeviceTable) -> tuple[str, int]:
+    """``H100:8``; also ``H100x8`` and ``8xH100``, as people say it, where that is no product's name."""
+    spoken = _SPOKEN.fullmatch(item)
+    if spoken and table.named(item) is None:
+        item = f"{spoken['name'] or spoken['after']}:{spoken['count'] or spoken['before']}"
     head, separator, tail = item.rpartition(":")
     is_count = separator and tail.strip().isdigit() and not (len(tail) == 4 and not head)
     if not is_count:

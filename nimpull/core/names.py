@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
@@ -33,6 +35,13 @@ def display(text: object, limit: int = FOREIGN_TEXT_LIMIT) -> str:
             shown.append(character)
     cut = "".join(shown)
     return cut[:limit] + "…" if len(cut) > limit or len(whole) > limit else cut
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """``Did you mean “fp8”?``, "" where nothing of what is known is near."""
+    spelled = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(text.lower()[:100], spelled, n=2)
+    return f"Did you mean {' or '.join(f'“{display(spelled[each], 60)}”' for each in near)}?" if near else ""
 
 
 class SafePath(str):

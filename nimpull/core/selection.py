@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, match_crit
 from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict, gpu_option, need, wanted_gpu
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
-from nimpull.core.names import display
+from nimpull.core.names import did_you_mean, display
 from nimpull.core.preference import description, engine, has_lora, profile_name
 from nimpull.errors import ManifestError, NoProfileError, UsageError
 
@@ -88,7 +88,7 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
         labels = [label for gpu in hardware.gpus for label in table.labels(gpu)[:1]]
         taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
         if not taken:
-            raise _nothing_asked_for(manifest, criteria)
+            raise nothing_asked_for(manifest, criteria)
         if not criteria.best_only:
             return Selection(verdicts, _whole(taken), "criteria")
     else:
@@ -159,7 +159,7 @@ def nearest_misses(verdicts: Sequence[tuple[Profile, Verdict]]) -> list[str]:
             text = verdict.detail if known else f"{verdict.detail} (change: {verdict.change})"
             misses.append((verdict.reason, verdict.distance, place, text))
         elif has_lora(profile):  # and it was not asked for, or it would have been taken
-            misses.append((0, 0, place, "runs, but is for LoRA, which was not asked for"))
+            misses.append((0, 0, place, "runs, but is for LoRA; ask for it with --lora"))
     by_text: dict[str, list[Profile]] = {}
     for *_, place, text in sorted(misses)[:NEAREST]:
         by_text.setdefault(text, []).append(verdicts[place][0])
@@ -266,8 +266,10 @@ def _by_tags(profiles: Sequence[Profile], criteria: Criteria) -> tuple[Profile, 
     )
 
 
-def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError:
-    """Nearest: the profiles that differ from what was asked in the fewest points."""
+def nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError:
+    """A value that no profile has, with those that there are; else the profiles that differ in least."""
+    if unknown := _unknown_value(manifest, criteria):
+        return unknown
     points = [(differences(profile, criteria), profile) for profile in manifest.profiles]
     near = sorted((each for each in points if each[0]), key=lambda each: len(each[0]))
     lines = [_line((profile,), "; ".join(texts)) for texts, profile in near[:NEAREST]]
@@ -277,6 +279,31 @@ def _nothing_asked_for(manifest: Manifest, criteria: Criteria) -> NoProfileError
         else "no profile of the manifest is for the GPUs found",
         hint="Change the criteria (NIMCache: spec.source.ngc.model), or name a profile by its id.",
     )
+
+
+def _unknown_value(manifest: Manifest, criteria: Criteria) -> NoProfileError | None:
+    """Where one value alone is none that any profile has."""
+    errors = []
+    for what, asked, values in (
+        ("engine", criteria.engine.removesuffix("_llm"), map(engine, manifest.profiles)),
+        ("precision", criteria.precision, _values(manifest, "precision")),
+        ("tensor parallelism", criteria.tensor_parallelism, _values(manifest, "tp")),
+        ("qos", criteria.qos, _values(manifest, "profile")),
+    ):
+        there = sorted(set(filter(None, values)))
+        known = any(asked.lower() in each if what == "engine" else equal_fold(asked, each) for each in there)
+        if asked and not known:
+            shown = ", ".join(display(value, 40) for value in there[:20]) or "none"
+            error = NoProfileError(
+                f"no profile has the {what} “{display(asked, 40)}”; the manifest has {shown}",
+                hint=did_you_mean(asked, there) or "Ask for one of these.",
+            )
+            errors.append(error)
+    return errors[0] if len(errors) == 1 else None
+
+
+def _values(manifest: Manifest, tag: str) -> Iterator[str]:
+    return (profile.tags.get(tag, "") for profile in manifest.profiles)
 
 
 def differences(profile: Profile, asked: Criteria) -> list[str]:

@@ -1,0 +1,29 @@
+"""The option reference and the man pages are those of the commands as they are."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.reference import PAGES, PROGRAMS, made
+
+
+@pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
+def test_it_is_current(path: Path) -> None:
+    assert path.read_text() == made()[path], "run python -m scripts.reference"
+
+
+def test_there_is_no_page_of_a_program_that_is_gone() -> None:
+    assert {path.stem for path in PAGES.iterdir()} == set(PROGRAMS)
+
+
+@pytest.mark.skipif(not shutil.which("man"), reason="needs man")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_man_reads_it_without_a_warning(name: str) -> None:
+    command = ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", str(PAGES / f"{name}.1")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert name in done.stdout
