@@ -14,11 +14,13 @@ from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.manifest import Manifest, Profile, parse_manifest
+from nimpull.core.names import display
 from nimpull.core.nim_listing import render as render_as_nim
 from nimpull.core.preference import has_lora, is_buildable
 from nimpull.core.profile_table import FORMATS, ProfileList, render
 from nimpull.core.selection import Criteria, best, differences, named, nothing_asked_for
-from nimpull.errors import NoProfileError
+from nimpull.core.units import show_bytes
+from nimpull.errors import NoProfileError, UsageError
 from nimpull.settings import Settings, from_process
 
 Judged = tuple[tuple[Profile, Verdict], ...]
@@ -99,6 +101,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store].",
 )
 @click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
+@click.option("--html", metavar="PATH", help="Write a page: what runs on which hardware; - = stdout.")
 def list_profiles(
     manifest_file: str | None,
     gpus: str,
@@ -113,6 +116,7 @@ def list_profiles(
     with_sizes: bool,
     store: str | None,
     output: str,
+    html: str | None,
 ) -> None:
     """List the profiles of a model manifest: what runs on these GPUs, what does not, and why."""
     settings = from_process()
@@ -134,7 +138,51 @@ def list_profiles(
     if with_sizes and output != "ids":  # which show none
         sizes = ask_sizes([profile for profile, _ in shown], store_path(store, settings), settings)
     listing = ProfileList(manifest, hardware, shown, best_id(judged), sizes)
+    if html:
+        show_page(listing, html)
+        return
     click.echo(render(listing, output, explain=explain), nl=False)
+
+
+def show_page(listing: ProfileList, path: str) -> None:
+    """``listing`` for its own hardware and for eight of each GPU that the manifest names."""
+    from nimpull.cli.report import load_pictures, write_page
+    from nimpull.detect import shipped_table
+
+    pictures, table = load_pictures(), shipped_table()
+    profiles = [profile for profile, _ in listing.judged]
+    columns = {headline(listing.hardware): listing.judged} if listing.hardware.gpus else {}
+    for device in sorted({profile.tags.get("gpu", "") for profile in profiles} - {""}):
+        try:
+            hardware = Hardware(parse_gpu_override(f"{device}:8", table), origin=Origin.OVERRIDE)
+        except UsageError:  # a family that the table does not know
+            continue
+        fitter = Fitter(hardware, table)
+        columns.setdefault(
+            headline(hardware), tuple((profile, fitter.verdict(profile)) for profile in profiles)
+        )
+    columns = columns or {headline(listing.hardware): listing.judged}
+    models = sorted({display(profile.model, 200) for profile in profiles if profile.model})
+    page = pictures.matrix_page(
+        pictures.matrix_of(columns, chosen=listing.best, notes=size_notes(listing)),
+        f"Profiles of {', '.join(models) or 'the manifest'}",
+        (*listing.hardware.notes, *listing.manifest.notes),
+    )
+    write_page(path, page)
+
+
+def headline(hardware: Hardware) -> str:
+    """``8x H100``."""
+    products = [gpu.product.removeprefix("NVIDIA ") or gpu.device_id for gpu in hardware.gpus]
+    return ", ".join(f"{products.count(each)}x {each}" for each in dict.fromkeys(products)) or "no GPU"
+
+
+def size_notes(listing: ProfileList) -> dict[str, str]:
+    """What is known of the size of each profile, by id."""
+    if listing.sizes is None:
+        return {}
+    sizes = {profile.id: listing.sizes.of_one(profile).total for profile, _ in listing.judged}
+    return {each: show_bytes(size) for each, size in sizes.items() if size is not None}
 
 
 def best_id(judged: Judged) -> str:

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     ),
     "manifest": ("nimpull.cli.container", "manifest", "Print the model manifest that this image carries."),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
+    "report": ("nimpull.cli.report", "report", "What a pull did, in words or as a page to look at."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
     "completion": ("nimpull.cli.completion", "completion", "Make bash, zsh or fish complete nimpull."),
     "help": ("nimpull.cli.main", "show_help", "Show the help of a command."),

@@ -21,15 +21,15 @@ CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
 
 
-def read_file(path: str, what: str) -> bytes:
-    """At most 16 MiB of it. Raises UsageError that names the path."""
+def read_file(path: str, what: str, most: int = MAX_MANIFEST_BYTES) -> bytes:
+    """At most ``most`` bytes of it. Raises UsageError that names the path."""
     try:
         with open(path, "rb") as stream:
-            content = stream.read(MAX_MANIFEST_BYTES + 1)
+            content = stream.read(most + 1)
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}", hint="Check the path.") from error
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{what} {path} is over 16 MiB", hint="This is no model manifest.")
+    if len(content) > most:
+        raise ManifestError(f"{what} {path} is over {most >> 20} MiB", hint=f"This is not {what}.")
     return content
 
 

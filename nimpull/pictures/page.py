@@ -1,0 +1,248 @@
+"""The pages themselves: what the templates are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from nimpull import __version__
+from nimpull.core.names import display
+from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
+from nimpull.pictures.matrix import Matrix, matrix_of_report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from nimpull.pictures.charts import Band
+
+MOST_FILES: Final = 200  # with a bar of their own, the largest
+MOST_SAMPLES: Final = 1200  # of a line; nimpull writes half as many
+MOST_LINES: Final = 64
+_WORK: Final = ("hash", "sync")  # beside the network, by all workers together
+_COLOURS: Final = ("list", "check", "fetch", "wait", "preparing")  # phases that have their own
+
+
+def report_page(document: Mapping[str, Any]) -> str:
+    """A report (JSON as ``nimpull/report.schema.json`` has it) as HTML.
+
+    Raises LookupError, TypeError, ValueError, ArithmeticError or AttributeError for what is no report.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return _report_page(document)
+    except TemplateError as error:
+        raise ValueError(str(error)) from error
+
+
+def _report_page(document: Mapping[str, Any]) -> str:
+    status = document["status"]
+    timeline = document.get("timeline") or {}
+    artifacts = document.get("artifacts") or []
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            version=document.get("version", ""),
+            report=document,
+            state=status["state"],
+            message=next((each["message"] for each in status["conditions"]), ""),
+            sources=(document.get("source") or {}).get("repositories", []),
+            tiles=_tiles(document, artifacts),
+            rates=_rate_charts(timeline),
+            phases=_shares({name: each for name, each in _seconds(timeline).items() if name not in _WORK}),
+            work=_shares({name: each for name, each in _seconds(timeline).items() if name in _WORK}),
+            connections=_connections(timeline),
+            pauses=timeline.get("pauses", [])[:MOST_SAMPLES],
+            verified=_verified(artifacts),
+            files=_files(artifacts),
+            files_left=_left(artifacts),
+            matrix=matrix_of_report(document),
+        )
+    )
+
+
+def matrix_page(matrix: Matrix, title: str, notes: Sequence[str] = ()) -> str:
+    """What runs on which hardware, alone. ``notes``: for the reader."""
+    template = _environment().get_template("matrix.html.j2")
+    return template.render(version=__version__, matrix=matrix, title=title, notes=notes)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:
+        """Every text from elsewhere: without controls and bidi marks, which no escaping takes out."""
+        return display(value, 4096) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("nimpull.pictures"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=shown,
+    )
+    environment.filters |= {
+        "bytes": show_bytes,
+        "rate": show_rate,
+        "seconds": show_seconds,
+        "count": show_count,
+    }
+    return environment
+
+
+# -- parts of a report ---------------------------------------------------------------------------------
+
+
+def _tiles(document: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(what, value, remark)."""
+    store, transfer = document.get("store"), document.get("transfer")
+    progress = document.get("progress")
+    size = (store or {}).get("bytes") or sum(each["size"] for each in artifacts)
+    files = [(show_bytes(size), show_count(len(artifacts), "file"))]
+    if progress and progress["bytesTotal"] is not None:
+        total = progress["filesTotal"] or 0
+        remark = f"of {show_bytes(progress['bytesTotal'])}, {progress['filesDone']} of {total} files"
+        files = [(show_bytes(progress["bytesDone"]), remark)]
+    tiles = [("In the store", *files[0])]
+    if transfer:
+        tiles.append(("Fetched", show_bytes(transfer["bytes"]), f"in {show_seconds(transfer['seconds'])}"))
+        retries = transfer["retries"]
+        tiles.append(("Mean rate", show_rate(transfer["bytesPerSecond"]), _of_connections(transfer)))
+        tiles.append(
+            ("Retries", str(retries), "no pause, no failure" if not retries else "each one is below")
+        )
+    if store and store["freeBytes"] is not None:
+        tiles.append(("Free", show_bytes(store["freeBytes"]), "left on the volume"))
+    return tiles
+
+
+def _of_connections(transfer: Mapping[str, Any]) -> str:
+    return (
+        f"over {show_count(transfer['connections'], 'connection')} at most" if transfer["connections"] else ""
+    )
+
+
+def _seconds(timeline: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(each) for name, each in timeline.get("secondsByPhase", {}).items()}
+
+
+def _shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """``wait`` is a part of ``fetch``: it is shown beside the rest of that."""
+    parts = dict(seconds)
+    if "wait" in parts and "fetch" in parts:
+        parts["fetch"] = max(0.0, parts["fetch"] - parts["wait"])
+    total = sum(parts.values()) or 1.0
+    return [
+        {
+            "name": name,
+            "colour": name if name in (*_COLOURS, *_WORK) else "other",
+            "seconds": each,
+            "percent": round(100 * each / total, 2),
+        }
+        for name, each in parts.items()
+        if each >= 0.0005
+    ]
+
+
+def _line(rates: Sequence[Any]) -> list[float]:
+    return [max(0.0, float(rate)) for rate in rates[:MOST_SAMPLES]]
+
+
+def _rate_charts(timeline: Mapping[str, Any]) -> list[Any]:
+    """The same twice: for a wide page and for a narrow one. None where nothing came over the network."""
+    rates = _line(timeline.get("bytesPerSecond", []))
+    if not any(rates):
+        return []
+    from nimpull.pictures.charts import rate_chart
+
+    interval = float(timeline["intervalSeconds"])
+    lines = {"all": rates}
+    hosts = timeline["hosts"][:MOST_LINES]
+    if len(hosts) > 1:
+        lines |= {str(host["host"]): _line(host["bytesPerSecond"]) for host in hosts}
+    bands = _bands(timeline, len(rates) * interval)
+    return [
+        rate_chart(lines, interval, bands, width=width, height=height)
+        for width, height in ((1100, 260), (420, 240))
+    ]
+
+
+def _bands(timeline: Mapping[str, Any], length: float) -> list[Band]:
+    from nimpull.pictures.charts import Band
+
+    return [
+        Band(
+            "pause" if pause["seconds"] else "retry",
+            float(pause["atSeconds"]),
+            min(length, float(pause["atSeconds"]) + float(pause["seconds"])),
+            f"{_paused(pause)}: {display(pause['reason'])}",
+        )
+        for pause in timeline["pauses"][:MOST_SAMPLES]
+        if 0 <= pause["atSeconds"] <= length
+    ]
+
+
+def _paused(pause: Mapping[str, Any]) -> str:
+    what = f"pause of {show_seconds(pause['seconds'])}" if pause["seconds"] else "tried again"
+    times = f", {pause['times']} times" if pause["times"] > 1 else ""
+    return f"at {show_seconds(pause['atSeconds'])} {what}{times}"
+
+
+def _connections(timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
+    connections = timeline.get("connections", [])[:MOST_LINES]
+    if not connections:
+        return []
+    from nimpull.pictures.charts import sparkline
+
+    interval = float(timeline["connectionIntervalSeconds"])
+    lines = [_line(each["bytesPerSecond"]) for each in connections]
+    many = len({each["host"] for each in connections}) > 1
+    highest = max((rate for line in lines for rate in line), default=0.0)
+    return [
+        {
+            "name": str(each["connection"]),
+            "host": str(each["host"]) if many else "",
+            "chart": sparkline(line, interval, highest),
+            "bytes": sum(line) * interval,
+            "highest": max(line, default=0.0),
+        }
+        for each, line in zip(connections, lines, strict=True)
+    ]
+
+
+def _verified(artifacts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By what, how many files and bytes; the most bytes first."""
+    found: dict[str, list[int]] = {}
+    for each in artifacts:
+        found.setdefault(str(each["verifiedBy"]) or "not yet", []).append(each["size"])
+    total = sum(map(sum, found.values())) or 1
+    rows = [
+        {"by": by, "files": len(sizes), "bytes": sum(sizes), "percent": round(100 * sum(sizes) / total, 2)}
+        for by, sizes in found.items()
+    ]
+    return sorted(rows, key=lambda row: -int(str(row["bytes"])))
+
+
+def _files(artifacts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The largest first. ``percent``: of the largest; ``fetched``: what of that came over the network."""
+    largest = sorted(artifacts, key=lambda each: -each["size"])[:MOST_FILES]
+    most = max((each["size"] for each in largest), default=0) or 1
+    return [
+        {
+            **each,
+            "percent": round(100 * each["size"] / most, 2),
+            "fetched_percent": round(100 * min(each["bytesFetched"], each["size"]) / most, 2),
+            "rate": each["bytesFetched"] / each["seconds"] if each["seconds"] > 0 else 0.0,
+        }
+        for each in largest
+    ]
+
+
+def _left(artifacts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many have no bar, and their bytes."""
+    smallest = sorted((each["size"] for each in artifacts), reverse=True)[MOST_FILES:]
+    return len(smallest), sum(smallest)
