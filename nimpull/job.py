@@ -13,10 +13,20 @@ from dataclasses import replace
 from typing import Final
 
 from nimpull import __version__
-from nimpull.core.artifacts import Action, Outcome
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
-from nimpull.core.plan import Needs, Plan, destinations, needs_of, needs_to_repair, resolved, settle
+from nimpull.core.names import ModelUri
+from nimpull.core.plan import (
+    Needs,
+    Plan,
+    completed,
+    destinations,
+    distinct,
+    needs_of,
+    needs_to_repair,
+    resolved,
+)
 from nimpull.core.ports import Wanted
 from nimpull.core.report import (
     CachedProfile,
@@ -27,7 +37,7 @@ from nimpull.core.report import (
     State,
     TransferSummary,
 )
-from nimpull.core.request import Request
+from nimpull.core.request import Repair, Request
 from nimpull.core.selection import Selection, profile_name, select
 from nimpull.errors import (
     AuthError,
@@ -40,6 +50,9 @@ from nimpull.errors import (
     hint_for,
 )
 from nimpull.wiring.edges import Edges
+from nimpull.wiring.filling import Filling, check_owners
+from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
+from nimpull.wiring.looking import Found, Places, find, outcomes_of, tell_of_ready
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {
@@ -56,7 +69,10 @@ def run(request: Request, edges: Edges) -> Report:
     report = Report(State.IN_PROGRESS, started, started, version=__version__)
     try:
         with edges:
-            report = _pull(request, edges, report)
+            if request.repair:
+                report = _repair(request.repair, edges, report)
+            else:
+                report = _pull(request, edges, report)
     except NimpullError as error:
         report = _failed(edges.reporter.draft or report, error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
@@ -80,108 +96,191 @@ def abandon(edges: Edges) -> Report:
     return report
 
 
+# -- three stories -------------------------------------------------------------------------------------
+
+
 def _pull(request: Request, edges: Edges, report: Report) -> Report:
     volume, drafted = edges.volume, edges.reporter.drafted
     for warning in edges.settings.warnings:
         edges.emit(Note(warning, "warning"))
-    selection = None
-    if request.manifest:
-        hardware = edges.hardware(request.gpus)
-        report = drafted(replace(report, hardware=hardware))
-        manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)
-        selection = select(manifest, request.criteria, hardware, edges.table)
-        report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
-        _tell(selection, edges)
-    elif not request.uris and not request.repair:
-        raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
-    profiles = selection.chosen if selection else ()
-    volume.destinations = destinations(profiles)
-    cached = tuple(CachedProfile.of(profile) for profile in profiles)
-    key = request.selection_key(tuple(profile.id for profile in profiles))
+    report, profiles = _choose(request, edges, report)
+    needs = _needs(request, profiles)
+    endpoints = edges.endpoints(needs.repositories)
+    ids = tuple(profile.id for profile in profiles)
+    key = request.selection_key(ids, endpoints)
     report = drafted(replace(report, store=volume.summary()))
 
-    if not request.refresh and (outcomes := volume.ready_outcomes(key)) is not None:
-        edges.emit(Note("the store is complete already; nothing was asked of the network"))
-        return _ready(report, cached, outcomes, (), edges)
+    if not request.refresh and (marker := volume.ready(key)):
+        tell_of_ready(marker, edges.emit)
+        return _ready(report, profiles, outcomes_of(marker), TransferSummary(), edges)
     if request.offline:
+        of = f" for {', '.join(endpoints)}" if endpoints else ""
         raise UsageError(
-            f"{request.offline} is set, and the store is not complete: nothing was downloaded",
+            f"{request.offline} is set, and the store is not complete{of}: nothing was downloaded",
             hint="Unset it for the run that fills the store.",
         )
-    volume.preflight()
+    if request.dry_run:
+        return _dry_run(needs, profiles, key, edges, report)
+    volume.probe()
     edges.reporter.set_aside()
     with volume.leased():
-        volume.remove_corrupt()
-        plan = _plan(request, profiles, edges)
-        report = drafted(replace(report, sources=tuple(map(Repository.of, plan.listings))))
-        volume.check_room(plan)
-        if request.dry_run:
-            return replace(report, artifacts=(*plan.present, *_intended(plan)), updated=edges.clock.time())
-        volume.check_targets(plan.missing)
-        begun = edges.clock.monotonic()
-        fetched = edges.fetch(plan.missing) if plan.missing else ()
-        if request.repair:
-            fetched = tuple(replace(outcome, action=Action.REPAIRED) for outcome in fetched)
-        seconds = edges.clock.monotonic() - begun
-        for listing in plan.listings:
-            volume.finish(listing, complete=_is_whole(request))
-        outcomes = (*plan.present, *fetched)
-        volume.name_twice(plan.listings, complete=_is_whole(request))
-        volume.write_runtime_manifest(plan.listings)
-        volume.mark_ready(key, outcomes, plan.listings, tuple(profile.id for profile in profiles))
-    transfer = TransferSummary(
-        sum(o.fetched for o in fetched), seconds, edges.progress.retries, edges.connections
-    )
-    return _ready(report, cached, outcomes, (transfer,), edges)
+        listed = _list(needs, edges)
+        listings = tuple(listed.values())
+        report = drafted(replace(report, sources=tuple(map(Repository.of, listings))))
+        places = volume.places(resolved(destinations(profiles), listed))
+        found, missing = _look(listings, places, key, edges)
+        with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
+            outcomes, transfer = _fill(filling, listings, found, missing, edges)
+        named = finish(volume.store, places, listings, request, edges.emit)
+        tell_of_homes(request, edges.settings, listings, edges.emit)
+        mark_ready(
+            volume.store,
+            places,
+            listings,
+            outcomes,
+            named,
+            selection=key,
+            profiles=ids,
+            endpoints=endpoints,
+            time=edges.clock.time(),
+        )
+    return _ready(report, profiles, outcomes, transfer, edges)
 
 
-# -- what is wanted ------------------------------------------------------------------------------------
+def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, report: Report) -> Report:
+    """What a pull would fetch and refuse. Nothing is written, nor is the store made."""
+    volume = edges.volume
+    listed = _list(needs, edges)
+    listings = tuple(listed.values())
+    report = replace(report, sources=tuple(map(Repository.of, listings)))
+    places = volume.places(resolved(destinations(profiles), listed))
+    found, missing = _look(listings, places, key, edges)
+    present = tuple(each.outcome for each in found)
+    with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
+        resumed = filling.ingests.present(missing) if volume.exists else 0
+        plan = _planned(listings, present, missing, resumed, edges)
+    volume.check_room(plan, places.first)
+    intended = (Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
+    return replace(report, artifacts=(*present, *intended), updated=edges.clock.time())
 
 
-def _plan(request: Request, profiles: Sequence[Profile], edges: Edges) -> Plan:
-    volume, needs = edges.volume, _needs(request, profiles)
-    if not needs.repositories and not request.repair:
+def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
+    """Fetch what a verification found lost. The markers that were there speak for it again."""
+    volume = edges.volume
+    report = edges.reporter.drafted(replace(report, store=volume.summary()))
+    volume.probe()
+    with volume.leased():
+        volume.store.remove(repair.corrupt)  # first: no reader shall meet it, also if its source is away
+        listings = tuple(_list(needs_to_repair(repair), edges).values())
+        places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
+        found, missing = _look(listings, places, "", edges)
+        with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
+            outcomes, transfer = _fill(filling, listings, found, missing, edges)
+        volume.store.make_links(repair.links)
+    repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
+    outcomes = tuple(replace(each, action=repaired.get(each.action, each.action)) for each in outcomes)
+    return _ready(report, (), outcomes, transfer, edges)
+
+
+# -- their steps ---------------------------------------------------------------------------------------
+
+
+def _choose(request: Request, edges: Edges, report: Report) -> tuple[Report, tuple[Profile, ...]]:
+    """The profiles of the manifest that are wanted here; () where whole repositories are."""
+    drafted = edges.reporter.drafted
+    if not request.manifest:
+        return report, ()
+    hardware = edges.hardware(request.gpus)
+    report = drafted(replace(report, hardware=hardware))
+    manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)
+    selection = select(manifest, request.criteria, hardware, edges.table)
+    report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
+    _tell(selection, edges)
+    return report, selection.chosen
+
+
+def _needs(request: Request, profiles: Sequence[Profile]) -> Needs:
+    needs = needs_of(profiles) if profiles else Needs(dict.fromkeys(request.uris, request.wanted))
+    if profiles and not needs.repositories:
         raise ManifestError(
             "the chosen profiles list no file: " + ", ".join(profile_name(each) for each in profiles),
             hint="Its workspaces are missing (a stripped copy?). Take the manifest out of the NIM image.",
         )
+    if not needs.repositories:
+        raise UsageError("nothing to pull", hint="Name a model URI or give a manifest.")
+    return needs
+
+
+def _list(needs: Needs, edges: Edges) -> dict[ModelUri, Listing]:
+    """By the repository as it was asked for: at an immutable revision, with the manifest's digests."""
     listed = {uri: edges.list(uri, files, needs.promised) for uri, files in needs.repositories.items()}
-    listings = tuple(listed.values())
-    filtered = request.wanted != Wanted() or bool(request.manifest)
-    if empty := [listing for listing in listings if not listing.artifacts]:
-        raise UsageError(
-            f"{empty[0].uri} has no file" + (" that was asked for" if filtered else ""),
-            hint="Look at the names and patterns that were given (nimpull: --include, --exclude)."
-            if filtered
-            else "The repository is empty at this revision. Check its name and the revision.",
-        )
+    promised = resolved(needs.promised, listed)
+    for uri, listing in listed.items():
+        filtered = needs.repositories[uri] != Wanted()
+        if not listing.artifacts:
+            raise UsageError(
+                f"{listing.uri} has no file" + (" that was asked for" if filtered else ""),
+                hint="Look at the names and patterns that were given (nimpull: --include, --exclude)."
+                if filtered
+                else "The repository is empty at this revision. Check its name and the revision.",
+            )
+        listed[uri] = completed(listing, promised, edges.registries.endpoint(uri))
+    return listed
+
+
+def _look(
+    listings: Sequence[Listing], places: Places, key: str, edges: Edges
+) -> tuple[tuple[Found, ...], tuple[Artifact, ...]]:
+    """(what needs no byte, what is missing). Raises NotWritableError for another model's files in the way."""
     edges.emit(Phase("checking what is there"))
-    volume.destinations = resolved(volume.destinations, listed)
-    with volume.looking():
-        plan = settle(listings, resolved(needs.promised, listed), volume.present)
-    plan = replace(plan, resumed=volume.resumable(plan.missing))
-    volume.tell_of_cache()
+    volume, artifacts = edges.volume, distinct(listings)
+    if not volume.exists:
+        return (), artifacts
+    with volume.store.tree.holding():
+        looked = [find(artifact, places.first, volume.cache) or artifact for artifact in artifacts]
+    found = tuple(each for each in looked if isinstance(each, Found))
+    missing = tuple(each for each in looked if isinstance(each, Artifact))
+    moving = (*(each.artifact for each in found if each.action is Action.LINKED), *missing)
+    check_owners(volume.store, places, artifacts, moving, selection=key, emit=edges.emit)
+    return found, missing
+
+
+def _fill(
+    filling: Filling,
+    listings: Sequence[Listing],
+    found: Sequence[Found],
+    missing: Sequence[Artifact],
+    edges: Edges,
+) -> tuple[tuple[Outcome, ...], TransferSummary]:
+    """Take what was found, fetch the rest."""
+    present, unlinked, copies = filling.take(found)
+    missing = (*unlinked, *missing)
+    plan = _planned(listings, present, missing, filling.ingests.present(missing), edges)
+    edges.volume.check_room(plan, filling.places.first)
+    filling.check_targets(plan.missing)
+    begun = edges.clock.monotonic()
+    fetched = edges.fetch(plan.missing, filling.ingests, copies) if plan.missing else ()
+    seconds = edges.clock.monotonic() - begun
+    outcomes = (*present, *fetched)
+    filling.ingests.sweep(outcome.artifact for outcome in outcomes)
+    count = sum(outcome.fetched for outcome in fetched)
+    return outcomes, TransferSummary(count, seconds, edges.progress.retries, edges.connections)
+
+
+def _planned(
+    listings: Sequence[Listing],
+    present: Sequence[Outcome],
+    missing: Sequence[Artifact],
+    resumed: int,
+    edges: Edges,
+) -> Plan:
+    """``resumed``: bytes of the missing ones that an earlier run left half done."""
+    plan = Plan(tuple(listings), tuple(present), tuple(missing), resumed)
     count = len(plan.present) + len(plan.missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
     for outcome in plan.present:
         edges.emit(Finished(outcome))
     return plan
-
-
-def _needs(request: Request, profiles: Sequence[Profile]) -> Needs:
-    if request.repair:
-        return needs_to_repair(request.repair)
-    return needs_of(profiles) if profiles else Needs(dict.fromkeys(request.uris, request.wanted))
-
-
-def _is_whole(request: Request) -> bool:
-    """Whether the listings are all of their repositories: a hub cache must not take a part for the whole."""
-    return request.wanted == Wanted() and not request.manifest and not any(uri.path for uri in request.uris)
-
-
-def _intended(plan: Plan) -> tuple[Outcome, ...]:
-    """What a dry run would fetch, in the report's terms."""
-    return tuple(Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
 
 
 # -- what is told --------------------------------------------------------------------------------------
@@ -195,24 +294,25 @@ def _tell(selection: Selection, edges: Edges) -> None:
 
 def _ready(
     report: Report,
-    profiles: tuple[CachedProfile, ...],
+    profiles: Sequence[Profile],
     outcomes: Sequence[Outcome],
-    transfer: tuple[TransferSummary, ...],
+    transfer: TransferSummary,
     edges: Edges,
 ) -> Report:
     return replace(
         report,
         state=State.READY,
         updated=edges.clock.time(),
-        profiles=profiles,
+        profiles=tuple(CachedProfile.of(profile) for profile in profiles),
         artifacts=tuple(outcomes),
-        transfer=transfer[0] if transfer else TransferSummary(),
+        transfer=transfer,
         store=edges.volume.summary(sum(outcome.size for outcome in outcomes)),
         progress=None,
     )
 
 
 def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
+    """With the files that are finished all the same: the next run does not fetch them."""
     failure = Failure.of(error)
     hint = hint_for(failure.hint, nimcache=edges.settings.nimcache, options=not edges.settings.drop_in)
     failure = replace(failure, hint=hint)
@@ -220,4 +320,11 @@ def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
         doubts = "; ".join(edges.settings.doubts)
         stop = "" if doubts.endswith("?") else "."
         failure = replace(failure, hint=f"{failure.hint} {doubts}{stop}".lstrip())
-    return replace(report, state=State.FAILED, updated=edges.clock.time(), error=failure, progress=None)
+    return replace(
+        report,
+        state=State.FAILED,
+        updated=edges.clock.time(),
+        artifacts=tuple(edges.finished),
+        error=failure,
+        progress=None,
+    )

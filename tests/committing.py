@@ -10,7 +10,8 @@ from pathlib import Path
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.store.layouts import StoreLayout
+from nimpull.store import preflight
+from nimpull.store.layouts import StoredFile, StoreLayout
 from nimpull.store.store import Store
 
 NGC = ModelUri.parse("ngc://nim/meta/llama-3_1-8b-instruct:hf-8c22764-b")
@@ -46,6 +47,24 @@ def commit(store: Store, layout: StoreLayout, one: Artifact, content: bytes, eta
     assert not staged.exists()
     ingest.rmdir()
     return changed
+
+
+def open_store(root: str) -> Store:
+    """As a run does that is about to write."""
+    preflight.probe(root)
+    return Store(root)
+
+
+def take_standing(layout: StoreLayout, one: Artifact) -> StoredFile | None:
+    """What a run does with a file that stands in its place, whoever wrote it."""
+    file = layout.read(one)
+    return layout.take(one, file) if file else None
+
+
+def take_elsewhere(layout: StoreLayout, one: Artifact) -> StoredFile | None:
+    """The same with content that is in the store under another name."""
+    file = layout.elsewhere(one)
+    return layout.take(one, file) if file else None
 
 
 def tree_of(root: Path) -> dict[str, str]:

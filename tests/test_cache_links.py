@@ -12,11 +12,10 @@ import pytest
 from tests.calls import FILES, call, manifest, plain
 from tests.readers import content_requests
 from tests.registry import Registry
-from tests.running import CLOSED
 
 PROFILE = ("-p", "a" * 64)
 WORKSPACE = {"config.json": FILES["config.json"], "engine/model.bin": FILES["weights/model.bin"]}
-NETWORKLESS = {"NGC_API_ENDPOINT": CLOSED, "NGC_AUTH_ENDPOINT": CLOSED, "NGC_API_KEY": ""}
+KEYLESS = {"NGC_API_KEY": ""}
 
 
 @pytest.fixture
@@ -47,14 +46,15 @@ def state(cache: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_profile_is_linked_without_network_or_key(registry: Registry, tmp_path: Path, cache: Path) -> None:
-    store, before = tmp_path / "store", state(cache)
-    environment = {**listed(tmp_path), **NETWORKLESS}
+    store, before, asked = tmp_path / "store", state(cache), len(registry.log())
+    environment = {**listed(tmp_path), **KEYLESS}
     code, text = call(registry, cache, "create-model-store", *PROFILE, "-m", str(store), **environment)
     assert code == 0, text
     assert plain(store) == WORKSPACE
     assert (store / "engine/model.bin").samefile(blob(cache))
     assert f"2 files, 2.9 MiB, are hard links to the NIM cache {cache}" in text
     assert state(cache) == before, "the cache is only read"
+    assert len(registry.log()) == asked
 
 
 def test_a_repository_is_listed_and_linked(registry: Registry, tmp_path: Path, cache: Path) -> None:
@@ -102,18 +102,20 @@ def test_on_another_file_system_it_is_copied(registry: Registry, tmp_path: Path,
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs a second file system at /dev/shm")
+    asked = len(registry.log())
     with TemporaryDirectory(dir=shared) as directory:
         store = Path(directory) / "store"
         command = ("create-model-store", *PROFILE, "-m", str(store))
-        code, text = call(registry, cache, *command, **listed(tmp_path), **NETWORKLESS)
+        code, text = call(registry, cache, *command, **listed(tmp_path), **KEYLESS)
         assert code == 0, text
         assert plain(store) == WORKSPACE
         assert "2 files, 2.9 MiB, are in the NIM cache" in text
         assert "and are copied" in text
+    assert len(registry.log()) == asked
 
 
 def test_the_cache_may_be_the_store_itself(registry: Registry, tmp_path: Path, cache: Path) -> None:
-    command = ("create-model-store", *PROFILE, "-m", str(cache))
-    code, text = call(registry, cache, *command, **listed(tmp_path), **NETWORKLESS)
-    assert code == 0, text
+    command, asked = ("create-model-store", *PROFILE, "-m", str(cache)), len(registry.log())
+    code, text = call(registry, cache, *command, **listed(tmp_path), **KEYLESS)
+    assert (code, len(registry.log())) == (0, asked), text
     assert (cache / "engine/model.bin").samefile(blob(cache))

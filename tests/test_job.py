@@ -57,8 +57,7 @@ def test_a_model_arrives_whole_and_a_second_run_needs_no_network(
     assert {entry["verifiedBy"] for entry in first.report["artifacts"]} <= {"blake3", "sha256", "git"}
     assert 1 <= first.report["transfer"]["connections"] <= len(FILES) + 1
     asked = len(registry.requests)
-    dead = {"NGC_API_ENDPOINT": CLOSED, "HF_ENDPOINT": CLOSED}
-    again = nimpull(registry, store, "download", uri, **dead)
+    again = nimpull(registry, store, "download", uri, **environment)
     assert (again.code, len(registry.requests)) == (0, asked), again.text
     assert (again.report["transfer"]["bytes"], again.report["transfer"]["connections"]) == (0, 0)
 

@@ -20,7 +20,19 @@ from nimpull.errors import NotWritableError
 from nimpull.store.layouts import StoreLayout
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
-from tests.committing import COMMIT, HUB, NGC, artifact, commit, digest_of, listing, tree_of
+from tests.committing import (
+    COMMIT,
+    HUB,
+    NGC,
+    artifact,
+    commit,
+    digest_of,
+    listing,
+    open_store,
+    take_elsewhere,
+    take_standing,
+    tree_of,
+)
 
 CONFIG = b'{"model_type": "llama"}'
 WEIGHTS = b"\0\1\2\3" * 1000
@@ -28,7 +40,7 @@ WEIGHTS = b"\0\1\2\3" * 1000
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "store")) as opened:
+    with open_store(str(tmp_path / "store")) as opened:
         yield opened
 
 
@@ -169,7 +181,7 @@ def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:
     commit(store, layout, engine, WEIGHTS, etag="3e710a79e58ddecbe63a8dffa7464658-3091")
     commit(store, layout, notice, b"notice", etag="7e7e0309232a0651ebe8764260b49162")
     commit(store, layout, plan, b"plan", etag='W/"weak/../name')
-    assert layout.adopt(same_notice) is not None
+    assert take_elsewhere(layout, same_notice) is not None
     layout.finish(listing(engine, notice))
     layout.finish(listing(same_notice, plan))
     model = "ngc/hub/models--nim--meta--llama-3_1-8b-instruct"
@@ -203,7 +215,7 @@ def test_buckets_and_mirrors_stand_apart_and_tell_no_password(store: Store) -> N
         layout.finish(listing(one))
         assert layout.path_of(one) == f"ngc/hub/{folder}/snapshots/latest/model.bin"
         assert Path(store.root, layout.path_of(one)).read_bytes() == text.encode()
-        assert layout.trusted(one) is not None
+        assert layout.committed(one) is not None
     assert not [path for path in tree_of(Path(store.root)) if "secret" in path]
 
 
@@ -223,10 +235,10 @@ def test_hugging_face_content_is_shared_between_revisions_and_hubs(store: Store)
     second = artifact("model.bin", WEIGHTS, HUB.with_revision("0" * 40))
     from_ngc = artifact("weights/model.bin", WEIGHTS)
     for one in (second, from_ngc):
-        assert layout.trusted(one) is None
-        assert layout.verify(one) is None
-        assert layout.adopt(one) is not None
-        assert layout.trusted(one) is not None
+        assert layout.committed(one) is None
+        assert take_standing(layout, one) is None
+        assert take_elsewhere(layout, one) is not None
+        assert layout.committed(one) is not None
     inodes = {os.stat(Path(store.root, layout.path_of(one))).st_ino for one in (first, second, from_ngc)}
     assert len(inodes) == 1
 
@@ -272,11 +284,11 @@ def test_f35_f34_what_stands_at_the_destination(store: Store, kind: str, name: s
     path = Path(store.root, layout.path_of(weights))
     prepare(path, kind)
     before = stat.S_IFMT(path.lstat().st_mode)
-    assert layout.trusted(weights) is None, "never believed without our own record"
-    found = layout.verify(weights)
+    assert layout.committed(weights) is None, "never believed without our own record"
+    found = take_standing(layout, weights)
     assert (found is not None) == (kind == "same")
     if found:
-        assert layout.trusted(weights) == found
+        assert layout.committed(weights) == found
     if kind in ("directory", "link", "fifo"):
         with pytest.raises(NotWritableError, match=r"model\.bin"):
             commit(store, layout, weights, WEIGHTS)
@@ -284,7 +296,7 @@ def test_f35_f34_what_stands_at_the_destination(store: Store, kind: str, name: s
         return
     commit(store, layout, weights, WEIGHTS)
     assert path.read_bytes() == WEIGHTS
-    assert layout.trusted(weights) is not None
+    assert layout.committed(weights) is not None
 
 
 def test_f49_a_reader_keeps_the_old_file_while_it_is_replaced(store: Store) -> None:
@@ -295,7 +307,7 @@ def test_f49_a_reader_keeps_the_old_file_while_it_is_replaced(store: Store) -> N
         commit(store, layout, new, b"newer")
         assert reader.read() == b"old"
     assert Path(store.root, "model.bin").read_bytes() == b"newer"
-    assert layout.trusted(old) is None
+    assert layout.committed(old) is None
 
 
 @pytest.mark.parametrize("name", ["nim_cache", "local_dir", "workspace"])
@@ -306,7 +318,7 @@ def test_f37_names_of_255_bytes(store: Store, name: str) -> None:
     commit(store, layout, one, WEIGHTS)
     commit(store, layout, beside, CONFIG)
     layout.finish(listing(one, beside))
-    assert layout.trusted(one) is not None
+    assert layout.committed(one) is not None
     assert Path(store.root, layout.path_of(one)).read_bytes() == WEIGHTS
 
 
@@ -322,22 +334,22 @@ def test_equal_files_without_a_listed_digest_share_a_blob(store: Store, etag: st
     store.record.reload()
     blobs = {os.path.realpath(store.tree.absolute(layout.path_of(each))) for each in same}
     assert len(blobs) == 1
-    assert all(layout.trusted(each) for each in (different, *same))
+    assert all(layout.committed(each) for each in (different, *same))
     assert len(store.files_of(layout, (different, *same))) == 3
 
 
 def test_f39_a_blob_that_no_record_and_no_link_names_is_found_by_its_content(tmp_path: Path) -> None:
     """As a kill between the two leaves it: NGC does not list the ETags that name its blobs."""
     one, other = artifact("model.bin", b"content"), artifact("other.bin", b"another")
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         for each, content in ((one, b"content"), (other, b"another")):
             commit(store, store.nim_cache(), each, content, etag=f"opaque-{each.path}")
         (tmp_path / store.nim_cache().path_of(one)).unlink()
     shutil.rmtree(tmp_path / ".nimpull" / "record")
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         layout = store.nim_cache()
-        found = layout.adopt(one)
+        found = take_elsewhere(layout, one)
         assert found is not None
         assert found.path.endswith("/blobs/opaque-model.bin")
         assert (tmp_path / layout.path_of(one)).read_bytes() == b"content"
-        assert layout.adopt(artifact("model.bin", b"CONTENT")) is None
+        assert take_elsewhere(layout, artifact("model.bin", b"CONTENT")) is None

@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimpull.store.ready import Ready, ReadyFile
-from nimpull.store.store import Store
 from tests.clocks import HandClock
-from tests.committing import digest_of
+from tests.committing import digest_of, open_store
 from tests.crashing import LARGE, Case, complaints, serving
 from tests.registry import Fault, Registry, faults
 from tests.running import check, ended, start
@@ -183,7 +182,7 @@ MARKER = Ready("all", "nim-cache", 1.0, (ReadyFile("f", 1, 2, digest_of(b"x")),)
 @ANYTHING
 @given(GARBAGE)
 def test_f43_no_bytes_make_a_ready_marker(tmp_path: Path, garbage: bytes) -> None:
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         path = Path(tmp_path, store.mark_ready(MARKER))
         path.write_bytes(garbage)
         assert store.ready("all") is None
@@ -196,7 +195,7 @@ def test_f43_no_bytes_make_a_ready_marker(tmp_path: Path, garbage: bytes) -> Non
     )
 )
 def test_f43_no_damaged_field_makes_a_traceback(tmp_path: Path, damage: dict[str, bytes]) -> None:
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         path = Path(tmp_path, store.mark_ready(MARKER))
         document = json.loads(path.read_text())
         for field, garbage in damage.items():
@@ -210,7 +209,7 @@ def test_f43_no_damaged_field_makes_a_traceback(tmp_path: Path, damage: dict[str
 @given(GARBAGE)
 def test_f43_a_lease_that_cannot_be_read_holds_nobody_up(tmp_path: Path, garbage: bytes) -> None:
     clock = HandClock()
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         leases = tmp_path / ".nimpull/leases"
         shutil.rmtree(leases, ignore_errors=True)
         held = store.lease("m", owner="a", clock=clock)
@@ -226,7 +225,7 @@ def test_f43_no_bytes_make_a_record(tmp_path: Path, lines: list[bytes]) -> None:
     record = tmp_path / ".nimpull/record"
     record.mkdir(parents=True, exist_ok=True)
     (record / "garbage.jsonl").write_bytes(b"\n".join(lines))
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         assert store.record.entries == ()
 
 

@@ -10,8 +10,7 @@ from nimpull.core.ports import Claim, Verified
 from nimpull.errors import NotWritableError
 from nimpull.store.area import IngestArea
 from nimpull.store.layouts import StoreLayout
-from nimpull.store.store import Store
-from tests.committing import HUB, artifact, digest_of, listing
+from tests.committing import HUB, artifact, digest_of, listing, open_store
 
 SMALL = b"{}"
 LARGE = b"\0\1\2\3" * 5000
@@ -19,7 +18,7 @@ LARGE = b"\0\1\2\3" * 5000
 
 @pytest.mark.parametrize("name", ["nim_cache", "local_dir", "workspace"])
 def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) -> None:
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         layout: StoreLayout = getattr(store, name)()
         area = IngestArea(store.tree, layout)
         config, weights = artifact("a/config.json", SMALL, HUB), artifact("weights.bin", LARGE, HUB)
@@ -30,7 +29,7 @@ def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) 
         (partial,) = store.status().partial
         assert (partial.identity, partial.size) == (weights.identity, len(LARGE))
         small = area.stage(config, memoryview(SMALL))
-        assert layout.trusted(weights) is None
+        assert layout.committed(weights) is None
         area.commit(
             (
                 Verified(ingest, len(LARGE), digest_of(LARGE)),
@@ -42,7 +41,7 @@ def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) 
             path = tmp_path / layout.path_of(one)
             assert path.read_bytes() == content
             assert path.stat().st_mode & 0o777 == 0o444
-            assert layout.trusted(one) is not None
+            assert layout.committed(one) is not None
         assert store.status().partial == ()
         assert list((tmp_path / ".nimpull/ingest").iterdir()) == []
         assert store.verify().sound
@@ -51,7 +50,7 @@ def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) 
 def test_f51_a_batch_stops_at_a_planted_link_and_keeps_what_was_fetched(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    with Store.open(str(tmp_path / "store")) as store:
+    with open_store(str(tmp_path / "store")) as store:
         (tmp_path / "store/huggingface").symlink_to(outside)
         area = IngestArea(store.tree, store.nim_cache())
         weights = artifact("weights.bin", LARGE, HUB)

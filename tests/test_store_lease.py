@@ -17,9 +17,8 @@ from nimpull.core.ports import Cancel
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store.lease import LEASES, TIME_TO_LIVE, Lease
 from nimpull.store.ready import Ready
-from nimpull.store.store import Store
 from tests.clocks import HandClock
-from tests.committing import artifact, commit
+from tests.committing import artifact, commit, open_store
 
 MODEL = "ngc://nim/meta/llama:1"
 
@@ -35,7 +34,7 @@ def clock() -> HandClock:
 
 
 def take(root: str, clock: HandClock, owner: str, patience: float = 0.0) -> Lease:
-    return Store.open(root).lease(MODEL, owner=owner, clock=clock, patience=patience)
+    return open_store(root).lease(MODEL, owner=owner, clock=clock, patience=patience)
 
 
 def test_f46_the_second_is_told_who_writes(root: str, clock: HandClock) -> None:
@@ -48,7 +47,7 @@ def test_f46_the_second_is_told_who_writes(root: str, clock: HandClock) -> None:
 
 def test_f46_models_do_not_wait_for_each_other(root: str, clock: HandClock) -> None:
     take(root, clock, "pod-a")
-    with Store.open(root) as store:
+    with open_store(root) as store:
         store.lease("another model", owner="pod-b", clock=clock)
 
 
@@ -72,11 +71,11 @@ def test_waiting_can_be_cancelled(root: str, clock: HandClock) -> None:
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        Store.open(root).lease(MODEL, owner="pod-b", clock=clock, cancel=cancel, patience=60)
+        open_store(root).lease(MODEL, owner="pod-b", clock=clock, cancel=cancel, patience=60)
 
 
 def test_f46_of_many_at_once_one_leads(root: str, clock: HandClock) -> None:
-    Store.open(root).close()
+    open_store(root).close()
     barrier = threading.Barrier(8)
 
     def attempt(number: int) -> int:
@@ -111,9 +110,9 @@ def test_without_hard_links_a_lease_is_one_all_the_same(
 
 def test_f46_a_process_that_was_killed_here_holds_nothing(root: str) -> None:
     program = (
-        "import sys\nfrom nimpull.clock import SystemClock\nfrom nimpull.store.store import Store\n"
+        "import sys\nfrom nimpull.clock import SystemClock\nfrom tests.committing import open_store\n"
         "clock = SystemClock()\n"
-        f"lease = Store.open({root!r}).lease({MODEL!r}, owner='pod-a', clock=clock)\n"
+        f"lease = open_store({root!r}).lease({MODEL!r}, owner='pod-a', clock=clock)\n"
         "print(clock.time(), flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(
@@ -166,7 +165,7 @@ def test_f48_a_sleeper_finds_that_it_was_replaced(root: str, clock: HandClock) -
 
 def test_f48_a_sleeper_commits_nothing(root: str, clock: HandClock) -> None:
     one, other = artifact("a.bin", b"a"), artifact("b.bin", b"b")
-    with Store.open(root) as store, Store.open(root) as second:
+    with open_store(root) as store, open_store(root) as second:
         layout = store.nim_cache()
         store.lease(MODEL, owner="pod-a", clock=clock)
         commit(store, layout, one, b"a")
@@ -183,7 +182,7 @@ def test_f48_a_sleeper_commits_nothing(root: str, clock: HandClock) -> None:
 
 def test_f46_who_waited_takes_what_the_other_committed(root: str, clock: HandClock) -> None:
     one = artifact("a.bin", b"a")
-    with Store.open(root) as first, Store.open(root) as second:
+    with open_store(root) as first, open_store(root) as second:
         lease = first.lease(MODEL, owner="pod-a", clock=clock)
         layout = second.nim_cache()
 
@@ -193,7 +192,7 @@ def test_f46_who_waited_takes_what_the_other_committed(root: str, clock: HandClo
 
         clock.meanwhile = work
         second.lease(MODEL, owner="pod-b", clock=clock, patience=60)
-        assert layout.trusted(one) is not None
+        assert layout.committed(one) is not None
 
 
 def test_f48_also_when_the_taker_is_long_done(root: str, clock: HandClock) -> None:

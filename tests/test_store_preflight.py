@@ -21,7 +21,7 @@ from nimpull.store import preflight
 from nimpull.store.area import IngestArea
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
-from tests.committing import artifact, commit, digest_of, tree_of
+from tests.committing import artifact, commit, digest_of, open_store, tree_of
 from tests.pods import mounted
 
 NOBODY = 65534
@@ -60,7 +60,7 @@ def test_f31_a_foreign_directory_is_refused_with_the_facts(open_directory: Path,
     volume.mkdir()
     volume.chmod(0o555)
     with unprivileged() as uid, pytest.raises(NotWritableError) as caught:
-        Store.open(str(volume / below))
+        open_store(str(volume / below))
     owner = volume.stat()
     assert str(volume) in caught.value.message
     assert f"uid {uid}, gid {os.getegid()}" in caught.value.message
@@ -104,18 +104,18 @@ def test_a_root_that_cannot_be_a_directory_is_told_as_such(
 def test_f31_a_read_only_mount_is_named_as_such(tmp_path: Path) -> None:
     with mounted("-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(tmp_path)):
         with pytest.raises(NotWritableError, match="Read-only file system") as caught:
-            Store.open(str(tmp_path))
+            open_store(str(tmp_path))
         assert "readOnly" in caught.value.hint
 
 
 def test_a_complete_store_opens_on_a_read_only_mount(tmp_path: Path) -> None:
     one = artifact("model.bin", b"content")
-    with Store.open(str(tmp_path)) as store:
+    with open_store(str(tmp_path)) as store:
         commit(store, store.nim_cache(), one, b"content")
     with mounted("--bind", str(tmp_path), str(tmp_path)):
         subprocess.run(["mount", "-o", "remount,ro,bind", str(tmp_path)], check=True)
-        with Store.open(str(tmp_path), read_only=True) as store:
-            assert store.nim_cache().trusted(one) is not None
+        with Store(str(tmp_path)) as store:
+            assert store.nim_cache().committed(one) is not None
             assert store.verify().sound
 
 
@@ -123,7 +123,7 @@ def test_f33_a_mount_below_the_root_is_found_at_the_start(tmp_path: Path) -> Non
     (tmp_path / "ngc").mkdir()
     with mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "ngc")):
         with pytest.raises(NotWritableError, match="another file system") as caught:
-            Store.open(str(tmp_path))
+            open_store(str(tmp_path))
         assert str(tmp_path / "ngc") in caught.value.message
         assert "subPath" in caught.value.hint
 
@@ -131,7 +131,7 @@ def test_f33_a_mount_below_the_root_is_found_at_the_start(tmp_path: Path) -> Non
 def test_f33_a_deeper_mount_is_found_for_the_paths_that_are_wanted(tmp_path: Path) -> None:
     deep = tmp_path / "ngc" / "hub"
     deep.mkdir(parents=True)
-    with Store.open(str(tmp_path)) as store, mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(deep)):
+    with open_store(str(tmp_path)) as store, mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(deep)):
         preflight.check_one_file_system(store.tree, ("huggingface/hub/x", "plain"))
         with pytest.raises(NotWritableError, match="another file system"):
             preflight.check_one_file_system(store.tree, ("ngc/hub/models--a/blobs/x",))
@@ -200,10 +200,10 @@ def test_a_volume_without_modes_is_filled_all_the_same(
     tmp_path.chmod(0o2775)
     before, one = os.umask(0o077), artifact("dir/a.bin", b"a")
     try:
-        with Store.open(str(tmp_path / "store")) as store:
+        with open_store(str(tmp_path / "store")) as store:
             area = IngestArea(store.tree, store.nim_cache())
             area.commit([Verified(area.stage(one, memoryview(b"a")), 1, digest_of(b"a"))])
-            assert store.nim_cache().trusted(one) is not None
+            assert store.nim_cache().committed(one) is not None
             area.close()
     finally:
         os.umask(before)
@@ -241,7 +241,7 @@ def test_on_a_volume_of_a_group_new_directories_are_the_groups(tmp_path: Path) -
     tmp_path.chmod(0o2775)
     before = os.umask(0o077)
     try:
-        with Store.open(str(tmp_path)) as store:
+        with open_store(str(tmp_path)) as store:
             commit(store, store.nim_cache(), artifact("a.bin", b"a"), b"a")
     finally:
         os.umask(before)

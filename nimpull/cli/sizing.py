@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from nimpull.cli.options import placed
 from nimpull.cli.signals import stopping
-from nimpull.core.artifacts import Listing
+from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri
-from nimpull.core.plan import Plan, needs_of, settle
+from nimpull.core.plan import completed, distinct, needs_of, resolved
 from nimpull.core.request import Request
 from nimpull.core.sizes import Sizes
 from nimpull.errors import ManifestError, NimpullError, SourceError, StoreError, TransferError, UsageError
@@ -44,18 +44,23 @@ def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:
     listings: dict[ModelUri, Listing] = {}
     for uri, wanted in needs.repositories.items():
         try:
-            listings[uri] = edges.list(uri, wanted)
+            listings[uri] = edges.list(uri, wanted, {})
         except (SourceError, UsageError) as error:  # this repository; another may answer
             causes.append(error)
         except TransferError as error:  # the way there: every other would wait as long for the same
             causes.append(error)
             break
-    plan: Plan | None = None
+    missing: list[Artifact] | None = None
     try:
-        plan = settle(tuple(listings.values()), needs.promised, edges.volume.present)
+        promised, volume = resolved(needs.promised, listings), edges.volume
+        complete = [
+            completed(each, promised, edges.registries.endpoint(uri)) for uri, each in listings.items()
+        ]
+        layout = volume.places({}).first
+        missing = [each for each in distinct(complete) if not (volume.exists and layout.committed(each))]
     except StoreError as error:
         causes.append(error)
-    return Sizes.of(readable, listings, plan, _note(causes))
+    return Sizes.of(readable, listings, missing, _note(causes))
 
 
 def _readable(profiles: Sequence[Profile], causes: list[NimpullError]) -> tuple[Profile, ...]:

@@ -50,7 +50,7 @@ def open_store(root: str | None) -> Store:
             f"{display(path, 300)} is no store of nimpull: it has no .nimpull directory",
             hint="Give the directory of an earlier nimpull download with --store.",
         )
-    return Store.open(path, read_only=True)
+    return Store(path)
 
 
 @click.command(

@@ -18,6 +18,7 @@ class Artifact:
     ``repo``: the repository, one value for all its files, of which there may be a million. ``etag``: the
     name a hub cache gives the blob, where the listing knows it (git blob id or LFS sha256 on the Hub); NGC
     tells its ETag only with the bytes.
+    ``endpoint``: of the registry that answers for it, without a secret, "" = the URI says it all.
     """
 
     path: SafePath
@@ -25,6 +26,7 @@ class Artifact:
     digests: tuple[Digest, ...]
     repo: ModelUri
     etag: str = ""
+    endpoint: str = ""
 
     @property
     def uri(self) -> ModelUri:
@@ -98,3 +100,8 @@ class Outcome:
     verified: str
     size: int
     digest: Digest | None = None
+
+    @classmethod
+    def present(cls, artifact: Artifact, action: Action, size: int, digest: Digest) -> Outcome:
+        """Of content that needed no byte."""
+        return cls(artifact, action, 0, 0, 0.0, digest.algorithm, size, digest)

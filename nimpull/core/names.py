@@ -15,6 +15,7 @@ from nimpull.errors import ListingError, UsageError
 
 MAX_SEGMENT_BYTES: Final = 255  # NAME_MAX of every Linux file system in use
 MAX_PATH_BYTES: Final = 1024
+MAX_STORED_BYTES: Final = 4095  # PATH_MAX without its NUL: a layout's directories come before a listed path
 FOREIGN_TEXT_LIMIT: Final = 512  # characters of text from elsewhere that a message may carry
 STATE_DIRECTORY: Final = ".nimpull"
 #: Format, surrogate and separator categories hide or reorder text (bidi controls are Cf).
@@ -53,8 +54,8 @@ class SafePath(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str) -> SafePath:
-        reason = _unsafe(text)
+    def __new__(cls, text: str, limit: int = MAX_PATH_BYTES) -> SafePath:
+        reason = _unsafe(text, limit)
         if reason:
             raise ListingError(
                 f"unsafe file name “{display(text, 120)}”: {reason}",
@@ -72,11 +73,11 @@ class SafePath(str):
         return unicodedata.normalize("NFC", self).casefold()
 
 
-def _unsafe(text: str) -> str:  # noqa: PLR0911 - one return per rule reads as the table it is
+def _unsafe(text: str, limit: int) -> str:  # noqa: PLR0911 - one return per rule reads as the table it is
     if not text:
         return "it is empty"
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        return f"it is longer than {MAX_PATH_BYTES} bytes"
+    if len(text.encode("utf-8", "surrogatepass")) > limit:
+        return f"it is longer than {limit} bytes"
     plain = text.isascii() and text.isprintable()
     if not plain and any(unicodedata.category(character) in _UNSAFE_CATEGORIES for character in text):
         return "it holds control, format or bidirectional characters"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,9 +15,6 @@ from nimpull.core.request import Repair
 from nimpull.errors import ManifestError, UsageError
 
 T = TypeVar("T")
-
-#: What the store knows of an artifact: an outcome that needs no byte, or None = it has to be fetched.
-Present = Callable[[Artifact], Outcome | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +100,16 @@ def source_of(text: str, profile: Profile) -> ModelUri:
         raise ManifestError(f"profile {profile.id[:12]}: {error.message}", hint=error.hint) from error
 
 
-def settle(listings: Sequence[Listing], promised: Mapping[str, Digest], present: Present) -> Plan:
-    """Each distinct file once, with the digest that the manifest promises: there already, or missing."""
-    there: list[Outcome] = []
-    missing: list[Artifact] = []
-    seen: set[str] = set()
-    for listing in listings:
-        for listed in listing.artifacts:
-            artifact = _with_digest(listed, promised)
-            if artifact.identity in seen:
-                continue
-            seen.add(artifact.identity)
-            outcome = present(artifact)
-            if outcome:
-                there.append(outcome)
-            else:
-                missing.append(artifact)
-    return Plan(tuple(listings), tuple(there), tuple(missing))
+def completed(listing: Listing, promised: Mapping[str, Digest], endpoint: str) -> Listing:
+    """With the digests that the manifest promises, by identity, and the registry that has the files."""
+    artifacts = []
+    for each in listing.artifacts:
+        digest = promised.get(each.identity) if promised else None
+        digests = (*each.digests, digest) if digest else each.digests
+        artifacts.append(Artifact(each.path, each.size, digests, each.repo, each.etag, endpoint))
+    return replace(listing, artifacts=tuple(artifacts))
 
 
-def _with_digest(artifact: Artifact, promised: Mapping[str, Digest]) -> Artifact:
-    digest = promised.get(artifact.identity)
-    return replace(artifact, digests=(*artifact.digests, digest)) if digest else artifact
+def distinct(listings: Iterable[Listing]) -> tuple[Artifact, ...]:
+    """Each file once: profiles share files, and two revisions may be one commit."""
+    return tuple({each.identity: each for listing in listings for each in listing.artifacts}.values())

@@ -78,8 +78,9 @@ class Request:
     ignore_failure: bool = False
     repair: Repair | None = None
 
-    def selection_key(self, profiles: tuple[str, ...]) -> str:
-        """32 hex digits: equal for the same files in the same layout; the name of the ready marker."""
+    def selection_key(self, profiles: tuple[str, ...], endpoints: tuple[str, ...]) -> str:
+        """32 hex digits: equal for the same files of the same registries in the same layout; the name of the
+        ready marker."""
         identity = {
             "uris": sorted(str(uri) for uri in self.uris),
             "paths": sorted(self.wanted.paths),
@@ -87,6 +88,7 @@ class Request:
             "exclude": self.wanted.exclude,
             "layout": self.layout.value,
             "profiles": sorted(profiles),
+            "endpoints": endpoints,
             "manifest": hashlib.sha256(self.manifest).hexdigest() if self.manifest else "",
             "places": (self.hub, self.ngc_hub, bool(self.runtime_manifest)),
         }

@@ -11,7 +11,7 @@ from nimpull.core.fit import BadTagError, Match, Verdict, need
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri
-from nimpull.core.plan import Plan, source_of
+from nimpull.core.plan import source_of
 from nimpull.core.units import show_bytes
 
 #: KV cache, activations and CUDA graphs of a small context: what published needs exceed the weights by.
@@ -45,9 +45,14 @@ class Sizes:
 
     @classmethod
     def of(
-        cls, profiles: Iterable[Profile], listings: Mapping[ModelUri, Listing], plan: Plan | None, note: str
+        cls,
+        profiles: Iterable[Profile],
+        listings: Mapping[ModelUri, Listing],
+        missing: Iterable[Artifact] | None,
+        note: str,
     ) -> Sizes:
-        """``listings``: by the repository that was asked. Raises ManifestError for a URI of no model."""
+        """``listings``: by the repository that was asked; ``missing``: in the store, None = it could not be
+        read. Raises ManifestError for a URI of no model."""
         known: dict[tuple[ModelUri, str], tuple[Artifact, ...]] = {}
         for repository, listing in listings.items():
             known[repository, ""] = listing.artifacts
@@ -58,7 +63,7 @@ class Sizes:
                 uri = source_of(file.uri, profile)
                 if found := known.get((uri.repo, uri.path)):
                     artifacts[file.uri] = found
-        return cls(artifacts, frozenset(each.identity for each in plan.missing) if plan else None, note)
+        return cls(artifacts, None if missing is None else frozenset(each.identity for each in missing), note)
 
     def of_one(self, profile: Profile) -> Size:
         """Unknown if one of its files is."""

@@ -1,7 +1,8 @@
 """Ready markers: ``.nimpull/ready/<selection>.json``, written last. No marker, not ready.
 
 A later start reads its marker without any network and believes it while every file still has the size and the
-modification time of its commit. A marker of another version, or a torn one, counts as none.
+modification time of its commit. A marker of another version, or a torn one, counts as none; one without
+endpoints is of a version that did not ask from where: no selection of today has its name.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.digest import Digest
-from nimpull.core.names import STATE_DIRECTORY, SafePath
-from nimpull.errors import ListingError, StoreError
+from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
+from nimpull.errors import StoreError
+from nimpull.store.record import UNREADABLE
 from nimpull.store.tree import Tree
 
 READY: Final = f"{STATE_DIRECTORY}/ready"
 VERSION: Final = 1
+_MOST_LINKS: Final = 2  # a snapshot's to its blob, and that one's to a blob that repositories share
 _KEY: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 
@@ -41,7 +44,8 @@ class Ready:
 
     ``selection``: any text that is equal for the same request; ``layout``: its name; ``time``: seconds
     since the epoch; ``revisions``: the repositories as resolved; ``profiles``: ids of the profiles;
-    ``names``: second names of the files, which must stand as well.
+    ``names``: second names of the files, which must stand as well; ``endpoints``: of the registries that it
+    is complete for.
     """
 
     selection: str
@@ -51,6 +55,7 @@ class Ready:
     revisions: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
     names: tuple[ReadyFile, ...] = ()
+    endpoints: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -74,6 +79,7 @@ def write_ready(tree: Tree, ready: Ready) -> str:
         "time": ready.time,
         "profiles": ready.profiles,
         "revisions": ready.revisions,
+        "endpoints": ready.endpoints,
         "files": [_row(file) for file in ready.files],
         "names": [_row(file) for file in ready.names],
     }
@@ -87,7 +93,7 @@ def _row(file: ReadyFile) -> tuple[str, int, int, str]:
 
 def _files(rows: Iterable[tuple[str, int, int, str]]) -> tuple[ReadyFile, ...]:
     return tuple(
-        ReadyFile(str(SafePath(path)), int(size), int(mtime_ns), Digest.parse(digest))
+        ReadyFile(str(SafePath(path, MAX_STORED_BYTES)), int(size), int(mtime_ns), Digest.parse(digest))
         for path, size, mtime_ns, digest in rows
     )
 
@@ -117,25 +123,48 @@ def parse_ready(tree: Tree, path: str) -> Ready | None:
             revisions=tuple(str(one) for one in document["revisions"]),
             profiles=tuple(str(one) for one in document["profiles"]),
             names=_files(document.get("names", ())),
+            endpoints=tuple(str(one) for one in document.get("endpoints", ())),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ListingError):
+    except UNREADABLE:
         return None
 
 
 def missing_of(tree: Tree, ready: Ready) -> tuple[ReadyFile, ...]:
-    """Those that are gone or no longer as committed. Follows the layouts' own links; reads no content."""
+    """Those that are gone or no longer as committed. Reads no content."""
     missing = []
-    with tree.directory("") as root:
+    with tree.holding():
         for file in (*ready.files, *ready.names):
-            try:
-                status = os.stat(file.path, dir_fd=root)
-            except OSError:
-                missing.append(file)
-                continue
-            as_committed = (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns)
-            if not (as_committed and stat.S_ISREG(status.st_mode)):
+            _, status = behind(tree, file.path)
+            if status is None or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
                 missing.append(file)
     return tuple(missing)
+
+
+def behind(tree: Tree, path: str) -> tuple[str, os.stat_result | None]:
+    """The regular file that a name leads to by the layouts' own links, below the root; None = none."""
+    try:
+        for _ in range(_MOST_LINKS + 1):
+            status = tree.lstat(path)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return path, status if status and stat.S_ISREG(status.st_mode) else None
+            path = os.path.normpath(os.path.join(os.path.dirname(path), tree.readlink(path) or ""))
+            if path.startswith(("..", "/")):
+                break
+    except StoreError:
+        pass  # a planted link on the way, or a file in the place of a directory
+    return path, None
+
+
+def superseded(tree: Tree, marker: Ready) -> Iterator[Ready]:
+    """Markers whose files this one has replaced, or that an earlier version wrote of the same files."""
+    standing = {file.path: file for file in (*marker.files, *marker.names)}
+    for old in all_ready(tree):
+        if old.selection == marker.selection:
+            continue
+        files = (*old.files, *old.names)
+        replaced = any(file.path in standing and standing[file.path] != file for file in files)
+        if replaced or (not old.endpoints and all(standing.get(file.path) == file for file in files)):
+            yield old
 
 
 def all_ready(tree: Tree) -> tuple[Ready, ...]:

@@ -4,6 +4,8 @@
 so that no two processes share one (append is not atomic on NFS). An entry is believed only while size and
 modification time in nanoseconds are those of the commit: what anyone wrote, truncated, zero-filled or flipped
 since then has another time and is hashed again. A lost or torn line costs a hash, never correctness.
+
+Whoever may write to the volume may write here: a line whose path leaves the store is no line.
 """
 
 from __future__ import annotations
@@ -17,18 +19,31 @@ from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
-from nimpull.core.names import STATE_DIRECTORY
+from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
+from nimpull.errors import ListingError
 from nimpull.store.durable import store_error
 from nimpull.store.tree import Tree
 
 RECORD = f"{STATE_DIRECTORY}/record"
+#: What reading a state file can end in that anyone may have written: nested 100,000 deep, infinities.
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    ListingError,
+)
+_MOST = 1 << 63  # what size and time of a file are below, see struct stat
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A committed file. ``path`` below the root; ``size`` bytes; ``mtime_ns`` since the epoch.
 
-    ``identity``: of the artifact it was fetched as; ``etag``: the validator it came with ("" = none).
+    ``identity``: of the artifact it was fetched as; ``etag``: the validator it came with ("" = none);
+    ``endpoint``: of the registry that had it ("" = its URI says it all, or an earlier version wrote this).
     """
 
     path: str
@@ -37,14 +52,16 @@ class Entry:
     digest: Digest
     identity: str
     etag: str = ""
+    endpoint: str = ""
 
     def matches(self, status: os.stat_result) -> bool:
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
     def is_content_of(self, artifact: Artifact) -> bool:
-        """By digest where both have one algorithm, else by identity, size and ETag.
+        """By digest where both have one algorithm, else by identity, endpoint, size and ETag.
 
-        Most revisions are immutable; the content of a bucket or a directory is not, but its ETag tells.
+        Most revisions are immutable; the content of a bucket or a directory is not, but its ETag tells. Two
+        registries may have other content under one name.
         """
         if artifact.size is not None and artifact.size != self.size:
             return False
@@ -52,7 +69,8 @@ class Entry:
             if digest.algorithm == self.digest.algorithm:
                 return digest.hex == self.digest.hex
         same_etag = not artifact.etag or not self.etag or self.etag == artifact.etag
-        return self.identity == artifact.identity and same_etag
+        mine, its = (self.identity, self.endpoint), (artifact.identity, artifact.endpoint)
+        return mine == its and same_etag
 
 
 class Record:
@@ -90,17 +108,17 @@ class Record:
 
     def at(self, path: str, status: os.stat_result) -> Entry | None:
         """The latest entry that ``status`` of the file at ``path`` still agrees with."""
-        return next((entry for entry in self._of_path(path) if entry.matches(status)), None)
+        return next((entry for entry in self.of_path(path) if entry.matches(status)), None)
 
     def content_at(self, path: str, status: os.stat_result, artifact: Artifact) -> Entry | None:
         """The same for the content of ``artifact``: one blob may have been committed for several."""
-        for entry in self._of_path(path):
+        for entry in self.of_path(path):
             if entry.matches(status) and entry.is_content_of(artifact):
                 return entry
         return None
 
-    def _of_path(self, path: str) -> Sequence[Entry]:
-        """Latest first."""
+    def of_path(self, path: str) -> Sequence[Entry]:
+        """Every entry, latest first, whether or not the file there agrees with it."""
         with self._lock:
             self._read()
             return self._by_path.get(path, ())[::-1]
@@ -128,6 +146,7 @@ class Record:
                 "digest": str(entry.digest),
                 "identity": entry.identity,
                 "etag": entry.etag,
+                "endpoint": entry.endpoint,
             },
             ensure_ascii=True,
         )
@@ -170,16 +189,20 @@ class Record:
 
 
 def _parse(line: bytes) -> Entry | None:
-    """None for a torn line, or one of a version that this program does not know."""
+    """None for a torn line, or one that this program does not know or did not write."""
     try:
         value = json.loads(line)
+        size, mtime_ns = int(value["size"]), int(value["mtimeNs"])
+        if not (0 <= size < _MOST and -_MOST < mtime_ns < _MOST):
+            return None
         return Entry(
-            path=str(value["path"]),
-            size=int(value["size"]),
-            mtime_ns=int(value["mtimeNs"]),
+            path=str(SafePath(value["path"], MAX_STORED_BYTES)),
+            size=size,
+            mtime_ns=mtime_ns,
             digest=Digest.parse(value["digest"]),
             identity=str(value["identity"]),
             etag=str(value["etag"]),
+            endpoint=str(value.get("endpoint", "")),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except UNREADABLE:
         return None

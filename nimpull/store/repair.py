@@ -17,7 +17,7 @@ from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
-from nimpull.store.layouts import Fence, WorkspaceLayout, unfenced
+from nimpull.store.layouts import Fence, StoredFile, WorkspaceLayout, unfenced
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready
 from nimpull.store.record import Entry, Record
@@ -45,7 +45,8 @@ def plan_repair(tree: Tree, record: Record, found: Verification) -> Repair:
     recorded = {entry.path for entry in found.lost}
     links = dict(_links(tree, record, set(found.missing) - recorded))
     unknown |= set(found.missing) - recorded - links.keys()
-    corrupt = tuple(mismatch.path for mismatch in found.mismatches)
+    corrupt = tuple(mismatch.path for mismatch in found.mismatches if not mismatch.replaced)
+    unknown |= {mismatch.path for mismatch in found.mismatches if mismatch.replaced}
     return Repair(tuple(lost), corrupt, tuple(links.items()), tuple(sorted(unknown)))
 
 
@@ -79,7 +80,7 @@ class RestoredLayout(WorkspaceLayout):
         self._lost = lost
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        """See ``core.ports.Layout``. Raises SourceChangedError for another content than was lost."""
+        """Raises SourceChangedError for another content than was lost."""
         lost = self._lost[artifact.identity]
         if digest != lost.digest:
             digest, _ = hash_file(self._tree, staged, lost.digest.algorithm)
@@ -97,8 +98,8 @@ class RestoredLayout(WorkspaceLayout):
         changed = super().place(artifact, staged, digest=digest, etag=etag)
         return changed + self._name(lost)
 
-    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
-        return super()._publish(artifact, source, etag) + self._name(self._lost[artifact.identity])
+    def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
+        return super()._link(artifact, file, of) + self._name(self._lost[artifact.identity])
 
     def _name(self, lost: Lost) -> tuple[str, ...]:
         """Its other names, where the file system has hard links; the next pull tells of those without."""

@@ -2,11 +2,12 @@
 
 ::
 
-    store = Store.open(root)                               # probes: NotWritableError in well under a second
-    store = Store.open(root, read_only=True)               # verify, status: writes nothing
+    preflight.probe(root)                                  # NotWritableError in well under a second
+    store = Store(root)                                    # writes nothing
     layout = store.nim_cache(hub="huggingface/hub")        # or local_dir(), workspace(), …
     ready = store.ready(selection)                         # Ready or None, offline
-    file = layout.trusted(artifact) or layout.verify(artifact) or layout.adopt(artifact)
+    file = layout.committed(artifact) or layout.read(artifact) or layout.elsewhere(artifact)
+    layout.take(artifact, file)                            # a line in the record, or a link to it
     store.check_room(need)                                 # NoSpaceError: needs, has, short by
     with store.lease(name, owner=…, clock=…).kept(lost):   # LeaseHeldError
         …  # ingests commit through layout.place()
@@ -19,8 +20,8 @@
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from nimpull.core.artifacts import Artifact
@@ -38,33 +39,26 @@ from nimpull.store.layouts import (
     StoreLayout,
     WorkspaceLayout,
 )
-from nimpull.store.ready import Ready, ReadyFile, read_ready, write_ready
+from nimpull.store.owners import Owners
+from nimpull.store.ready import Ready, ReadyFile, marker_of, read_ready, superseded, write_ready
 from nimpull.store.record import Record
 from nimpull.store.repair import RestoredLayout, make_links, plan_repair
 from nimpull.store.status import Status, status_of
 from nimpull.store.tree import Tree
-from nimpull.store.verify import Verification, verify_store
+from nimpull.store.verify import Promised, Verification, verify_store
 
 
 class Store:
     """One volume. Every method raises StoreError only."""
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-        self.record = Record(tree)
+    def __init__(self, root: str, cancel: Cancel | None = None) -> None:
+        """Writes nothing: ``preflight.probe`` does, once there is work. ``cancel``: see
+        :class:`nimpull.store.tree.Tree`."""
+        self.tree = Tree(root, cancel)
+        if os.path.isdir(root):
+            self.tree.names(STATE_DIRECTORY)  # refuses a link that was planted in its place
+        self.record = Record(self.tree)
         self._lease: lease.Lease | None = None
-
-    @classmethod
-    def open(cls, root: str, *, read_only: bool = False, cancel: Cancel | None = None) -> Store:
-        """Make the root if need be and try to write there. NotWritableError, NoSpaceError, StoreIOError.
-
-        ``cancel``: see :class:`nimpull.store.tree.Tree`.
-        """
-        if not read_only:
-            preflight.probe(root)
-        tree = Tree(root, cancel)
-        tree.names(STATE_DIRECTORY)  # refuses a link that was planted in its place
-        return cls(tree)
 
     @property
     def root(self) -> str:
@@ -97,15 +91,11 @@ class Store:
     def name_too(self, artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
         """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
         try:
-            file = first.trusted(artifact)
-            if file is None or second.trusted(artifact) or second.verify(artifact):
+            file = first.committed(artifact)
+            if file is None or second.committed(artifact):
                 return ""
-            path = second.path_of(artifact)
-            status = self.tree.lstat(path)
-            if status and stat.S_ISREG(status.st_mode) and self.record.at(path, status) is None:
-                return f"something else is in its place, {self.tree.absolute(path)}"
-            linked = second.adopt_from(self.tree, file, artifact)
-            return "" if linked else "this file system has no hard links"
+            taken = second.take(artifact, second.read(artifact) or file)
+            return "" if taken else "this file system has no hard links"
         except NotWritableError as error:
             return error.message
 
@@ -151,40 +141,43 @@ class Store:
         if self._lease:
             self._lease.fence()
 
+    def foreign(self, targets: Sequence[tuple[str, Artifact]], selection: str) -> tuple[str, ...]:
+        """See :meth:`nimpull.store.owners.Owners.foreign`."""
+        return Owners(self.tree, self.record, selection).foreign(targets)
+
     def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
         """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
         with self.tree.holding():
             return tuple(self._ready_file(layout, artifact) for artifact in artifacts)
 
     def _ready_file(self, layout: StoreLayout, artifact: Artifact) -> ReadyFile:
-        trusted, path = layout.trusted(artifact), layout.path_of(artifact)
-        if trusted is None:
+        file, path = layout.committed(artifact), layout.path_of(artifact)
+        if file is None:
             raise StoreIOError(
                 f"{self.tree.absolute(path)} is not as it was committed",
                 hint="Something else writes into this store. Stop it, then run again.",
             )
-        return ReadyFile(path, trusted.size, trusted.mtime_ns, trusted.digest)
+        return ReadyFile(path, file.size, file.mtime_ns, file.digest)
 
     def ready(self, selection: str) -> Ready | None:
         return read_ready(self.tree, selection)
 
     def mark_ready(self, marker: Ready) -> str:
-        """Last of all: the record becomes durable, then the marker. Returns the marker's path."""
+        """Last of all: the record becomes durable, then the marker. Returns the marker's path.
+
+        Markers that this one has taken files from go: they would speak of a damage that is an update.
+        """
         self.fence()
         self.record.sync()
-        return write_ready(self.tree, marker)
+        path = write_ready(self.tree, marker)
+        self.remove(marker_of(old.selection) for old in superseded(self.tree, marker))
+        return path
 
     # -- looking back ----------------------------------------------------------------------------------
 
-    def verify(
-        self,
-        *,
-        workers: int = 0,
-        on_bytes: Callable[[int], None] | None = None,
-        cancel: Cancel | None = None,
-    ) -> Verification:
+    def verify(self, *, workers: int = 0, promised: Promised | None = None) -> Verification:
         """Read everything again; see ``verify.verify_store``."""
-        return verify_store(self.tree, self.record, workers=workers, on_bytes=on_bytes, cancel=cancel)
+        return verify_store(self.tree, self.record, workers=workers, promised=promised)
 
     def plan_repair(self, found: Verification) -> Repair:
         return plan_repair(self.tree, self.record, found)

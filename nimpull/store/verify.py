@@ -1,42 +1,54 @@
-"""Read every committed file again and compare: what rotted, what is gone."""
+"""Read every committed file again and compare: what rotted, what is gone, what another has replaced."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Final
 
-from nimpull.core.digest import Digest
-from nimpull.core.ports import Cancel
+from nimpull.core.digest import Digest, strongest
 from nimpull.errors import Cancelled, StoreError
 from nimpull.store.reading import hash_file
-from nimpull.store.ready import all_ready, missing_of
+from nimpull.store.ready import all_ready, behind
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
 
+#: A hub's blob is named by what its bytes hash to: SHA-256 of a large file, a git blob id of a small one.
+_NAMED: Final = re.compile(r".*/(?:models|datasets)--[^/]+/blobs/([0-9a-f]{40}|[0-9a-f]{64})")
+_ALGORITHMS: Final = {40: "git", 64: "sha256"}
+
+#: What a registry promises now, by the identity of the file.
+Promised = Mapping[str, tuple[Digest, ...]]
+
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """``path`` below the root; ``found`` None: it cannot be read, ``reason`` says why."""
+class FileMismatch:
+    """``path`` below the root; ``found`` None: it cannot be read, ``reason`` says why.
+
+    ``replaced``: the file is right, but another selection's.
+    """
 
     path: str
     expected: Digest
     found: Digest | None
     reason: str = ""
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
     """``files`` and ``bytes`` that were read, each once however many names it has; ``missing``: paths that
-    were committed and are gone; ``lost``: the record's entries of all these.
+    were committed and are gone; ``lost``: the record's entries of all these, with the digests they must have.
     """
 
     files: int
     bytes: int
-    mismatches: tuple[Mismatch, ...]
+    mismatches: tuple[FileMismatch, ...]
     missing: tuple[str, ...]
     lost: tuple[Entry, ...] = ()
 
@@ -46,60 +58,54 @@ class Verification:
 
 
 def verify_store(
-    tree: Tree,
-    record: Record,
-    *,
-    workers: int = 0,
-    on_bytes: Callable[[int], None] | None = None,
-    cancel: Cancel | None = None,
+    tree: Tree, record: Record, *, workers: int = 0, promised: Promised | None = None
 ) -> Verification:
-    """Hash all that is recorded, on all cores (``workers`` 0). Raises Cancelled.
+    """Hash all that is recorded or that a marker names, on all cores (``workers`` 0). Raises Cancelled.
 
     Where the volume may be written, a file that is not what it was gets a new modification time: then no
-    record and no ready marker speaks for it any more, and the next run fetches that file again.
-    ``on_bytes`` is called from the workers.
+    record and no ready marker speaks for it any more, and the next run fetches that file again. One that is
+    what it was gets the time of its commit back.
     """
-    groups = _by_file(tree, record)
-    results: list[Mismatch | _Gone | None] = [None] * len(groups)
+    groups, absent = _to_hash(tree, record, promised or {})
     turns = count()
 
     def work(_: int) -> None:
         with tree.holding():
             while (turn := next(turns)) < len(groups):
-                results[turn] = _check(tree, groups[turn][0], on_bytes, cancel)
+                if tree.cancel and tree.cancel.is_set():
+                    raise Cancelled("cancelled while verifying the store", hint="Run again to verify it all.")
+                groups[turn].wrong = _check(tree, groups[turn])
 
     workers = workers or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
         tuple(pool.map(work, range(workers)))
-    read = [names[0] for names, result in zip(groups, results, strict=True) if result is not _GONE]
-    lost = [
-        (entry, result) for names, result in zip(groups, results, strict=True) if result for entry in names
-    ]
-    gone = {entry.path for entry, result in lost if result is _GONE}
-    changed = {file.path for ready in all_ready(tree) for file in missing_of(tree, ready)}
-    absent = {path for path in changed if not os.path.exists(tree.absolute(path))}
-    return Verification(
-        files=len(read),
-        bytes=sum(entry.size for entry in read),
-        mismatches=tuple(
-            replace(result, path=entry.path) for entry, result in lost if isinstance(result, Mismatch)
-        ),
-        missing=tuple(sorted(gone | absent)),
-        lost=tuple(entry for entry, _ in lost),
-    )
+    return _judge(tree, groups, absent)
 
 
-class _Gone:
-    """The file behind an entry does not exist."""
+@dataclass(slots=True)
+class _Group:
+    """Names of one file (``inode`` None: it is gone) with one digest that it should have.
+
+    ``by_marker``: a marker says so, and the record otherwise. ``wrong``: what was found, None = it is right.
+    """
+
+    inode: tuple[int, int] | None
+    by_marker: bool
+    names: list[Entry] = field(default_factory=list)
+    wrong: FileMismatch | None = None
 
 
-_GONE = _Gone()
+def _to_hash(tree: Tree, record: Record, promised: Promised) -> tuple[list[_Group], set[str]]:
+    """The largest files first: no core waits at the end. And the names of markers that lead nowhere."""
+    groups: dict[object, _Group] = {}
+    recorded: dict[str, Digest] = {}
+    absent: set[str] = set()
 
+    def add(entry: Entry, status: os.stat_result | None, *, by_marker: bool = False) -> None:
+        inode = (status.st_dev, status.st_ino) if status else None
+        key = (inode or entry.path, entry.digest, by_marker)
+        groups.setdefault(key, _Group(inode, by_marker)).names.append(entry)
 
-def _by_file(tree: Tree, record: Record) -> list[list[Entry]]:
-    """One entry a path: the one that the file there still has the time of, else the latest. Names of one file
-    with one digest stand together, the largest files first: no core waits at the end."""
-    groups: dict[object, list[Entry]] = {}
     with tree.holding():
         for latest in record.entries:
             try:
@@ -107,35 +113,83 @@ def _by_file(tree: Tree, record: Record) -> list[list[Entry]]:
             except StoreError:
                 status = None
             entry = (record.at(latest.path, status) if status else None) or latest
-            key = (status.st_dev, status.st_ino, entry.digest) if status else entry.path
-            groups.setdefault(key, []).append(entry)
-    return sorted(groups.values(), key=lambda names: -names[0].size)
+            recorded[entry.path] = entry.digest
+            add(_as_promised(entry, promised), status)
+        for ready in all_ready(tree):
+            for row in (*ready.files, *ready.names):
+                path, status = behind(tree, row.path)
+                if status is None:
+                    absent.add(row.path)
+                elif recorded.get(path) != row.digest:  # the record is lost, or another has replaced the file
+                    entry = Entry(path, row.size, row.mtime_ns, row.digest, "")
+                    add(entry, status, by_marker=path in recorded)
+    return sorted(groups.values(), key=lambda group: -group.names[0].size), absent
 
 
-def _check(
-    tree: Tree, entry: Entry, on_bytes: Callable[[int], None] | None, cancel: Cancel | None
-) -> Mismatch | _Gone | None:
-    if cancel and cancel.is_set():
-        raise Cancelled("cancelled while verifying the store")
+def _as_promised(entry: Entry, promised: Promised) -> Entry:
+    digests = promised.get(entry.identity, ())
+    same = [digest for digest in digests if digest.algorithm == entry.digest.algorithm]
+    digest = same[0] if same else strongest(digests)
+    return replace(entry, digest=digest) if digest else entry
+
+
+def _judge(tree: Tree, groups: Sequence[_Group], absent: set[str]) -> Verification:
+    wrong: dict[str, FileMismatch] = {}
+    gone, lost = set(absent), []
+    for group in sorted(groups, key=lambda group: group.by_marker):
+        if group.wrong is None:
+            continue
+        if group.inode is None:
+            gone.update(name.path for name in group.names)
+        elif group.wrong.found and not group.by_marker:
+            _stamp(tree, group.names[0].path)
+        for name in group.names:
+            if group.inode:
+                wrong.setdefault(name.path, replace(group.wrong, path=name.path, replaced=group.by_marker))
+            if not group.by_marker:
+                lost.append(replace(name, digest=group.wrong.expected))
+    read = {group.inode: group.names[0].size for group in groups if group.inode}
+    return Verification(
+        files=len(read),
+        bytes=sum(read.values()),
+        mismatches=tuple(wrong.values()),
+        missing=tuple(sorted(gone)),
+        lost=tuple(lost),
+    )
+
+
+def _check(tree: Tree, group: _Group) -> FileMismatch | None:
+    entry = group.names[0]
     try:
-        found, _ = hash_file(tree, entry.path, entry.digest.algorithm)
+        found, status = hash_file(tree, entry.path, entry.digest.algorithm)
     except FileNotFoundError:
-        return _GONE
+        return FileMismatch(entry.path, entry.digest, None, "it is gone")
     except StoreError as error:
-        return Mismatch(entry.path, entry.digest, None, error.message)
-    if on_bytes:
-        on_bytes(entry.size)
-    if found == entry.digest:
-        return None
-    _distrust(tree, entry.path)
-    return Mismatch(entry.path, entry.digest, found)
+        return FileMismatch(entry.path, entry.digest, None, error.message)
+    expected = _own_name(entry, found) or entry.digest
+    if found != expected:
+        return FileMismatch(entry.path, expected, found)
+    if status.st_mtime_ns != entry.mtime_ns and not group.by_marker:
+        _stamp(tree, entry.path, entry.mtime_ns)
+    return None
 
 
-def _distrust(tree: Tree, path: str) -> None:
-    """Let no record match the file any more; on a read-only volume its report must do."""
+def _own_name(entry: Entry, found: Digest) -> Digest | None:
+    """What a blob's name says of it, where that is a digest of the same kind: a record can be forged."""
+    name = _NAMED.fullmatch(entry.path)
+    if name and _ALGORITHMS[len(name[1])] == found.algorithm:
+        return Digest(found.algorithm, name[1])
+    return None
+
+
+def _stamp(tree: Tree, path: str, mtime_ns: int | None = None) -> None:
+    """None = now: no record matches the file any more. On a read-only volume the report must do."""
     with suppress(OSError, StoreError):
         descriptor = tree.open(path)
         try:
-            os.utime(descriptor)
+            if mtime_ns is None:
+                os.utime(descriptor)
+            else:
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(descriptor)

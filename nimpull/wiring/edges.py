@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from threading import Event
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Self
 from nimpull import __version__
 from nimpull.core.artifacts import Artifact, Listing, Location, Outcome
 from nimpull.core.digest import Digest
-from nimpull.core.events import Note, Phase
+from nimpull.core.events import Event as JobEvent
+from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Body, Clock, Emit, Wanted
+from nimpull.core.ports import Body, Clock, Ingests, Wanted
 from nimpull.core.request import Request
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
@@ -43,8 +44,8 @@ class Edges:
         self.clock = clock
         self.cancel = cancel
         self.progress = progress
-        self.emit: Emit = progress
-        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=progress)
+        self.finished: list[Outcome] = []  # so far: a failure's report has them too
+        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit)
         self.reporter = ReportWriter(
             report_path,
             settings.termination_log,
@@ -53,6 +54,12 @@ class Edges:
             progress=progress,
         )
         self._stack = ExitStack()
+        self._transport: Transport | None = None
+
+    def emit(self, event: JobEvent) -> None:
+        if isinstance(event, Finished):
+            self.finished.append(event.outcome)
+        self.progress(event)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.volume)
@@ -76,8 +83,13 @@ class Edges:
 
         return detect(lookup=self.table.find, cancel=self.cancel)
 
-    @cached_property
     def transport(self) -> Transport:
+        """Made once a registry is needed: a store that is complete costs no TLS."""
+        if self._transport is None:
+            self._transport = self._stack.enter_context(self._new_transport())
+        return self._transport
+
+    def _new_transport(self) -> Transport:
         from nimpull.transport import Transport, TransportPolicy
 
         settings = self.settings
@@ -89,54 +101,58 @@ class Edges:
             retry_budget=settings.retry_seconds,
             connections=max(TransportPolicy().connections, settings.connections or 0),
         )
-        return self._stack.enter_context(
-            Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
-        )
+        return Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
 
     @property
     def connections(self) -> int:
         """The most that brought files at one time."""
-        return self.transport.connections if "transport" in self.__dict__ else 0
+        return self._transport.connections if self._transport else 0
 
     @cached_property
     def registries(self) -> Registries:
         from nimpull.wiring.registries import Registries
 
-        return Registries(self.settings, self.clock, lambda: self.transport)
+        return Registries(self.settings, self.clock, self.transport)
+
+    def endpoints(self, uris: Iterable[ModelUri]) -> tuple[str, ...]:
+        """Of the registries that answer for them, sorted; without a secret."""
+        return tuple(sorted({endpoint for uri in uris if (endpoint := self.registries.endpoint(uri))}))
 
     def get(self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
         """Implements :class:`nimpull.core.ports.Get` over sockets and local files."""
-        opened = self.registries.local if location.url.scheme == "file" else self.transport
+        opened = self.registries.local if location.url.scheme == "file" else self.transport()
         return opened(location, start, end, fresh_connection=fresh_connection)
 
-    def list(self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest] | None = None) -> Listing:
+    def list(self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest]) -> Listing:
         """``promised``: a manifest's digests by identity; what the NIM cache has whole is not asked for."""
-        cache = self.volume.cache
-        if cache and (listing := cache.listing(uri, wanted, promised or {})):
-            return listing
-        self.emit(Phase("listing", str(uri)))
-        listing = self.registries.source(uri).list(uri, wanted)
+        cache, endpoint = self.volume.cache, self.registries.endpoint(uri)
+        listing = cache.listing(uri, wanted, promised, endpoint) if cache else None
+        if listing is None:
+            self.emit(Phase("listing", str(uri)))
+            listing = self.registries.source(uri).list(uri, wanted)
         for note in listing.notes:
             self.emit(Note(note, "warning"))
         return listing
 
-    def locate(self, artifact: Artifact, fresh: bool) -> Location:
-        """Of the copy in the NIM cache, unless that was tried."""
-        cache = self.volume.cache
-        if cache and not fresh and (near := cache.location(artifact)):
-            return near
-        return self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
+    def fetch(
+        self, artifacts: Sequence[Artifact], ingests: Ingests, copies: Mapping[str, Location]
+    ) -> tuple[Outcome, ...]:
+        """All of them, verified and committed. ``copies``: nearer places of some, by identity.
 
-    def fetch(self, artifacts: Sequence[Artifact]) -> tuple[Outcome, ...]:
-        """All of them, verified and committed. Raises NimpullError for the first that cannot be had."""
+        Raises NimpullError for the first that cannot be had.
+        """
         from nimpull.fetch import Fetcher
         from nimpull.wiring.limits import fetch_limits
 
+        def locate(artifact: Artifact, fresh: bool) -> Location:
+            near = None if fresh else copies.get(artifact.identity)  # once that was tried, the source
+            return near or self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
+
         self.emit(Phase("fetching"))
         fetcher = Fetcher(
-            self.locate,
+            locate,
             self.get,
-            self.volume.ingests,
+            ingests,
             clock=self.clock,
             cancel=self.cancel,
             emit=self.emit,

@@ -39,6 +39,20 @@ class Registries:
                 return self._web
         return self.local
 
+    def endpoint(self, uri: ModelUri) -> str:
+        """Of the registry that answers for ``uri``, without a secret; "" where the URI says it all.
+
+        Two registries may have other files under one name: a store is complete for one of them.
+        """
+        settings = self._settings
+        override = settings.repository_override if uri.scheme in ("ngc", "hf") else ""
+        named = {"ngc": settings.ngc_api, "hf": settings.hf_endpoint, "s3": settings.s3_endpoint}
+        address = override or named.get(uri.scheme, "")
+        shown = str(Url(address.rstrip("/"))) if address else ""
+        # a bucket's name says which one only together with the server that it is asked of
+        bucket = shown.lower().startswith("s3:") and settings.s3_endpoint
+        return f"{shown} at {Url(settings.s3_endpoint.rstrip('/'))}" if bucket else shown
+
     @cached_property
     def _ngc(self) -> Source:
         from nimpull.sources import NgcSource

@@ -9,13 +9,10 @@
 ``WorkspaceLayout``: plain files at chosen places, for ``create-model-store``.
 ``NimCacheLayout``: the first two, by the scheme of the artifact.
 
-All answer the same questions. ``trusted``: is it committed and may it be believed without reading it.
-``verify``: is what stands there (whoever wrote it) the right content; reads it. ``adopt``: is the content in
-this store elsewhere; links it, fetches nothing. ``found`` and ``adopt_from``: the same over two stores, of
-which one is only read. ``place``: make a finished ingest visible. No file is believed for its name and size.
+All answer the same questions, see :class:`StoreLayout`. No file is believed for its name and size.
 """
 
-from nimpull.store.layouts.base import Fence, StoreLayout, TrustedFile, unfenced
+from nimpull.store.layouts.base import Fence, StoredFile, StoreLayout, unfenced
 from nimpull.store.layouts.hub import HuggingFaceHubLayout, NgcHubLayout, NimCacheLayout
 from nimpull.store.layouts.plain import LocalDirLayout, WorkspaceLayout
 
@@ -26,7 +23,7 @@ __all__ = [
     "NgcHubLayout",
     "NimCacheLayout",
     "StoreLayout",
-    "TrustedFile",
+    "StoredFile",
     "WorkspaceLayout",
     "unfenced",
 ]

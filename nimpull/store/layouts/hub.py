@@ -12,7 +12,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.layouts.base import Fence, Layout, StoreLayout, TrustedFile, unfenced
+from nimpull.store.layouts.base import Fence, FileLayout, StoredFile, StoreLayout, unfenced
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -24,7 +24,7 @@ _BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,19
 _SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
 
 
-class _HubLayout(Layout):
+class _HubLayout(FileLayout):
     """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
 
     def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
@@ -96,7 +96,7 @@ class _HubLayout(Layout):
             return bool(_SHARED_BLOB.fullmatch(target))
         return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == inside.count("/") - 1
 
-    def _known_blobs(self, artifact: Artifact) -> Iterator[str]:
+    def _blobs_of(self, artifact: Artifact) -> Iterator[str]:
         if _BLOB_NAME.fullmatch(artifact.etag):
             yield self._blob_file(artifact, artifact.etag)
         elif artifact.size:
@@ -117,42 +117,42 @@ class _HubLayout(Layout):
         return self._unrecorded[repository]
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        """See ``core.ports.Layout``. Without symbolic links the snapshot holds the plain file and no blob."""
+        """Without symbolic links the snapshot holds the plain file and no blob."""
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.symlinks:
             return self._move(artifact, staged, path, digest, etag)
         blob, status, entry = self._blob_for(artifact, digest, etag)
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
-            self._record.add(replace(entry, identity=artifact.identity))
+            self._record.add(replace(entry, identity=artifact.identity, endpoint=artifact.endpoint))
             self._fence()
             with self._tree.storing("drop", staged):
                 self._tree.unlink(staged)
-            return self._link(path, blob)
+            return self._symlink(path, blob)
         self._check_replaceable(blob, status)
         changed = self._move(artifact, staged, blob, digest, etag)
-        return changed + self._link(path, blob)
+        return changed + self._symlink(path, blob)
 
-    def _link(self, path: str, blob: str) -> tuple[str, ...]:
+    def _symlink(self, path: str, blob: str) -> tuple[str, ...]:
         """The relative link of a snapshot to a blob of its repository; it survives a copy or a mount."""
         repository, _, name = blob.rpartition("/blobs/")
         above = path.removeprefix(f"{repository}/").count("/")
         return self._with_parents(self._tree.symlink(f"{'../' * above}blobs/{name}", path))
 
-    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
+    def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.symlinks:
-            return self._with_parents(self._tree.link(source, path))
+            return self._with_parents(self._tree.link(file.path, path, of=of))
         blobs = f"{self.repository(artifact.uri)}/blobs"
-        if os.path.dirname(source) == blobs:
-            return self._link(path, source)
-        name = etag or os.path.basename(source)
+        above, name = os.path.split(file.path)
+        if of is self._tree and above == blobs:
+            return self._symlink(path, file.path)
+        name = artifact.etag or (name if "/blobs/" in file.path else "")  # a blob keeps its name: NIM's ETag
         if not _BLOB_NAME.fullmatch(name) or self._tree.lstat(f"{blobs}/{name}"):
-            digest = artifact.digest
-            name = digest.hex if digest else os.path.basename(source)
-        changed = self._with_parents(self._tree.link(source, f"{blobs}/{name}"))
-        return changed + self._link(path, f"{blobs}/{name}")
+            name = file.digest.hex
+        changed = self._with_parents(self._tree.link(file.path, f"{blobs}/{name}", of=of))
+        return changed + self._symlink(path, f"{blobs}/{name}")
 
 
 class NgcHubLayout(_HubLayout):
@@ -200,7 +200,7 @@ class HuggingFaceHubLayout(_HubLayout):
             self._tree.write(f"{repository}/trees/{SafePath(commit)}.json", tree_file)
 
 
-class NimCacheLayout:
+class NimCacheLayout(StoreLayout):
     """What ``download-to-cache`` fills: Hugging Face artifacts in the hub's cache, all others in NIM's."""
 
     name = "nim-cache"
@@ -212,26 +212,23 @@ class NimCacheLayout:
     def _of(self, uri: ModelUri) -> StoreLayout:
         return self._huggingface if uri.scheme == "hf" else self._ngc
 
-    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        return self._of(artifact.uri).place(artifact, staged, digest=digest, etag=etag)
-
     def path_of(self, artifact: Artifact) -> str:
         return self._of(artifact.uri).path_of(artifact)
 
-    def trusted(self, artifact: Artifact) -> TrustedFile | None:
-        return self._of(artifact.uri).trusted(artifact)
+    def committed(self, artifact: Artifact) -> StoredFile | None:
+        return self._of(artifact.uri).committed(artifact)
 
-    def verify(self, artifact: Artifact) -> TrustedFile | None:
-        return self._of(artifact.uri).verify(artifact)
+    def read(self, artifact: Artifact) -> StoredFile | None:
+        return self._of(artifact.uri).read(artifact)
 
-    def adopt(self, artifact: Artifact) -> TrustedFile | None:
-        return self._of(artifact.uri).adopt(artifact)
+    def elsewhere(self, artifact: Artifact) -> StoredFile | None:
+        return self._of(artifact.uri).elsewhere(artifact)
 
-    def found(self, artifact: Artifact) -> TrustedFile | None:
-        return self._of(artifact.uri).found(artifact)
+    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
+        return self._of(artifact.uri).take(artifact, file, of=of)
 
-    def adopt_from(self, other: Tree, file: TrustedFile, artifact: Artifact) -> TrustedFile | None:
-        return self._of(artifact.uri).adopt_from(other, file, artifact)
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        return self._of(artifact.uri).place(artifact, staged, digest=digest, etag=etag)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         self._of(listing.uri).finish(listing, complete=complete)

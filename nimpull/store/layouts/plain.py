@@ -9,28 +9,30 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
-from nimpull.store.layouts.base import Fence, Layout, TrustedFile, unfenced
+from nimpull.store.layouts.base import Fence, FileLayout, StoredFile, unfenced
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
 
 
-class PlainLayout(Layout):
+class PlainLayout(FileLayout):
     """Plain files below the root, at their own paths."""
 
     def path_of(self, artifact: Artifact) -> str:
         return str(artifact.path)
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        """See ``core.ports.Layout``."""
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
         return self._move(artifact, staged, path, digest, etag)
 
-    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:  # noqa: ARG002 - no blobs
+    def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
-        return self._with_parents(self._tree.link(source, path))
+        return self._with_parents(self._tree.link(file.path, path, of=of))
+
+    def finish(self, listing: Listing, *, complete: bool = False) -> None:
+        """Nothing stands beside the files."""
 
 
 class WorkspaceLayout(PlainLayout):
@@ -66,14 +68,11 @@ class LocalDirLayout(PlainLayout):
         changed = super().place(artifact, staged, digest=digest, etag=etag)
         return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
 
-    def _publish(self, artifact: Artifact, source: str, etag: str) -> tuple[str, ...]:
-        return super()._publish(artifact, source, etag) + self._describe(artifact, etag)
-
-    def verify(self, artifact: Artifact) -> TrustedFile | None:
-        file = super().verify(artifact)
-        if file:
-            self._describe(artifact, artifact.etag or file.digest.hex)
-        return file
+    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
+        taken = super().take(artifact, file, of=of)
+        if taken:
+            self._describe(artifact, artifact.etag or taken.digest.hex)
+        return taken
 
     def _metadata_of(self, artifact: Artifact) -> str:
         """ "" for a name so long that huggingface_hub cannot describe it either; the file itself is fine."""
@@ -101,7 +100,7 @@ class LocalDirLayout(PlainLayout):
                 if not metadata or metadata in self._described:
                     continue
                 described = self._tree.lstat(metadata)
-                file = None if described and described.st_size else self.trusted(artifact)
+                file = None if described and described.st_size else self.committed(artifact)
                 if file:  # an earlier run was killed between the two
                     self._describe(artifact, artifact.etag or file.digest.hex)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
