@@ -1,7 +1,8 @@
 """The ingest area: where artifacts are written, and from where they are committed, many at once.
 
-``<sha256 of the identity>/`` is a large file in progress, see :mod:`nimpull.store.ingest`;
-``<sha256>.whole`` is a small file that came in one piece. It has no journal, because it is fetched again.
+``<sha256 of the identity>.<token of the run>/`` is a large file in progress, see :mod:`nimpull.store.ingest`;
+``<sha256>.<token>.whole`` is a small file that came in one piece. It has no journal, because it is fetched
+again. Where only one run writes, the token is left out.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Layout, Verified
-from nimpull.core.ranges import disjoint
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import set_mode
 from nimpull.store.ingest import FileIngest, remove_ingest
-from nimpull.store.journal import INGESTS, load
+from nimpull.store.journal import INGESTS
+from nimpull.store.resuming import directories_of, make_own, present_in
 from nimpull.store.tree import FILE_MODE, Tree
 from nimpull.store.whole import WholeIngest, write_whole
 
@@ -34,12 +35,34 @@ _TRIES: Final = 3  # to write into an area that somebody keeps removing
 Made = TypeVar("Made")
 
 
+class Fence(Protocol):
+    """What a run knows of other runs that write into the store. Raises StoreError."""
+
+    @property
+    def token(self) -> str: ...
+    def has_ended(self, token: str) -> bool:
+        """Whether the run with this token surely writes no more."""
+        ...
+
+    def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
+        """Identities of those that are another run's by now, and must not be committed."""
+        ...
+
+    def committed(self, artifacts: Sequence[Artifact]) -> None: ...
+
+
 class IngestArea:
-    """Implements :class:`nimpull.core.ports.Ingests` in ``tree``."""
+    """Implements :class:`nimpull.core.ports.Ingests` in ``tree``. ``fence`` None: no other run writes."""
 
     def __init__(
-        self, tree: Tree, layout: Layout, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        tree: Tree,
+        layout: Layout,
+        *,
+        fence: Fence | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._fence = fence
         self._monotonic = monotonic
         self._tree = tree
         self._layout = layout
@@ -47,11 +70,18 @@ class IngestArea:
         self._lock = threading.Lock()
 
     def open(self, artifact: Artifact) -> FileIngest:
-        path = _directory(artifact)
-        return self._within(lambda _: FileIngest(artifact, self._tree, path, self._monotonic))
+        own = self._path(artifact)
+
+        def begin(_: Barrier) -> FileIngest:
+            if self._fence:
+                found = directories_of(_name(artifact), self._tree.names(INGESTS))
+                make_own(self._tree, artifact, found, own, self._fence.has_ended)
+            return FileIngest(artifact, self._tree, own, self._monotonic)
+
+        return self._within(begin)
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        path = f"{_directory(artifact)}{_WHOLE}"
+        path = f"{self._path(artifact)}{_WHOLE}"
 
         def write(barrier: Barrier) -> WholeIngest:
             errors = barrier.errors
@@ -59,6 +89,9 @@ class IngestArea:
             return WholeIngest(artifact, self._tree, path, size, errors)
 
         return self._within(write)
+
+    def _path(self, artifact: Artifact) -> str:
+        return f"{INGESTS}/{_name(artifact)}{f'.{self._fence.token}' if self._fence else ''}"
 
     def _within(self, make: Callable[[Barrier], Made]) -> Made:
         """``make`` in the area, again where a cleaner took that away in this very moment."""
@@ -72,16 +105,21 @@ class IngestArea:
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
         """Bytes that journals of an earlier run claim; nothing is read back. Raises StoreError."""
-        left = set(self._tree.names(INGESTS))
-        return sum(self._present(each) for each in artifacts if left and _name(each) in left)
-
-    def _present(self, artifact: Artifact) -> int:
-        written = load(self._tree, _directory(artifact), artifact)
-        spans = disjoint(((claim.start, claim.end) for claim in written.claims), written.size)
-        return sum(end - start for start, end in spans)
+        left = self._tree.names(INGESTS)
+        names = {each.partition(".")[0] for each in left}
+        return sum(
+            max(present_in(self._tree, each, artifact) for each in directories_of(_name(artifact), left))
+            for artifact in artifacts
+            if _name(artifact) in names
+        )
 
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
+        """See ``core.ports.Ingests``. The fence is asked twice: what another run took over may be gone,
+        and making
+        the rest durable takes its time."""
+        batch, lost = self._fenced(batch)
         self._make_contents_durable(batch)
+        batch, lost_meanwhile = self._fenced(batch)
         changed: set[str] = set()
         with self._tree.holding():
             for verified in batch:
@@ -89,28 +127,42 @@ class IngestArea:
                 changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
             for directory in sorted(changed):
                 self._tree.sync(directory)
-        for verified in batch:
+        lost += lost_meanwhile
+        for verified in (*batch, *lost):
             verified.ingest.close()
             if isinstance(verified.ingest, FileIngest):
                 verified.ingest.remove()
-        return ()
+            elif verified in lost:
+                verified.ingest.reset()
+        if self._fence:
+            self._fence.committed([verified.ingest.artifact for verified in batch])
+        return lost
+
+    def _fenced(self, batch: Sequence[Verified]) -> tuple[Sequence[Verified], tuple[Verified, ...]]:
+        """What may be committed, and what is another run's."""
+        lost = self._fence.lost([each.ingest.artifact for each in batch]) if self._fence else frozenset()
+        if not lost:
+            return batch, ()
+        return (
+            [each for each in batch if each.ingest.artifact.identity not in lost],
+            tuple(each for each in batch if each.ingest.artifact.identity in lost),
+        )
 
     def sweep(self, artifacts: Iterable[Artifact]) -> None:
-        """Drop what is left of the ingests of committed artifacts: of a run that was killed right after.
-
-        Raises StoreError.
-        """
-        left = set(self._tree.names(INGESTS))
-        for artifact in artifacts if left else ():
-            if _name(artifact) in left:
-                remove_ingest(self._tree, _directory(artifact))
-            whole = f"{_directory(artifact)}{_WHOLE}"
-            if os.path.basename(whole) in left:
-                with self._tree.storing("remove", whole), suppress(FileNotFoundError):
-                    self._tree.unlink(whole)
+        """Drop what is left of the ingests of committed artifacts, whoever's they were. Raises StoreError."""
+        left = self._tree.names(INGESTS)
+        names = {_name(artifact) for artifact in artifacts} if left else set()
+        for path in (f"{INGESTS}/{each}" for each in left if each.partition(".")[0] in names):
+            if path.endswith(_WHOLE):
+                with self._tree.storing("remove", path), suppress(FileNotFoundError):
+                    self._tree.unlink(path)
+            else:
+                remove_ingest(self._tree, path)
 
     def _make_contents_durable(self, batch: Sequence[Verified]) -> None:
         """All of them, before any gets its name."""
+        if not batch:
+            return
         barrier = self._make_area()
         small = sum(isinstance(each.ingest, WholeIngest) for each in batch)
         at_once = barrier.whole and small > _FEW
@@ -167,10 +219,6 @@ class IngestArea:
 
 def _name(artifact: Artifact) -> str:
     return sha256(artifact.identity.encode()).hexdigest()
-
-
-def _directory(artifact: Artifact) -> str:
-    return f"{INGESTS}/{_name(artifact)}"
 
 
 def _own(verified: Verified) -> FileIngest | WholeIngest:

@@ -18,6 +18,8 @@ from nimpull.store.tree import PROBE, TEMPORARY, Tree
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
 _STATE_INODES: Final = 16  # of .nimpull, while a run writes
+_NAME_A_STORE: Final = "Name a directory with --store (in a Job: NIM_CACHE_PATH, or the mount of the volume)."
+_NAME_A_FILE: Final = "Name a file whose directory can be made with --manifest-file (NIM_MANIFEST_PATH)."
 _NO_DIRECTORY: Final = frozenset(
     {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 )
@@ -64,7 +66,7 @@ def probe_place(path: str) -> None:
         if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise _explained(error, above) from error
+        raise _explained(error, above, "a directory for the manifest", _NAME_A_FILE) from error
 
 
 def _make_directory(path: str) -> None:
@@ -80,7 +82,9 @@ def _make_directory(path: str) -> None:
             raise
 
 
-def _explained(error: OSError, root: str) -> StoreError:
+def _explained(
+    error: OSError, root: str, purpose: str = "the store", hint: str = _NAME_A_STORE
+) -> StoreError:
     """A refusal with the facts that a cluster's operator needs: who asks, who owns, which mode."""
     place = os.path.abspath(root)
     while not os.path.lexists(place) and place != "/":
@@ -94,11 +98,11 @@ def _explained(error: OSError, root: str) -> StoreError:
         else:
             reason = f"{shown} is a file, not a directory"
         return NotWritableError(
-            f"{display(root, 300)} cannot be the store: {reason}",
-            hint="Name a directory with --store (in a Job: NIM_CACHE_PATH, or the mount of the volume).",
+            f"{display(root, 300)} cannot be {purpose}: {reason}",
+            hint=hint,
         )
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return store_error(error, "make the store", root)
+        return store_error(error, f"make {purpose}", root)
     try:
         status = os.stat(place)
         owner = f"owner {status.st_uid}:{status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}"

@@ -202,8 +202,15 @@ class Tree:
     def open_at(self, path: str, flags: int, mode: int = STATE_MODE) -> int:
         """open(2), never through a link. OSError, and StoreError for the way there."""
         above, name = self._split(path)
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         with self.directory(above) as descriptor:
-            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=descriptor)
+            try:
+                return os.open(name, flags, mode, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+            # another client of an NFS server replaced the file: by its name it is found anew
+            return os.open(name, flags, mode, dir_fd=descriptor)
 
     def read(self, path: str, limit: int = 64 << 20) -> bytes | None:
         """A whole small file; None where there is none. ``limit`` in bytes."""
@@ -328,22 +335,18 @@ class Tree:
         """Make ``path`` a second name of the file ``existing`` of this tree, or of another on the same file
         system, replacing what is there. OSError if not."""
         temporary = self.temporary()
-        above, name = self._split(existing)
-        with (
-            (of or self).directory(above) as source,
-            self.directory(TEMPORARY, create=True) as target,
-        ):
-            os.link(
-                name,
-                os.path.basename(temporary),
-                src_dir_fd=source,
-                dst_dir_fd=target,
-                follow_symlinks=False,
-            )
+        with self.directory(TEMPORARY, create=True):
+            self.hard_link(existing, temporary, of=of)
         changed = self.rename(temporary, path)
         with suppress(FileNotFoundError):  # rename(2) leaves both names where they are one file already
             self.unlink(temporary)
         return changed
+
+    def hard_link(self, existing: str, path: str, *, of: Tree | None = None) -> None:
+        """link(2): FileExistsError where something stands at ``path``, OSError."""
+        (below, source), (above, name) = self._split(existing), self._split(path)
+        with (of or self).directory(below) as origin, self.directory(above) as target:
+            os.link(source, name, src_dir_fd=origin, dst_dir_fd=target, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
         """FileNotFoundError where there is nothing."""

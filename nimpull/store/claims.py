@@ -1,0 +1,161 @@
+"""Claims on units of work: pods that share a volume do not fetch the same file twice.
+
+``.nimpull/claims/<unit>.<generation>``: the highest generation of a unit is its claim, a hard link to the
+file of the run that has it (:mod:`nimpull.store.presence`): renewing that file renews all claims of a run.
+link(2) is atomic on NFS and cluster file systems and fails where the name exists; where there are no hard
+links, a file made with ``O_EXCL`` and the same content stands in. A server may repeat a call and answer
+EEXIST though it worked: what stands there afterwards decides, not the answer.
+
+A claim whose run ended or expired is taken over by linking the next generation, which only one can. The
+generation is the fencing token: a run that slept asks before it commits whether its own is still the highest.
+Correctness does not rest on that: a commit is a rename of verified content, and a claim that is lost
+unseen costs a file that is fetched twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from contextlib import suppress
+from typing import Final, Self
+
+from nimpull.core.names import STATE_DIRECTORY
+from nimpull.core.ports import Clock
+from nimpull.errors import StoreError
+from nimpull.store.durable import write_all
+from nimpull.store.presence import Presence, Run
+from nimpull.store.tree import Tree
+
+CLAIMS: Final = f"{STATE_DIRECTORY}/claims"
+_NAME: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,9})")
+_LIMIT: Final = 4096  # bytes of a claim
+_TRIES: Final = 8  # against others that claim the same in this very moment; they have it then
+
+
+class Claims:
+    """Those of this run, renewed while the block lasts, dropped at its end. Thread-safe. Raises StoreError.
+
+    ``owner``: for people, see :class:`nimpull.store.presence.Run`.
+    """
+
+    def __init__(self, tree: Tree, *, owner: str, clock: Clock) -> None:
+        self.presence = Presence(tree, owner=owner, clock=clock)
+        self._tree = tree
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}  # generation by unit
+
+    def __enter__(self) -> Self:
+        self.presence.__enter__()
+        with suppress(OSError, StoreError):  # what others left is no reason to stop
+            self.presence.sweep()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for unit in tuple(self._held):
+            self.drop(unit)
+        self.presence.__exit__(*error)
+
+    def take(self, unit: str) -> Run | None:
+        """None: it is this run's now. Else the run that has it."""
+        with self._lock, self._tree.storing("claim work in", ""):
+            other: Run | None = None
+            for _ in range(_TRIES):
+                standing = self._generations(unit)
+                if standing:
+                    other = self._run_of(unit, standing[-1])
+                    if other is None:
+                        continue  # dropped meanwhile
+                    if other.token == self.presence.token:
+                        self._held[unit] = standing[-1]
+                        return None
+                    if not (other.ended or (other.expired and self.presence.trusts_ages())):
+                        return other
+                if self._make(unit, standing):
+                    return None
+            return other or Run("", "another run", 0.0)
+
+    def holds(self, unit: str) -> bool:
+        """Whether it still is this run's: to be asked before a commit."""
+        with self._lock, self._tree.storing("look at claims in", ""):
+            generation = self._held.get(unit)
+            if generation is None:
+                return False
+            run = self._run_of(unit, generation)
+            mine = run is not None and run.token == self.presence.token
+            if mine and self._generations(unit)[-1:] == (generation,):
+                return True
+            del self._held[unit]
+            return False
+
+    def drop(self, unit: str) -> None:
+        """Let others have it at once. What cannot be removed expires."""
+        with self._lock:
+            generation = self._held.pop(unit, None)
+            if generation is not None:
+                self._remove(unit, generation)
+
+    def _remove(self, unit: str, generation: int) -> None:
+        with suppress(OSError, StoreError):
+            self._tree.unlink(_path(unit, generation))
+
+    def standing(self) -> frozenset[str]:
+        """The units that anybody has claimed, by one look; some of these claims may be over."""
+        found = (_NAME.fullmatch(name) for name in self._tree.names(CLAIMS))
+        return frozenset(each[1] for each in found if each)
+
+    def _generations(self, unit: str) -> tuple[int, ...]:
+        """Ascending."""
+        found = (_NAME.fullmatch(name) for name in self._tree.names(CLAIMS))
+        return tuple(sorted(int(each[2]) for each in found if each and each[1] == unit))
+
+    def _run_of(self, unit: str, generation: int) -> Run | None:
+        path = _path(unit, generation)
+        try:
+            file = self._tree.open(path)
+        except FileNotFoundError:
+            return None
+        try:
+            content, modified = os.pread(file, _LIMIT, 0), os.fstat(file).st_mtime
+        finally:
+            os.close(file)
+        return self.presence.run_of(content, modified)
+
+    def _make(self, unit: str, standing: tuple[int, ...]) -> bool:
+        """The generation above those ``standing``, which were all judged to be over."""
+        generation = standing[-1] + 1 if standing else 1
+        path = _path(unit, generation)
+        with self._tree.directory(CLAIMS, create=True):
+            pass
+        try:
+            self._tree.hard_link(self.presence.path, path)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:  # a cleaner took this run's file away
+            self.presence.renew()
+        except OSError:  # no hard links here, in whatever words the file system says so
+            self._create(path)
+        run = self._run_of(unit, generation)
+        if run is None or run.token != self.presence.token:
+            return False
+        now = self._generations(unit)
+        if now[-1:] != (generation,) or not set(now) <= {*standing, generation}:
+            # Another came between the look and the link: both withdraw, rather than both having it.
+            self._remove(unit, generation)
+            return False
+        self._held[unit] = generation
+        for older in standing:
+            self._remove(unit, older)
+        return True
+
+    def _create(self, path: str) -> None:
+        with suppress(FileExistsError):
+            file = self._tree.open_at(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                write_all(file, self.presence.content, 0)
+            finally:
+                os.close(file)
+
+
+def _path(unit: str, generation: int) -> str:
+    return f"{CLAIMS}/{unit}.{generation}"

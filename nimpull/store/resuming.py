@@ -1,0 +1,92 @@
+"""What earlier runs left of a large file, found and made this run's own.
+
+Each run writes into directories with its own token in their names: two never write into one file, also
+where one of them slept and does not know yet that the file is another's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.ranges import disjoint
+from nimpull.store.ingest import remove_ingest
+from nimpull.store.journal import ARTIFACT, DATA, INGESTS, JOURNAL, Written, load
+from nimpull.store.tree import Tree
+
+_BLOCK: Final = 8 << 20  # bytes of one copy_file_range(2): a stop need not wait for gigabytes
+#: What a kernel or a file system answers that cannot copy by itself.
+_NO_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+
+
+def directories_of(name: str, left: Iterable[str]) -> tuple[str, ...]:
+    """Of the names in the ingest area those of one file: ``name``, a hash, with or without a run's token."""
+    return tuple(f"{INGESTS}/{each}" for each in left if each.partition(".")[0] == name)
+
+
+def present_in(tree: Tree, directory: str, artifact: Artifact) -> int:
+    """Bytes that its journal speaks of; nothing is read back. Raises StoreError."""
+    return sum(end - start for start, end in _spans(load(tree, directory, artifact)))
+
+
+def make_own(
+    tree: Tree, artifact: Artifact, found: Iterable[str], own: str, has_ended: Callable[[str], bool]
+) -> None:
+    """Let ``own`` go on from the fullest directory of those ``found``; the others are dropped.
+
+    ``has_ended``: whether the run of a token writes no more. Of one that may only be asleep the bytes are
+    copied: when it wakes it writes on into its own file, which nobody reads then. Raises StoreError.
+    """
+    others = [each for each in found if each != own]
+    if not others:
+        return
+    amounts = {each: present_in(tree, each, artifact) for each in (own, *others)}
+    fullest = max(amounts, key=lambda each: amounts[each])
+    if fullest != own and amounts[fullest]:
+        remove_ingest(tree, own)
+        if has_ended(fullest.rpartition("/")[2].partition(".")[2]):
+            with tree.storing("continue", fullest), suppress(FileNotFoundError):
+                tree.rename(fullest, own)
+        else:
+            _copy(tree, artifact, fullest, own)
+    for each in others:
+        remove_ingest(tree, each)
+
+
+def _copy(tree: Tree, artifact: Artifact, source: str, own: str) -> None:
+    """What the journal speaks of, the header last: without it nothing counts."""
+    written = load(tree, source, artifact)
+    journal, header = tree.read(f"{source}/{JOURNAL}"), tree.read(f"{source}/{ARTIFACT}")
+    with tree.storing("copy", source), tree.directory(own, create=True), ExitStack() as files:
+        origin = tree.open(f"{source}/{DATA}")
+        files.callback(os.close, origin)
+        target = tree.open_at(f"{own}/{DATA}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
+        files.callback(os.close, target)
+        os.ftruncate(target, written.size)
+        for start, end in _spans(written):
+            _copy_range(origin, target, start, end)
+    tree.write(f"{own}/{JOURNAL}", journal or b"")
+    tree.write(f"{own}/{ARTIFACT}", header or b"")
+
+
+def _copy_range(origin: int, target: int, start: int, end: int) -> None:
+    """On a file system that shares blocks, or across NFS 4.2, no byte moves here."""
+    while start < end:
+        count = min(_BLOCK, end - start)
+        try:
+            copied = os.copy_file_range(origin, target, count, start, start)
+        except OSError as error:
+            if error.errno not in _NO_COPY:
+                raise
+            copied = os.pwrite(target, os.pread(origin, min(1 << 20, count), start), start)
+        if not copied:
+            return  # shorter than its journal says: what is missing does not read back right, and comes again
+        start += copied
+
+
+def _spans(written: Written) -> Iterable[tuple[int, int]]:
+    return disjoint(((claim.start, claim.end) for claim in written.claims), written.size)

@@ -1,0 +1,234 @@
+"""The files of one pull, taken unit by unit by every pod that wants them.
+
+No pod has a fixed part: each takes the next unit that nobody has, so that a slow or dead one does not hold
+up the end. Once none is free, a pod waits for what others have claimed, and takes over what stops being
+renewed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from nimpull.core.artifacts import Artifact, Outcome
+from nimpull.core.events import Finished, Note
+from nimpull.core.names import display
+from nimpull.core.ports import Cancel, Clock, Emit
+from nimpull.core.units import show_bytes, show_count
+from nimpull.core.work import WorkUnit, from_place, units_of
+from nimpull.errors import Cancelled, LeaseHeldError
+from nimpull.store.claims import Claims
+from nimpull.store.presence import Run
+
+POLL: Final = 1.0  # seconds between two looks at what others have
+_LOOKS: Final = 16  # claims that one look reads: a hundred pods that wait must not keep the volume busy
+_RETELL: Final = 60.0  # seconds after which a pod says again whom it waits for
+
+#: What the store has of an artifact by now: an outcome that needs no byte, or None. Under a claim it may
+#: read.
+Look = Callable[[Artifact], Outcome | None]
+
+
+class SharedWork:
+    """Implements :class:`nimpull.core.ports.Supply`, and the fence that an ingest area asks. Thread-safe.
+
+    ``look``: see :data:`Look`; ``news``: identities of what others committed since it was last asked;
+    ``elsewhere``: what other pods brought meanwhile. ``patience``: seconds without anybody's progress.
+    """
+
+    def __init__(
+        self,
+        artifacts: Iterable[Artifact],
+        claims: Claims,
+        look: Look,
+        news: Callable[[], Iterable[str]],
+        *,
+        pod: str,
+        index: int | None,
+        clock: Clock,
+        cancel: Cancel,
+        emit: Emit,
+        patience: float,
+    ) -> None:
+        units = from_place(units_of(artifacts), pod, index)
+        self.elsewhere: list[Outcome] = []
+        self._claims = claims
+        self._look = look
+        self._news = news
+        self._clock = clock
+        self._cancel = cancel
+        self._emit = emit
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._open = {unit.name: unit for unit in units}  # not known to be in the store
+        self._unit_of = {each.identity: unit.name for unit in units for each in unit.artifacts}
+        self._handed: dict[str, set[str]] = {}  # by unit: identities that are being fetched here
+        self._gone: set[str] = set()  # of these: units whose claim was lost
+        self._turn = 0
+        self._told: tuple[frozenset[str], float] = (frozenset(), 0.0)
+
+    # -- what a fetch takes ------------------------------------------------------------------------------
+
+    def take(self) -> tuple[Artifact, ...]:
+        """See ``core.ports.Supply``. () also while what was taken is under way: ``unfinished`` says whether
+        it came back. Raises LeaseHeldError, Cancelled, StoreError.
+        """
+        progressed = self._clock.monotonic()
+        while True:
+            if self._cancel.is_set():
+                raise Cancelled("stopped while waiting for other pods", hint="Run again to continue.")
+            if self._note_news():
+                progressed = self._clock.monotonic()
+            found, holders = self._claim_next()
+            if found or not holders:
+                return found
+            if any(run.age < 2 * POLL for run in holders.values()):
+                progressed = self._clock.monotonic()
+            elif self._clock.monotonic() - progressed > self._patience:
+                raise self._held(holders)
+            self._tell(holders)
+            self._clock.wait(POLL, self._cancel)
+
+    def _claim_next(self) -> tuple[tuple[Artifact, ...], Mapping[str, Run]]:
+        """The next unit that could be claimed; else who has those that are left."""
+        standing = self._claims.standing()
+        with self._lock:
+            left = [unit for unit in self._open.values() if unit.name not in self._handed]
+        for unit in left:
+            if (
+                unit.name not in standing
+                and not self._claims.take(unit.name)
+                and (found := self._begin(unit))
+            ):
+                return found, {}
+        with self._lock:
+            claimed = [unit for name, unit in self._open.items() if name not in self._handed]
+        start, self._turn = self._turn % (len(claimed) or 1), self._turn + _LOOKS
+        holders: dict[str, Run] = {}
+        for unit in (*claimed[start:], *claimed[:start])[:_LOOKS]:
+            if run := self._claims.take(unit.name):
+                holders[unit.name] = run
+            elif found := self._begin(unit):
+                return found, {}
+        return (), holders
+
+    def _begin(self, unit: WorkUnit) -> tuple[Artifact, ...]:
+        """What the store lacks of a unit that was just claimed; () if that is nothing."""
+        self._note_news()
+        missing = []
+        for artifact in unit.artifacts:
+            if outcome := self._look(artifact):
+                self._found(outcome)
+            else:
+                missing.append(artifact)
+        with self._lock:
+            if missing:
+                self._gone.discard(unit.name)
+                self._handed[unit.name] = {each.identity for each in missing}
+                return tuple(missing)
+            self._open.pop(unit.name, None)
+        self._claims.drop(unit.name)
+        return ()
+
+    def _note_news(self) -> bool:
+        """Strike out what others committed; whether there was any."""
+        news = {self._unit_of[identity] for identity in self._news() if identity in self._unit_of}
+        with self._lock:
+            units = [self._open[name] for name in news if name in self._open and name not in self._handed]
+        for unit in units:
+            outcomes = [self._look(artifact) for artifact in unit.artifacts]
+            if all(outcomes):
+                for outcome in outcomes:
+                    if outcome:
+                        self._found(outcome)
+                with self._lock:
+                    self._open.pop(unit.name, None)
+        return bool(news)
+
+    def _found(self, outcome: Outcome) -> None:
+        if outcome.artifact.identity in self._unit_of:
+            del self._unit_of[outcome.artifact.identity]
+            self.elsewhere.append(outcome)
+            self._emit(Finished(outcome))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a unit came back, because its claim was lost, after the supply had ended."""
+        with self._lock:
+            return any(name not in self._handed for name in self._open)
+
+    # -- what an ingest area asks ------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """In the names of this run's ingests: no two runs write into one file."""
+        return self._claims.presence.token
+
+    def has_ended(self, token: str) -> bool:
+        """Whether the run with this token writes no more. Raises StoreError."""
+        return self._claims.presence.has_ended(token)
+
+    def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
+        """Identities of those whose claim another run took over: theirs to commit. Raises StoreError."""
+        units = {self._unit_of.get(each.identity, "") for each in artifacts}
+        gone = {name for name in units if name in self._gone or not self._claims.holds(name)}
+        lost = [each for each in artifacts if self._unit_of.get(each.identity, "") in gone]
+        with self._lock:
+            self._gone |= gone
+            for artifact in lost:
+                self._settle(artifact)
+        return frozenset(each.identity for each in lost)
+
+    def _settle(self, artifact: Artifact) -> str:
+        """Nothing of it is under way any more; the name of its unit if that holds for the whole. Locked.
+
+        Only then may the unit be taken again: one run must not fetch a file twice at a time either.
+        """
+        name = self._unit_of.get(artifact.identity, "")
+        left = self._handed.get(name, set())
+        left.discard(artifact.identity)
+        if left or name not in self._handed:
+            return ""
+        del self._handed[name]
+        return name
+
+    def committed(self, artifacts: Sequence[Artifact]) -> None:
+        """Drops the claim of each unit that is whole now."""
+        done = []
+        with self._lock:
+            for artifact in artifacts:
+                name = self._settle(artifact)
+                self._unit_of.pop(artifact.identity, None)
+                if name and name not in self._gone:
+                    del self._open[name]
+                    done.append(name)
+                self._gone.discard(name)
+        for name in done:
+            self._claims.drop(name)
+
+    # -- what is told ------------------------------------------------------------------------------------
+
+    def _tell(self, holders: Mapping[str, Run]) -> None:
+        names, now = frozenset(run.owner for run in holders.values()), self._clock.monotonic()
+        told, at = self._told
+        if names - told or now - at > _RETELL:
+            self._told = names | told, now
+            self._emit(Note(f"waiting for {self._describe(holders)}"))
+
+    def _describe(self, holders: Mapping[str, Run]) -> str:
+        with self._lock:
+            left = [unit for name, unit in self._open.items() if name not in self._handed]
+        files = [each for unit in left for each in unit.artifacts]
+        size = show_bytes(sum(unit.size for unit in left))
+        first = f"{display(files[0].path, 200)}" if files else ""
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        owners = sorted({run.owner for run in holders.values()})
+        others = f" and {len(owners) - 3} other pods" if len(owners) > 3 else ""
+        return f"{', '.join(owners[:3])}{others}: {show_count(len(files), 'file')}, {size} ({first}{more})"
+
+    def _held(self, holders: Mapping[str, Run]) -> LeaseHeldError:
+        return LeaseHeldError(
+            f"nothing has come for {self._patience:.0f} s from {self._describe(holders)}",
+            hint="Look at the logs of these pods. What is there is kept: run again to continue.",
+        )
