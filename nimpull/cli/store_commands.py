@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,7 @@ from nimpull.errors import IntegrityError, UsageError
 from nimpull.settings import from_process
 
 if TYPE_CHECKING:
+    from nimpull.store.running import Running
     from nimpull.store.status import Status
     from nimpull.store.store import Store
     from nimpull.store.verify import Verification
@@ -142,20 +144,39 @@ def show_verification(result: Verification, root: str) -> None:
     click.echo(f"{root}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}.")
 
 
-@click.command(cls=Command, examples=("nimpull status --store ./store",), exits=(2, 41, 42))
+@click.command(
+    cls=Command,
+    examples=("nimpull status --store ./store", "nimpull status --store ./store --watch"),
+    exits=(2, 41, 42),
+)
 @_STORE
+@click.option("--watch", "watching", is_flag=True, help="Follow the pull that runs; exit as it does.")
 @_OUTPUT
-def status(store: str | None, output: str) -> None:
-    """What is in a store, and what is half done. Looks at names and sizes only."""
+def status(store: str | None, watching: bool, output: str) -> int:
+    """What is in a store, what is half done, and who writes there. Looks at names and sizes only.
+
+    With --watch, the exit code is that of the pull: also for a Job's pod, from any other that has the volume.
+    """
+    from nimpull.store.running import announced
+
+    if watching and output == "json":
+        raise UsageError(
+            "--watch and -o json do not go together", hint="Read .nimpull/report.json in a loop."
+        )
     with open_store(store) as opened:
-        found, root = opened.status(), opened.root
+        if watching:
+            from nimpull.cli.watching import watch
+
+            return watch(opened.root)
+        found, root, runs = opened.status(), opened.root, announced(opened.tree)
     if output == "json":
-        click.echo(json.dumps(status_document(found), indent=2))
+        click.echo(json.dumps(status_document(found, runs), indent=2))
     else:
-        show_status(found, root)
+        show_status(found, runs, root)
+    return 0
 
 
-def status_document(found: Status) -> dict[str, object]:
+def status_document(found: Status, runs: Sequence[Running]) -> dict[str, object]:
     return {
         "files": found.files,
         "bytes": found.bytes,
@@ -172,11 +193,15 @@ def status_document(found: Status) -> dict[str, object]:
             }
             for each in found.selections
         ],
-        "partial": [{"name": each.name, "bytes": each.bytes} for each in found.partial],
+        "partial": [
+            {"name": each.name, "file": display(each.identity), "size": each.size, "bytes": each.bytes}
+            for each in found.partial
+        ],
+        "writing": [run.owner for run in runs],
     }
 
 
-def show_status(found: Status, root: str) -> None:
+def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     click.echo(f"{root}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
     for each in found.selections:
         ready = each.ready
@@ -192,6 +217,10 @@ def show_status(found: Status, root: str) -> None:
         click.echo("  nothing is ready")
     for part in found.partial:
         when = show_time(part.modified)
-        click.echo(f"  half done: {part.name[:16]}…, {show_bytes(part.bytes)} on disk, last written {when}")
-    if found.partial:
+        name = display(part.identity, 200) or f"{part.name[:16]}…"
+        of = f" of {show_bytes(part.size)}" if part.size is not None else ""
+        click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{of}, last written {when}")
+    for run in runs:
+        click.echo(f"  writing now: {run.owner}")
+    if found.partial and not runs:
         click.echo("Run the same nimpull download again to go on from there.")
