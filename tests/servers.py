@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event, Lock, Thread
-from typing import Self
+from typing import BinaryIO, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from nimpull.core.names import Url
@@ -290,6 +290,54 @@ class Proxy(_Listener):
             while received := upstream.recv(65536):
                 peer.send(received)
         peer.close()
+
+
+class SocksProxy(_Listener):
+    """SOCKS5 (RFC 1928) with user and password (RFC 1929); ``asked``: the addresses as it was asked for them.
+
+    ``user``: ``name:password`` that it wants, "" = none; ``status``: its answer to a CONNECT, 0 = pass on.
+    """
+
+    def __init__(
+        self, *, user: str = "", status: int = 0, names: Mapping[str, tuple[str, int]] | None = None
+    ):
+        super().__init__("127.0.0.1", None)
+        self.user = user
+        self.status = status
+        self.names = names or {}
+        self.asked: list[tuple[str, int]] = []
+
+    def _converse(self, connection: socket.socket, number: int) -> None:
+        with connection.makefile("rb") as received:
+            _, methods = received.read(2)
+            offered = received.read(methods)
+            wanted = 2 if self.user else 0
+            connection.sendall(bytes([5, wanted if wanted in offered else 0xFF]))
+            if wanted in offered and self._known(connection, received):
+                self._connect(connection, received)
+
+    def _known(self, connection: socket.socket, received: BinaryIO) -> bool:
+        if not self.user:
+            return True
+        received.read(1)
+        name, password = (received.read(received.read(1)[0]).decode() for _ in range(2))
+        good = f"{name}:{password}" == self.user
+        connection.sendall(bytes([1, 0 if good else 1]))
+        return good
+
+    def _connect(self, connection: socket.socket, received: BinaryIO) -> None:
+        *_, kind = received.read(4)
+        host = (
+            received.read(received.read(1)[0]).decode() if kind == 3 else socket.inet_ntoa(received.read(4))
+        )
+        port = int.from_bytes(received.read(2))
+        self.asked.append((host, port))
+        connection.sendall(bytes([5, self.status, 0, 1, 0, 0, 0, 0, 0, 0]))
+        if not self.status:
+            with socket.create_connection(self.names.get(host, (host, port))) as upstream:
+                _relay(connection, upstream)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _relay(left: socket.socket, right: socket.socket) -> None:

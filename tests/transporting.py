@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import Event
 
 from nimpull.core.artifacts import Location
-from nimpull.core.ports import Body
+from nimpull.core.ports import Api, Body
 from nimpull.transport import Transport, TransportPolicy
 from tests.clocks import StepClock
 from tests.servers import Peer, ScriptedServer, Seen
@@ -25,6 +25,10 @@ class Rig:
         self.cancel = Event()
         self.told: list[object] = []
         self.transport = Transport(policy, clock=clock, cancel=self.cancel, emit=self.told.append)
+        self.api: Api = self.transport
+
+    def close(self) -> None:
+        self.transport.close()
 
 
 def read_all(body: Body, block: int = 1 << 20) -> bytes:

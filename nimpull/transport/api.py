@@ -20,7 +20,7 @@ from nimpull.core.ports import Cancel, Clock, Emit, Reply
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
 from nimpull.errors import Cancelled, NetworkError, TransferError
 from nimpull.transport.connections import Adapter, Exchange
-from nimpull.transport.failures import UnusableAnswerError, Watch, proxy_refused, unusable
+from nimpull.transport.failures import LastingNetworkError, Watch, proxy_refused, unusable
 from nimpull.transport.network import Network
 from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 
@@ -145,25 +145,40 @@ class HttpApi:
 
     def _send(self, hop: Hop, max_bytes: int, exchange: Exchange) -> Reply:
         proxy = self._network.proxy_for(hop.url)
+        request = self._prepared(hop)
         try:
-            with self._session.request(
-                hop.method,
-                hop.url.reveal(),
-                headers=dict(hop.headers),
-                data=hop.body,
+            with self._session.send(
+                request,
                 proxies={hop.url.scheme: proxy.reveal()} if proxy else {},
                 timeout=self._timeout,
                 allow_redirects=False,
                 stream=True,
             ) as response:
                 return self._read(hop, response, max_bytes, exchange, proxy)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError) as error:
-            raise _unaskable(error, hop.url) from None  # the cause quotes the URL or the header
         except WIRE_ERRORS as error:
             failure = explain(error, hop.url, proxy)
             if (proxy or hop.url).host in self._network.reached:  # the name is right: this may pass
                 failure.patience = float("inf")
             raise failure from error
+
+    def _prepared(self, hop: Hop) -> requests.PreparedRequest:
+        """Raises NetworkError without its cause, which quotes the URL or the header."""
+        headers = dict(hop.headers)
+        try:
+            for value in headers.values():
+                value.encode("latin-1")
+            return self._session.prepare_request(
+                requests.Request(hop.method, hop.url.reveal(), headers, data=hop.body)
+            )
+        except (requests.exceptions.InvalidHeader, UnicodeEncodeError):
+            raise LastingNetworkError(
+                f"a header for {hop.url.authority} holds a line break, a blank or a character that none may",
+                hint="Check the secret that the API key is read from: it is copied with something around it.",
+            ) from None
+        except ValueError:  # InvalidURL is one
+            raise LastingNetworkError(
+                f"cannot make a request of the address {hop.url}", hint="Check how it is spelled."
+            ) from None
 
     def _read(
         self, hop: Hop, response: requests.Response, max_bytes: int, exchange: Exchange, proxy: Url | None
@@ -187,7 +202,7 @@ class HttpApi:
                     raise unusable(hop.url, f"the answer to {hop.url} is over {max_bytes} bytes")
         body = b"".join(blocks)
         if status == 400 and hop.url.scheme == "http" and b"HTTPS" in body[:_BLOCK]:  # nginx, Apache, Go
-            raise UnusableAnswerError(
+            raise LastingNetworkError(
                 f"{hop.url.authority}: it speaks https, and was asked in plain http",
                 hint="Write https:// before the address.",
             )
@@ -243,12 +258,3 @@ class _Retries:
 
     def given_up(self, _state: tenacity.RetryCallState) -> bool:
         return self._pause is None
-
-
-def _unaskable(error: Exception, url: Url) -> NetworkError:
-    if isinstance(error, requests.exceptions.InvalidHeader):
-        return NetworkError(
-            f"a header for {url.authority} holds a line break or begins with a blank",
-            hint="Check the secret that the API key is read from: it is copied with something around it.",
-        )
-    return NetworkError(f"cannot make a request of the address {url}", hint="Check how it is spelled.")

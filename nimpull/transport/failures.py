@@ -38,8 +38,8 @@ class ProxyRefusedError(ProxyError):
     retryable = False
 
 
-class UnusableAnswerError(NetworkError):
-    """An answer that is no HTTP, or larger than anybody is ready to hold; asking again would not help."""
+class LastingNetworkError(NetworkError):
+    """A request that cannot be made, or an answer that is no use: asking again would not help."""
 
     retryable = False
 
@@ -97,8 +97,8 @@ def no_tls(url: Url, text: object) -> TlsError:
     return TlsError(f"no TLS connection to {url.authority}: {display(text, 120)}", hint=hint)
 
 
-def unusable(url: Url, reason: str) -> UnusableAnswerError:
-    return UnusableAnswerError(
+def unusable(url: Url, reason: str) -> LastingNetworkError:
+    return LastingNetworkError(
         f"{url.authority}: {reason}",
         hint="This is not what a registry sends. Check the address and the proxy.",
     )

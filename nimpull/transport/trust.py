@@ -12,17 +12,17 @@ from typing import Final
 from nimpull.core.names import display
 from nimpull.errors import TlsError
 
-#: Where the system's store is, the first that is there: where this Python's OpenSSL was built to look, then
-#: Debian, Ubuntu, distroless and what the operator mounts over /etc/ssl; Fedora, RHEL, UBI; openSUSE; Alpine.
-#: The list is that of Go's crypto/x509 (root_linux.go).
+#: Where the system's store is, the first that is there: Debian, Ubuntu, distroless and what the operator
+#: mounts over /etc/ssl; Fedora, RHEL, UBI; openSUSE; Alpine (the list of Go's crypto/x509, root_linux.go);
+#: last where this Python's OpenSSL looks, as a Python with its own OpenSSL has a list of its own there.
 SYSTEM_STORES: Final = (
-    ssl.get_default_verify_paths().openssl_cafile,
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/pki/tls/cacert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
+    ssl.get_default_verify_paths().openssl_cafile,
 )
 #: Where there is no such file: directories of them.
 SYSTEM_DIRECTORIES: Final = ("/etc/ssl/certs", "/etc/pki/tls/certs")
