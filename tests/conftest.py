@@ -10,11 +10,11 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 from nimpull.core.proxies import Proxies
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.transport import HttpApi, TransportPolicy
 from tests.calls import FILES, manifest
 from tests.clocks import StepClock
 from tests.cluster import Cluster, a_cluster
-from tests.listings import a_transport
+from tests.listings import an_api
 from tests.pods import link_commands
 from tests.registry import Registry
 from tests.transporting import Rig
@@ -56,7 +56,7 @@ def rig() -> Iterator[Callable[..., Rig]]:
 
     yield make
     for one in made:
-        one.transport.close()
+        one.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def clock() -> StepClock:
 
 
 @pytest.fixture
-def transport(clock: StepClock) -> Iterator[Transport]:
-    with a_transport(clock) as made:
+def api(clock: StepClock) -> Iterator[HttpApi]:
+    with an_api(clock) as made:
         yield made
 
 

@@ -1,16 +1,18 @@
-"""What the tests of sources share: sources over the real transport, and names never to be written."""
+"""What the tests of sources share: sources over real registry answers, and names never to be written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Event as Flag
 
-from nimpull.core.artifacts import Artifact, Listing
+import requests
+
+from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.ports import Wanted
+from nimpull.core.ports import Source, Wanted
 from nimpull.sources import HubSource, NgcSource
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.transport import HttpApi, Network, TransportPolicy
 from tests.clocks import StepClock
 from tests.registry import Registry
 
@@ -38,34 +40,39 @@ NAMES_NEVER_TO_WRITE = (
 
 
 @contextmanager
-def a_transport(clock: StepClock) -> Iterator[Transport]:
+def an_api(clock: StepClock) -> Iterator[HttpApi]:
     """Proxy-free; the retry budget passes on ``clock``."""
     policy = TransportPolicy(retry_budget=20.0)
-    with Transport(policy, clock=clock, cancel=Flag(), emit=lambda _event: None) as transport:
-        yield transport
+    api = HttpApi(Network(policy, clock), clock=clock, cancel=Flag(), emit=lambda _event: None)
+    with closing(api):
+        yield api
 
 
-def ngc_source(
-    transport: Transport, registry: Registry, clock: StepClock, key: str | None = None
-) -> NgcSource:
+def ngc_source(api: HttpApi, registry: Registry, clock: StepClock, key: str | None = None) -> NgcSource:
     endpoint = Url(registry.ngc_url)
     key = registry.ngc.key if key is None else key
-    return NgcSource(transport, api_endpoint=endpoint, auth_endpoint=endpoint, key=key, clock=clock)
+    return NgcSource(api, api_endpoint=endpoint, auth_endpoint=endpoint, key=key, clock=clock)
 
 
 def hub_source(
-    transport: Transport, registry: Registry, clock: StepClock, token: str = "", base: str = ""
+    api: HttpApi, registry: Registry, clock: StepClock, token: str = "", base: str = ""
 ) -> HubSource:
-    return HubSource(transport, endpoint=Url(base or registry.hub_url), token=token, clock=clock)
+    return HubSource(api, endpoint=Url(base or registry.hub_url), token=token, clock=clock)
 
 
 def listed(source: NgcSource | HubSource, uri: str, *paths: str) -> Listing:
     return source.list(ModelUri.parse(uri), Wanted(paths=frozenset(paths)))
 
 
-def fetched(transport: Transport, source: NgcSource | HubSource, artifact: Artifact) -> bytes:
-    """The file's bytes, as one range of the fetch would come."""
-    with transport(source.locate(artifact), 0, None) as body:
-        assert body.head.status == 200
-        buffer = bytearray(1 << 20)
-        return bytes(buffer[: body.readinto(memoryview(buffer))])
+def content_of(source: Source, artifact: Artifact) -> bytes:
+    """The file's bytes, as any client would get them from where the source says."""
+    answer = asked(source.locate(artifact))
+    assert answer.status_code == 200
+    return answer.content
+
+
+def asked(location: Location, start: int = 0, end: int | None = None) -> requests.Response:
+    headers = {"Accept-Encoding": "identity", **location.headers}
+    if end is not None:
+        headers["Range"] = f"bytes={start}-{end - 1}"
+    return requests.get(location.url.reveal(), headers=headers, timeout=30)

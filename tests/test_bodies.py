@@ -24,9 +24,9 @@ from tests.transporting import CONTENT, Rig, fetch, ok, read_all, status
 
 
 def test_ports_are_met(rig: Callable[..., Rig]) -> None:
-    transport = rig().transport
-    api: Api = transport
-    get: Get = transport
+    one = rig()
+    api: Api = one.api
+    get: Get = one.transport
     assert callable(api.request)
     assert callable(get)
 
@@ -281,7 +281,7 @@ def test_f41_a_receive_ends_when_cancelled(rig: Callable[..., Rig]) -> None:
         with pytest.raises(Cancelled):
             body.readinto(memoryview(bytearray(10)))
         with pytest.raises(Cancelled):
-            one.transport.request("GET", server.url())
+            one.api.request("GET", server.url())
 
 
 @pytest.mark.parametrize("secure", [False, True])

@@ -16,7 +16,7 @@ from nimpull.core.ports import Wanted
 from nimpull.errors import AuthError, UsageError
 from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer
 from nimpull.sources.mirror import object_key
-from nimpull.transport import Transport
+from nimpull.transport import HttpApi
 from tests.buckets import AWS, Bucket, mirrored, model_bucket
 from tests.calls import FILES, call, plain
 from tests.registry import Registry
@@ -34,8 +34,8 @@ def registry() -> Iterator[Registry]:
         yield started
 
 
-def s3(transport: Transport, server: ScriptedServer) -> S3Source:
-    return S3Source(transport, sign=boto_signer(server.url().reveal().rstrip("/"), "us-east-1"))
+def s3(api: HttpApi, server: ScriptedServer) -> S3Source:
+    return S3Source(api, sign=boto_signer(server.url().reveal().rstrip("/"), "us-east-1"))
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def verified(store: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_prefix_is_listed_page_by_page_with_what_s3_knows(transport: Transport) -> None:
+def test_a_prefix_is_listed_page_by_page_with_what_s3_knows(api: HttpApi) -> None:
     files = {**FILES, "a b+c.json": b"[]"}
     with ScriptedServer(model_bucket(files)) as server:
-        listing = s3(transport, server).list(MODEL, Wanted())
+        listing = s3(api, server).list(MODEL, Wanted())
     listed = {
         str(each.path): (each.size, {str(digest) for digest in each.digests}) for each in listing.artifacts
     }
@@ -87,35 +87,35 @@ def test_a_prefix_is_listed_page_by_page_with_what_s3_knows(transport: Transport
     ],
 )
 def test_an_etag_is_a_digest_only_where_it_is_the_md5(
-    transport: Transport, encryption: dict[str, str], digests: int
+    api: HttpApi, encryption: dict[str, str], digests: int
 ) -> None:
     made = model_bucket({"config.json": b"{}"})
     made.checksums, made.encryption = False, encryption
     with ScriptedServer(made) as server:
-        listing = s3(transport, server).list(MODEL, Wanted())
+        listing = s3(api, server).list(MODEL, Wanted())
     assert len(listing.artifacts[0].digests) == digests
     assert [("config.json" in note) for note in listing.notes] == [True] * (1 - digests)
 
 
 @pytest.mark.usefixtures("keys")
-def test_the_checksums_of_an_ngc_version_go_along(transport: Transport) -> None:
+def test_the_checksums_of_an_ngc_version_go_along(api: HttpApi) -> None:
     sums = "".join(f"{blake3(content).hexdigest()}  {path}\n" for path, content in FILES.items())
     with ScriptedServer(model_bucket({**FILES, "checksums.blake3": sums.encode()})) as server:
-        listing = s3(transport, server).list(MODEL, Wanted(include=("*.json",)))
+        listing = s3(api, server).list(MODEL, Wanted(include=("*.json",)))
     (config,) = listing.artifacts
     assert str(config.digest) == f"blake3:{blake3(FILES['config.json']).hexdigest()}"
     assert not [seen for seen in server.seen if seen.method == "HEAD"], "all is known already"
 
 
 @pytest.mark.usefixtures("keys")
-def test_a_bucket_elsewhere_says_where(transport: Transport) -> None:
+def test_a_bucket_elsewhere_says_where(api: HttpApi) -> None:
     with (
         ScriptedServer(
             lambda seen, peer: peer.reply(301, b"", {"x-amz-bucket-region": "eu-west-1"})
         ) as server,
         pytest.raises(UsageError) as caught,
     ):
-        s3(transport, server).list(MODEL, Wanted())
+        s3(api, server).list(MODEL, Wanted())
     assert caught.value.hint == "Set AWS_REGION=eu-west-1."
 
 
@@ -246,14 +246,14 @@ def test_a_web_server_that_wants_a_password(registry: Registry, tmp_path: Path) 
     assert "pass-canary" not in text + written
 
 
-def test_a_page_that_wants_a_password_is_no_captive_portal(transport: Transport) -> None:
+def test_a_page_that_wants_a_password_is_no_captive_portal(api: HttpApi) -> None:
     """As nginx answers: the refusal has a body in HTML."""
     told = {"WWW-Authenticate": 'Basic realm="models"', "Content-Type": "text/html"}
     with ScriptedServer(lambda seen, peer: peer.reply(401, b"<html>401</html>", told)) as server:
         address = server.url("/m").reveal()
         for source, uri in (
-            (WebSource(transport), address),
-            (MirrorSource(transport, override=address), "ngc://nim/meta/tiny:hf-1"),
+            (WebSource(api), address),
+            (MirrorSource(api, override=address), "ngc://nim/meta/tiny:hf-1"),
         ):
             with pytest.raises(AuthError, match="user and a password") as caught:
                 source.list(ModelUri.parse(uri), Wanted())

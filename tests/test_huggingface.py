@@ -27,9 +27,9 @@ from nimpull.errors import (
 )
 from nimpull.sources import HubSource
 from nimpull.sources.answers import expiry
-from nimpull.transport import Transport
+from nimpull.transport import HttpApi
 from tests.clocks import StepClock
-from tests.listings import FILES, NAMES_NEVER_TO_WRITE, fetched, hub_source, listed
+from tests.listings import FILES, NAMES_NEVER_TO_WRITE, asked, content_of, hub_source, listed
 from tests.registry import Blob, Fault, Registry, faults
 
 URI = "hf://ns/name"
@@ -44,8 +44,8 @@ def registry(clock: StepClock) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def source(transport: Transport, registry: Registry, clock: StepClock) -> HubSource:
-    return hub_source(transport, registry, clock)
+def source(api: HttpApi, registry: Registry, clock: StepClock) -> HubSource:
+    return hub_source(api, registry, clock)
 
 
 def _sizes(files: dict[str, bytes]) -> dict[str, int]:
@@ -55,17 +55,17 @@ def _sizes(files: dict[str, bytes]) -> dict[str, int]:
 @pytest.mark.parametrize("base", ["", "/", "/v1/hf", "/v1/hf/"])
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_repository_is_listed_and_every_file_fetched(
-    transport: Transport, registry: Registry, clock: StepClock, base: str, kind: str
+    api: HttpApi, registry: Registry, clock: StepClock, base: str, kind: str
 ) -> None:
     registry.hub.page_size = 2
     commit = registry.add_hub_repo("ns/other", FILES, repo_type=kind, private=True)
     token = registry.hub.token
-    source = hub_source(transport, registry, clock, token, registry.hub_url + base)
+    source = hub_source(api, registry, clock, token, registry.hub_url + base)
     listing = listed(source, f"hf://{'datasets/' if kind == 'dataset' else ''}ns/other")
     assert (listing.uri.revision, listing.requested) == (commit, "main")
     assert {a.path: a.size for a in listing.artifacts} == _sizes(FILES)
     for artifact in listing.artifacts:
-        assert fetched(transport, source, artifact) == FILES[artifact.path]
+        assert content_of(source, artifact) == FILES[artifact.path]
     assert all(r.authorization == f"Bearer {token}" for r in registry.log("hub"))
     assert registry.log("cdn") and not any(r.authorization for r in registry.log("cdn"))
 
@@ -108,14 +108,12 @@ def test_revisions_of_every_form(source: HubSource, registry: Registry, revision
     assert (listing.uri.revision, listing.requested) == (commit, revision)
 
 
-def test_f25_main_moves_after_the_listing(
-    source: HubSource, registry: Registry, transport: Transport
-) -> None:
+def test_f25_main_moves_after_the_listing(source: HubSource, registry: Registry, api: HttpApi) -> None:
     before = listed(source, URI)
     moved = registry.add_hub_repo("ns/name", {path: content + b"new" for path, content in FILES.items()})
     assert before.uri.revision != moved
     for artifact in before.artifacts:
-        assert fetched(transport, source, artifact) == FILES[artifact.path]
+        assert content_of(source, artifact) == FILES[artifact.path]
 
 
 def test_f25_main_moves_while_it_is_listed(source: HubSource, registry: Registry) -> None:
@@ -128,7 +126,7 @@ def test_f25_main_moves_while_it_is_listed(source: HubSource, registry: Registry
 
 
 def test_a_large_file_is_located_once(
-    transport: Transport, registry: Registry, clock: StepClock, source: HubSource
+    api: HttpApi, registry: Registry, clock: StepClock, source: HubSource
 ) -> None:
     registry.add_hub_repo("ns/large", {"weights": bytes(17 << 20)})
     [artifact] = listed(source, "hf://ns/large").artifacts
@@ -138,11 +136,9 @@ def test_a_large_file_is_located_once(
     assert source.locate(artifact).url == first.url
     assert len(registry.requests) == 1
     registry.expire_urls()
-    with transport(first, 0, 10) as body:
-        assert body.head.status == 403
+    assert asked(first, 0, 10).status_code == 403
     second = source.locate(artifact, fresh=True)
-    with transport(second, 0, 10) as body:
-        assert body.head.status == 206
+    assert asked(second, 0, 10).status_code == 206
     assert source.locate(artifact).url == second.url
     clock.wait(registry.url_lifetime - 30, Flag())
     assert source.locate(artifact).url != second.url
@@ -184,12 +180,10 @@ def test_the_end_of_a_presigned_url(query: str, ends: float | None) -> None:
     assert expiry(Url(f"https://cdn.example/x?{query}")) == ends
 
 
-def test_small_files_behind_a_relative_redirect(
-    source: HubSource, registry: Registry, transport: Transport
-) -> None:
+def test_small_files_behind_a_relative_redirect(source: HubSource, registry: Registry, api: HttpApi) -> None:
     registry.hub.resolve_cache = True
     for artifact in listed(source, URI).artifacts:
-        assert fetched(transport, source, artifact) == FILES[artifact.path]
+        assert content_of(source, artifact) == FILES[artifact.path]
 
 
 def test_a_server_that_redirects_the_tree_to_a_slash(source: HubSource, registry: Registry) -> None:
@@ -212,14 +206,12 @@ def test_a_server_without_the_tree_lists_by_siblings(source: HubSource, registry
     assert {a.etag for a in artifacts if a.path == "config.json"} == {"unquoted"}
 
 
-def test_made_up_object_ids_are_no_digests(
-    transport: Transport, registry: Registry, clock: StepClock
-) -> None:
+def test_made_up_object_ids_are_no_digests(api: HttpApi, registry: Registry, clock: StepClock) -> None:
     """NeMo platform's files service serves the same protocol under ``/v2/hf``."""
     registry.servers[1].respond = lambda request: registry.hub.respond(
         replace(request, target=request.target.removeprefix("/v2/hf"))
     )
-    source = hub_source(transport, registry, clock, "", registry.hub_url + "/v2/hf")
+    source = hub_source(api, registry, clock, "", registry.hub_url + "/v2/hf")
     artifacts = {str(artifact.path): artifact for artifact in listed(source, URI).artifacts}
     assert artifacts["config.json"].digests == ()
     assert artifacts["model.safetensors"].digests != ()
@@ -234,7 +226,7 @@ def test_f22_a_missing_token_names_the_variable(source: HubSource, registry: Reg
 
 
 def test_f22_a_wrong_token_is_refused_without_showing_it(
-    transport: Transport, registry: Registry, clock: StepClock
+    api: HttpApi, registry: Registry, clock: StepClock
 ) -> None:
     token = "hf_wrongcanary"
     registry.faults.append(
@@ -242,17 +234,17 @@ def test_f22_a_wrong_token_is_refused_without_showing_it(
     )
     registry.faults.append(Fault(faults.header(x_error_message=None), path="/revision/"))
     with pytest.raises(AuthError, match="refuses the token") as caught:
-        listed(hub_source(transport, registry, clock, token), URI)
+        listed(hub_source(api, registry, clock, token), URI)
     assert len(registry.requests) == 1
     assert token not in caught.value.message + caught.value.hint
 
 
 @pytest.mark.parametrize("with_token", [False, True])
 def test_f22_a_gated_repository_names_the_page_before_any_fetch(
-    transport: Transport, registry: Registry, clock: StepClock, with_token: bool
+    api: HttpApi, registry: Registry, clock: StepClock, with_token: bool
 ) -> None:
     registry.add_hub_repo("ns/gated", FILES, gated=True, granted=False)
-    source = hub_source(transport, registry, clock, registry.hub.token if with_token else "")
+    source = hub_source(api, registry, clock, registry.hub.token if with_token else "")
     with pytest.raises(GatedError) as caught:
         listed(source, "hf://ns/gated")
     assert f"{registry.hub_url}/ns/gated" in caught.value.hint
@@ -260,10 +252,10 @@ def test_f22_a_gated_repository_names_the_page_before_any_fetch(
 
 
 def test_f22_a_gated_repository_opens_to_a_granted_account(
-    transport: Transport, registry: Registry, clock: StepClock
+    api: HttpApi, registry: Registry, clock: StepClock
 ) -> None:
     registry.add_hub_repo("ns/gated", FILES, gated=True)
-    source = hub_source(transport, registry, clock, registry.hub.token)
+    source = hub_source(api, registry, clock, registry.hub.token)
     assert len(listed(source, "hf://ns/gated").artifacts) == len(FILES)
 
 
@@ -276,9 +268,9 @@ def test_f22_a_gated_repository_opens_to_a_granted_account(
     ],
 )
 def test_f23_repository_revision_and_file_are_told_apart(
-    transport: Transport, registry: Registry, clock: StepClock, uri: str, said: str
+    api: HttpApi, registry: Registry, clock: StepClock, uri: str, said: str
 ) -> None:
-    source = hub_source(transport, registry, clock, registry.hub.token)
+    source = hub_source(api, registry, clock, registry.hub.token)
     with pytest.raises(NotFoundError, match=said):
         listed(source, uri)
 
@@ -302,11 +294,11 @@ def test_f24_pages_that_loop_end(source: HubSource, registry: Registry) -> None:
 
 
 def test_f24_a_next_page_on_another_host_does_not_get_the_token(
-    transport: Transport, registry: Registry, clock: StepClock
+    api: HttpApi, registry: Registry, clock: StepClock
 ) -> None:
     registry.faults.append(Fault(faults.header(link='<http://other.example/x>; rel="next"'), path=TREE))
     with pytest.raises(ListingError, match=r"other\.example"):
-        listed(hub_source(transport, registry, clock, registry.hub.token), URI)
+        listed(hub_source(api, registry, clock, registry.hub.token), URI)
 
 
 def test_f24_a_next_page_with_the_scheme_of_the_inside_is_asked_for_outside(

@@ -13,8 +13,9 @@ from nimpull.core.ports import Wanted
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, boto_signer
 from nimpull.sources.mirror import object_key
-from nimpull.transport import Transport
+from nimpull.transport import HttpApi
 from tests.buckets import Bucket, mirrored
+from tests.listings import content_of
 from tests.servers import ScriptedServer
 
 MODEL = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
@@ -36,19 +37,16 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
         yield server
 
 
-def s3_source(transport: Transport, server: ScriptedServer) -> MirrorSource:
+def s3_source(api: HttpApi, server: ScriptedServer) -> MirrorSource:
     sign = boto_signer(server.url().reveal().rstrip("/"), "us-east-1")
-    return MirrorSource(transport, override="s3://nim_bucket", sign=sign)
+    return MirrorSource(api, override="s3://nim_bucket", sign=sign)
 
 
-def fetched(source: MirrorSource, transport: Transport, listed: Wanted) -> dict[str, bytes]:
+def fetched(source: MirrorSource, listed: Wanted) -> dict[str, bytes]:
     contents = {}
     for artifact in source.list(MODEL, listed).artifacts:
-        assert artifact.size is not None
-        buffer = memoryview(bytearray(artifact.size))
-        with transport(source.locate(artifact), 0, None) as body:
-            assert (body.head.status, body.readinto(buffer)) == (200, artifact.size)
-        contents[str(artifact.path)] = bytes(buffer)
+        contents[str(artifact.path)] = content_of(source, artifact)
+        assert artifact.size == len(contents[str(artifact.path)])
     return contents
 
 
@@ -57,8 +55,8 @@ def test_the_key_is_the_documented_one() -> None:
     assert object_key(uri) == "nim%2Fmeta%2Fllama3-8b-instruct%3Ahf%3Ffile%3Dconfig.json"
 
 
-def test_named_files_come_from_a_bucket(transport: Transport, s3_server: ScriptedServer) -> None:
-    source = s3_source(transport, s3_server)
+def test_named_files_come_from_a_bucket(api: HttpApi, s3_server: ScriptedServer) -> None:
+    source = s3_source(api, s3_server)
     wanted = Wanted(paths=frozenset({"config.json", "trt/rank 0.engine"}))
     listing = source.list(MODEL, wanted)
     for artifact in listing.artifacts:
@@ -69,7 +67,7 @@ def test_named_files_come_from_a_bucket(transport: Transport, s3_server: Scripte
             "sha256": hashlib.sha256(FILES[artifact.path]).hexdigest(),
         }
     assert (listing.notes, listing.requested) == ((), "hf")
-    assert fetched(source, transport, wanted) == {
+    assert fetched(source, wanted) == {
         "config.json": CONFIG,
         "trt/rank 0.engine": WEIGHTS,
     }
@@ -79,54 +77,54 @@ def test_named_files_come_from_a_bucket(transport: Transport, s3_server: Scripte
     assert SECRET not in "".join(f"{seen.target}{seen.headers}" for seen in s3_server.seen)
 
 
-def test_a_bucket_is_listed_page_by_page(transport: Transport, s3_server: ScriptedServer) -> None:
-    assert fetched(s3_source(transport, s3_server), transport, Wanted()) == FILES
+def test_a_bucket_is_listed_page_by_page(api: HttpApi, s3_server: ScriptedServer) -> None:
+    assert fetched(s3_source(api, s3_server), Wanted()) == FILES
 
 
-def test_a_file_missing_from_the_mirror_is_named(transport: Transport, s3_server: ScriptedServer) -> None:
+def test_a_file_missing_from_the_mirror_is_named(api: HttpApi, s3_server: ScriptedServer) -> None:
     with pytest.raises(NotFoundError, match=r"has no object .*tokenizer"):
-        s3_source(transport, s3_server).list(MODEL, Wanted(paths=frozenset({"tokenizer.json"})))
+        s3_source(api, s3_server).list(MODEL, Wanted(paths=frozenset({"tokenizer.json"})))
 
 
-def test_no_permission_says_what_it_may_mean(transport: Transport, s3_server: ScriptedServer) -> None:
+def test_no_permission_says_what_it_may_mean(api: HttpApi, s3_server: ScriptedServer) -> None:
     s3_server.answer = lambda seen, peer: peer.reply(403)
     with pytest.raises(ForbiddenError, match="HTTP 403") as caught:
-        s3_source(transport, s3_server).list(MODEL, Wanted())
+        s3_source(api, s3_server).list(MODEL, Wanted())
     assert "AWS_ACCESS_KEY_ID" in caught.value.hint
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>'])
-def test_something_else_than_a_listing(transport: Transport, s3_server: ScriptedServer, body: bytes) -> None:
+def test_something_else_than_a_listing(api: HttpApi, s3_server: ScriptedServer, body: bytes) -> None:
     s3_server.answer = lambda seen, peer: peer.reply(200, body)
     with pytest.raises(ListingError, match="not S3's listing"):
-        s3_source(transport, s3_server).list(MODEL, Wanted())
+        s3_source(api, s3_server).list(MODEL, Wanted())
 
 
-def test_a_web_server_gives_named_files_and_those_of_the_checksums(transport: Transport) -> None:
+def test_a_web_server_gives_named_files_and_those_of_the_checksums(api: HttpApi) -> None:
     bucket = Bucket("/mirror/", OBJECTS)
     with ScriptedServer(bucket) as server:
-        source = MirrorSource(transport, override=server.url("/mirror/").reveal())
-        assert fetched(source, transport, Wanted(paths=frozenset({"config.json"}))) == {"config.json": CONFIG}
-        assert fetched(source, transport, Wanted()) == FILES
+        source = MirrorSource(api, override=server.url("/mirror/").reveal())
+        assert fetched(source, Wanted(paths=frozenset({"config.json"}))) == {"config.json": CONFIG}
+        assert fetched(source, Wanted()) == FILES
         del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
         with pytest.raises(ListingError, match="web server"):
             source.list(MODEL, Wanted())
 
 
-def test_a_mirror_without_checksums_says_so(transport: Transport) -> None:
+def test_a_mirror_without_checksums_says_so(api: HttpApi) -> None:
     bucket = Bucket("/", OBJECTS)
     del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
     with ScriptedServer(bucket) as server:
-        source = MirrorSource(transport, override=server.url().reveal())
+        source = MirrorSource(api, override=server.url().reveal())
         listing = source.list(MODEL, Wanted(paths=frozenset({"config.json"})))
     assert "only the size" in listing.notes[0]
     assert listing.artifacts[0].digests == ()
 
 
 @pytest.mark.parametrize("override", ["ngc://nim/meta/x:1", "file:///x", "bucket", "s3:///x"])
-def test_what_is_no_mirror_is_refused(transport: Transport, override: str) -> None:
+def test_what_is_no_mirror_is_refused(api: HttpApi, override: str) -> None:
     with pytest.raises(UsageError):
-        MirrorSource(transport, override=override)
+        MirrorSource(api, override=override)
 
 
 def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,9 @@ from nimpull.errors import (
     RedirectError,
 )
 from nimpull.sources import NgcSource
-from nimpull.transport import Transport
+from nimpull.transport import HttpApi
 from tests.clocks import StepClock
-from tests.listings import FILES, NAMES_NEVER_TO_WRITE, fetched, listed, ngc_source
+from tests.listings import FILES, NAMES_NEVER_TO_WRITE, asked, content_of, listed, ngc_source
 from tests.registry import Fault, Registry, faults
 
 URI = "ngc://nim/meta/llama:hf"
@@ -41,8 +41,8 @@ def registry(clock: StepClock) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def source(transport: Transport, registry: Registry, clock: StepClock) -> NgcSource:
-    return ngc_source(transport, registry, clock)
+def source(api: HttpApi, registry: Registry, clock: StepClock) -> NgcSource:
+    return ngc_source(api, registry, clock)
 
 
 def test_a_version_is_listed_with_sizes_and_both_digests(source: NgcSource, registry: Registry) -> None:
@@ -59,10 +59,10 @@ def test_a_version_is_listed_with_sizes_and_both_digests(source: NgcSource, regi
 
 
 def test_each_file_comes_from_the_cdn_without_the_key(
-    source: NgcSource, registry: Registry, transport: Transport
+    source: NgcSource, registry: Registry, api: HttpApi
 ) -> None:
     for artifact in listed(source, URI, *FILES).artifacts:
-        assert fetched(transport, source, artifact) == FILES[artifact.path]
+        assert content_of(source, artifact) == FILES[artifact.path]
     assert not any(request.authorization for request in registry.log("cdn"))
 
 
@@ -78,12 +78,12 @@ def test_a_model_without_team(source: NgcSource, registry: Registry) -> None:
     assert [a.size for a in listed(source, "ngc://nim/solo:1.0").artifacts] == [1]
 
 
-def test_a_guest_reads_public_models(transport: Transport, registry: Registry, clock: StepClock) -> None:
+def test_a_guest_reads_public_models(api: HttpApi, registry: Registry, clock: StepClock) -> None:
     registry.add_ngc_model("nvidia", "tao", "net", "1.0", FILES, public=True)
-    source = ngc_source(transport, registry, clock, key="")
+    source = ngc_source(api, registry, clock, key="")
     listing = listed(source, "ngc://nvidia/tao/net:1.0")
     assert len(listing.artifacts) == len(FILES)
-    assert fetched(transport, source, listing.artifacts[0]) == FILES[listing.artifacts[0].path]
+    assert content_of(source, listing.artifacts[0]) == FILES[listing.artifacts[0].path]
     assert all("x-ngc-guest-token" in r.headers and not r.authorization for r in registry.log("ngc"))
 
 
@@ -93,9 +93,9 @@ def test_a_key_of_another_organization_reads_a_public_model(source: NgcSource, r
 
 
 def test_a_legacy_key_is_changed_for_a_token_and_renewed(
-    transport: Transport, registry: Registry, clock: StepClock
+    api: HttpApi, registry: Registry, clock: StepClock
 ) -> None:
-    source = ngc_source(transport, registry, clock, key=registry.ngc.legacy_key)
+    source = ngc_source(api, registry, clock, key=registry.ngc.legacy_key)
     listed(source, URI)
     assert len(registry.log("ngc", "/token")) == 1
     assert "scope=group/ngc:nim&scope=group/ngc:nim/meta" in registry.log("ngc", "/token")[0].target
@@ -109,26 +109,26 @@ def test_a_legacy_key_is_changed_for_a_token_and_renewed(
 
 @pytest.mark.parametrize("lasts", [10**400, float("inf"), -1, True])
 def test_a_token_of_unbelievable_life_is_used_once(
-    transport: Transport, registry: Registry, clock: StepClock, lasts: float
+    api: HttpApi, registry: Registry, clock: StepClock, lasts: float
 ) -> None:
     registry.faults.append(
         Fault(faults.edit_json(lambda d: {**d, "expires_in": lasts}), path="/token", times=None)
     )
-    assert listed(ngc_source(transport, registry, clock, key=registry.ngc.legacy_key), URI).artifacts
+    assert listed(ngc_source(api, registry, clock, key=registry.ngc.legacy_key), URI).artifacts
 
 
-def test_a_ready_token_is_passed_through(transport: Transport, registry: Registry, clock: StepClock) -> None:
+def test_a_ready_token_is_passed_through(api: HttpApi, registry: Registry, clock: StepClock) -> None:
     token = "eyJhbGciOiJub25lIn0.eyJleHAiOjQ5MDAwMDAwMDB9.c2ln"
     registry.ngc.tokens[token] = clock.time() + 100
-    assert listed(ngc_source(transport, registry, clock, key=token), URI).artifacts
+    assert listed(ngc_source(api, registry, clock, key=token), URI).artifacts
     assert registry.log("ngc", "/token") == []
     endless = base64.urlsafe_b64encode(json.dumps({"exp": 10**400}).encode()).decode().rstrip("=")
     token = f"eyJhbGciOiJub25lIn0.{endless}.c2ln"
     registry.ngc.tokens[token] = clock.time() + 100
-    assert listed(ngc_source(transport, registry, clock, key=token), URI).artifacts
+    assert listed(ngc_source(api, registry, clock, key=token), URI).artifacts
     ended = "eyJhbGciOiJub25lIn0.eyJleHAiOjEwMDB9.c2ln"
     with pytest.raises(AuthError, match="expired"):
-        listed(ngc_source(transport, registry, clock, key=ended), URI)
+        listed(ngc_source(api, registry, clock, key=ended), URI)
 
 
 def test_presigned_urls_are_kept_until_shortly_before_their_end(
@@ -152,20 +152,16 @@ def test_f19_a_presigned_url_of_the_metadata_service(source: NgcSource, registry
         listed(source, URI)
 
 
-def test_a_fresh_location_is_asked_for_by_path(
-    source: NgcSource, registry: Registry, transport: Transport
-) -> None:
+def test_a_fresh_location_is_asked_for_by_path(source: NgcSource, registry: Registry, api: HttpApi) -> None:
     [artifact] = listed(source, URI, "sub/with space & +plus.txt").artifacts
     registry.expire_urls()
-    with transport(source.locate(artifact), 0, None) as body:
-        assert body.head.status == 403
-    with transport(source.locate(artifact, fresh=True), 0, None) as body:
-        assert body.head.status == 200
+    assert asked(source.locate(artifact)).status_code == 403
+    assert asked(source.locate(artifact, fresh=True)).status_code == 200
     assert registry.log("ngc")[-1].query["path"] == artifact.path
 
 
 def test_a_refused_manifest_falls_back_to_single_files(
-    source: NgcSource, registry: Registry, transport: Transport
+    source: NgcSource, registry: Registry, api: HttpApi
 ) -> None:
     registry.ngc.models["nim", "meta", "llama"].manifest = False
     listing = listed(source, URI)
@@ -173,7 +169,7 @@ def test_a_refused_manifest_falls_back_to_single_files(
     assert "one by one" in listing.notes[0]
     for artifact in listing.artifacts:
         if artifact.path in FILES:
-            assert fetched(transport, source, artifact) == FILES[artifact.path]
+            assert content_of(source, artifact) == FILES[artifact.path]
     assert not any(request.authorization for request in registry.log("cdn"))
 
 
@@ -252,20 +248,20 @@ def test_f24_urls_that_do_not_pair_with_names_are_refused(source: NgcSource, reg
 
 
 def test_f22_a_wrong_key_fails_at_the_first_request(
-    transport: Transport, registry: Registry, clock: StepClock
+    api: HttpApi, registry: Registry, clock: StepClock
 ) -> None:
     for key in ("nvapi-wrong-canary", "d3Jvbmc="):
         registry.requests.clear()
         with pytest.raises(AuthError) as caught:
-            listed(ngc_source(transport, registry, clock, key=key), URI)
+            listed(ngc_source(api, registry, clock, key=key), URI)
         assert len(registry.requests) == 1
         assert "NGC_API_KEY" in caught.value.hint and "authSecret" in caught.value.hint
         assert key not in caught.value.message + caught.value.hint
 
 
-def test_f22_no_key_names_the_variable(transport: Transport, registry: Registry, clock: StepClock) -> None:
+def test_f22_no_key_names_the_variable(api: HttpApi, registry: Registry, clock: StepClock) -> None:
     with pytest.raises(AuthError, match="none is set") as caught:
-        listed(ngc_source(transport, registry, clock, key=""), URI)
+        listed(ngc_source(api, registry, clock, key=""), URI)
     assert "NGC_API_KEY" in caught.value.hint
 
 
@@ -395,11 +391,11 @@ def test_damaged_checksums_are_not_believed(source: NgcSource, registry: Registr
 
 
 def test_locating_needs_no_listing_before(
-    transport: Transport, registry: Registry, clock: StepClock, source: NgcSource
+    api: HttpApi, registry: Registry, clock: StepClock, source: NgcSource
 ) -> None:
     [artifact] = listed(source, URI, "config.json").artifacts
-    other = ngc_source(transport, registry, clock)
-    assert fetched(transport, other, artifact) == FILES["config.json"]
+    other = ngc_source(api, registry, clock)
+    assert content_of(other, artifact) == FILES["config.json"]
     del registry.ngc.models["nim", "meta", "llama"].versions["hf"]["config.json"]
     with pytest.raises(NotFoundError, match=r"config\.json"):
         source.locate(artifact, fresh=True)

@@ -24,7 +24,7 @@ def test_f28_https_is_tunnelled_and_the_password_stays_with_the_proxy(
         rules = ProxyRules(authorization="Basic dTpw", names={"registry.test": ("127.0.0.1", server.port)})
         with Proxy(rules) as proxy:
             one = rig(ca_files=(bundle,), https_proxy=f"http://u:p@{proxy.address}")
-            assert one.transport.request("GET", Url("https://registry.test/v2")).body == b"{}"
+            assert one.api.request("GET", Url("https://registry.test/v2")).body == b"{}"
             assert [seen.target for seen in proxy.seen] == ["registry.test:443"]
             assert "proxy-authorization" not in server.seen[0].headers
             one.transport.close()
@@ -52,7 +52,7 @@ def test_f28_a_proxy_that_says_no(rig: Callable[..., Rig], scheme: str, code: in
         secret = f"http://user:{CANARY}@{proxy.address}"
         one = rig(http_proxy=secret, https_proxy=secret, retry_budget=20.0)
         with pytest.raises(ProxyError, match=message) as caught:
-            one.transport.request("GET", Url(f"{scheme}://registry.test/v2"))
+            one.api.request("GET", Url(f"{scheme}://registry.test/v2"))
         assert f"http://{proxy.address}" in caught.value.message
         assert CANARY not in str(caught.value) + caught.value.hint + repr(caught.value)
         assert bool(one.clock.waits) is (code == 503)

@@ -32,7 +32,7 @@ def test_f19_a_loop_is_refused(rig: Callable[..., Rig]) -> None:
         lambda seen, peer: redirect("/b" if seen.target == "/a" else "/a")(seen, peer)
     ) as one:
         with pytest.raises(RedirectError, match="loop"):
-            rig().transport.request("GET", one.url("/a"))
+            rig().api.request("GET", one.url("/a"))
         assert len(one.seen) == 2
 
 
@@ -42,11 +42,11 @@ def test_f19_ten_hops_and_no_more(rig: Callable[..., Rig]) -> None:
         (redirect(f"/{number + 1}") if number < 10 else ok)(seen, peer)
 
     with ScriptedServer(hop) as server:
-        transport = rig().transport
-        assert transport.request("GET", server.url("/0")).status == 200
+        api = rig().api
+        assert api.request("GET", server.url("/0")).status == 200
         server.answer = lambda seen, peer: redirect(f"/{int(seen.target.strip('/')) + 1}")(seen, peer)
         with pytest.raises(RedirectError, match="11th"):
-            transport.request("GET", server.url("/0"))
+            api.request("GET", server.url("/0"))
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_f55_no_credential_crosses_origins(
     with ScriptedServer(lambda seen, peer: peer.file(seen, CONTENT), host="127.0.0.2") as cdn:
         target = f"http://u:{CANARY}@{cdn.address}/blob?X-Amz-Signature=1"
         with ScriptedServer(in_turn(redirect("/same"), redirect(target), redirect(target))) as hub:
-            transport = rig().transport
-            with transport(Location(hub.url(), secrets), 5, 10) as body:
+            one = rig()
+            with one.transport(Location(hub.url(), secrets), 5, 10) as body:
                 assert read_all(body) == CONTENT[5:10]
-            transport.request("GET", hub.url(), headers=secrets)
-            transport.request("GET", cdn.url())
+            one.api.request("GET", hub.url(), headers=secrets)
+            one.api.request("GET", cdn.url())
         for seen in hub.seen:
             assert seen.headers["authorization"] == f"Bearer {CANARY}"
             assert seen.headers["x-api-key"] == CANARY
@@ -167,13 +167,13 @@ def test_f55_a_body_does_not_cross_origins(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(ok, host="127.0.0.2") as other:
         answer = redirect(other.url().reveal(), 307)
         with ScriptedServer(answer) as server, pytest.raises(RedirectError, match="body"):
-            rig().transport.request("POST", server.url(), body=b"credentials=" + CANARY.encode())
+            rig().api.request("POST", server.url(), body=b"credentials=" + CANARY.encode())
         assert other.seen == []
 
 
 def test_a_post_becomes_a_get_on_303_and_stays_one_on_307(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(in_turn(redirect("/b", 307), redirect("/c", 303), ok)) as server:
-        rig().transport.request("POST", server.url("/a"), body=b"x")
+        rig().api.request("POST", server.url("/a"), body=b"x")
         assert [(seen.method, seen.body) for seen in server.seen] == [
             ("POST", b"x"),
             ("POST", b"x"),

@@ -28,7 +28,7 @@ def test_f16_refused_names_the_host_and_stops_inside_the_budget(rig: Callable[..
     one = rig(retry_budget=100.0)
     url = Url(f"http://127.0.0.1:{closed_port()}/v2?sig={CANARY}")
     with pytest.raises(NetworkError, match=r"127\.0\.0\.1:\d+: the connection was refused") as caught:
-        one.transport.request("GET", url)
+        one.api.request("GET", url)
     assert "attempts" in caught.value.message
     assert 60 < sum(one.clock.waits) <= 100
     assert all(isinstance(event, Waiting) and CANARY not in event.reason for event in one.told)
@@ -55,7 +55,7 @@ def test_f16_a_name_that_does_not_exist_is_given_up_sooner_than_a_resolver_that_
     resolver_says(monkeypatch, code)
     one = rig()
     with pytest.raises(NetworkError, match=rf"registry\.invalid: {words}.*attempts"):
-        one.transport.request("GET", Url("http://registry.invalid/a"))
+        one.api.request("GET", Url("http://registry.invalid/a"))
     assert int(sum(one.clock.waits)) in waited
     with pytest.raises(ProxyError, match=rf"proxy\.invalid.*{words}"):
         rig(http_proxy="http://proxy.invalid:3128").transport(Location(Url("http://a.test/")), 0, None)
@@ -78,10 +78,10 @@ def test_f16_a_name_that_was_reached_before_is_not_mistyped(
 ) -> None:
     one = rig()
     with ScriptedServer(ok) as server:
-        assert one.transport.request("GET", server.url(host="localhost")).status == 200
+        assert one.api.request("GET", server.url(host="localhost")).status == 200
     resolver_says(monkeypatch, socket.EAI_NONAME)
     with pytest.raises(NetworkError, match="there is no such name"):
-        one.transport.request("GET", server.url("/other", host="localhost"))
+        one.api.request("GET", server.url("/other", host="localhost"))
     assert sum(one.clock.waits) > 300
 
 
@@ -101,7 +101,7 @@ def test_f17_retry_after_pauses_the_host_for_all(rig: Callable[..., Rig]) -> Non
         with one.transport(Location(server.url()), 0, None) as body:
             assert body.head.status == 429
         assert one.clock.waits == []
-        assert one.transport.request("GET", server.url("/other")).status == 200
+        assert one.api.request("GET", server.url("/other")).status == 200
         assert one.clock.waits == [120.0]
 
 
@@ -109,7 +109,7 @@ def test_f17_an_api_request_waits_as_told(rig: Callable[..., Rig]) -> None:
     answers = in_turn(status(429, Retry_After="40"), status(429, RateLimit='"api";r=0;t=70'), ok)
     with ScriptedServer(answers) as server:
         one = rig()
-        assert one.transport.request("GET", server.url()).body == b"{}"
+        assert one.api.request("GET", server.url()).body == b"{}"
         assert one.clock.waits == [40.0, 70.0]
         assert one.told == [
             Waiting(f"{server.address} answers HTTP 429", 40.0),
@@ -120,7 +120,7 @@ def test_f17_an_api_request_waits_as_told(rig: Callable[..., Rig]) -> None:
 def test_f18_a_storm_passes(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(in_turn(*[status(503)] * 8, ok)) as server:
         one = rig(clock=StepClock(jitter=0.999))
-        assert one.transport.request("GET", server.url()).status == 200
+        assert one.api.request("GET", server.url()).status == 200
         assert one.clock.waits == sorted(one.clock.waits)
         assert len(one.clock.waits) == 8
 
@@ -128,14 +128,14 @@ def test_f18_a_storm_passes(rig: Callable[..., Rig]) -> None:
 def test_f18_beyond_the_budget_the_last_answer_is_returned(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(status(503)) as server:
         one = rig(retry_budget=30.0)
-        assert one.transport.request("GET", server.url()).status == 503
+        assert one.api.request("GET", server.url()).status == 503
         assert sum(one.clock.waits) <= 30
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 416])
 def test_a_no_is_not_asked_again(rig: Callable[..., Rig], code: int) -> None:
     with ScriptedServer(status(code)) as server:
-        assert rig().transport.request("GET", server.url()).status == code
+        assert rig().api.request("GET", server.url()).status == code
         assert len(server.seen) == 1
 
 
@@ -146,7 +146,7 @@ def test_an_answer_over_the_limit_is_refused_once(rig: Callable[..., Rig]) -> No
     bomb = gzip.compress(bytes(10 << 20))
     with ScriptedServer(lambda seen, peer: peer.reply(200, bomb, {"Content-Encoding": "gzip"})) as server:
         with pytest.raises(NetworkError, match="over 1000000 bytes"):
-            rig().transport.request("GET", server.url(), max_bytes=1_000_000)
+            rig().api.request("GET", server.url(), max_bytes=1_000_000)
         assert len(server.seen) == 1
 
 
@@ -157,12 +157,12 @@ def test_a_short_api_answer_is_asked_for_again(rig: Callable[..., Rig]) -> None:
         peer.close()
 
     with ScriptedServer(in_turn(short, ok)) as server:
-        assert rig().transport.request("GET", server.url()).body == b"{}"
+        assert rig().api.request("GET", server.url()).body == b"{}"
 
 
 def test_method_body_and_headers_are_sent(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(ok) as server:
-        rig(user_agent="nimpull/9").transport.request(
+        rig(user_agent="nimpull/9").api.request(
             "POST", server.url("/token"), headers={"X-Org": "acme"}, body=b"credentials=k"
         )
         (seen,) = server.seen
@@ -173,5 +173,5 @@ def test_method_body_and_headers_are_sent(rig: Callable[..., Rig]) -> None:
 
 def test_a_redirect_is_returned_when_not_followed(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(redirect("/next")) as server:
-        reply = rig().transport.request("HEAD", server.url(), follow=False)
+        reply = rig().api.request("HEAD", server.url(), follow=False)
         assert (reply.status, reply.headers["location"]) == (302, "/next")

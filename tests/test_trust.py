@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -16,7 +17,7 @@ from nimpull.core.artifacts import Location
 from nimpull.core.names import Url
 from nimpull.errors import TlsError
 from nimpull.settings import load
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.transport import HttpApi, Network, TransportPolicy
 from nimpull.transport.trust import SYSTEM_STORES, authorities
 from tests.certificates import of_an_old_company, served
 from tests.clocks import StepClock
@@ -27,8 +28,10 @@ from tests.transporting import Rig, ok
 def asked(url: Url, **environ: str) -> bytes:
     settings = load(environ)
     policy = TransportPolicy(ca_files=settings.ca_files, ca_directories=settings.ca_directories)
-    with Transport(policy, clock=StepClock(), cancel=Event(), emit=lambda event: None) as transport:
-        return transport.request("GET", url).body
+    clock = StepClock()
+    api = HttpApi(Network(policy, clock), clock=clock, cancel=Event(), emit=lambda event: None)
+    with closing(api):
+        return api.request("GET", url).body
 
 
 def test_f27_an_old_company_s_ca_is_believed_where_python_3_13_would_not(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_f27_an_unknown_authority_is_refused_once(rig: Callable[..., Rig], ca: t
     with ScriptedServer(ok, tls=served(ca, "127.0.0.1")) as server:
         one = rig()
         with pytest.raises(TlsError, match="not trusted") as caught:
-            one.transport.request("GET", server.url())
+            one.api.request("GET", server.url())
         assert "proxy.certConfigMap" in caught.value.hint
         assert "SSL_CERT_FILE" in caught.value.hint
         assert one.clock.waits == []
@@ -97,7 +100,7 @@ def test_f27_wrong_host_and_expired(
     name, expired = issued
     tls = served(ca, name, expired=expired)
     with ScriptedServer(ok, tls=tls) as server, pytest.raises(TlsError, match=message):
-        rig(ca_files=(bundle,)).transport.request("GET", server.url())
+        rig(ca_files=(bundle,)).api.request("GET", server.url())
 
 
 class PlainSpoken(ScriptedServer):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from threading import Event
 
 from nimpull.core.artifacts import Location
-from nimpull.core.ports import Api, Body
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.core.ports import Body
+from nimpull.transport import HttpApi, Network, Transport, TransportPolicy
 from tests.clocks import StepClock
 from tests.servers import Peer, ScriptedServer, Seen
 
@@ -24,11 +24,15 @@ class Rig:
         self.clock = clock
         self.cancel = Event()
         self.told: list[object] = []
-        self.transport = Transport(policy, clock=clock, cancel=self.cancel, emit=self.told.append)
-        self.api: Api = self.transport
+        network = Network(policy, clock)
+        self.transport = Transport(
+            policy, clock=clock, cancel=self.cancel, emit=self.told.append, network=network
+        )
+        self.api = HttpApi(network, clock=clock, cancel=self.cancel, emit=self.told.append)
 
     def close(self) -> None:
         self.transport.close()
+        self.api.close()
 
 
 def read_all(body: Body, block: int = 1 << 20) -> bytes:

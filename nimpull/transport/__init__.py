@@ -26,19 +26,25 @@ _STOPPED_HINT: Final = "Run again to continue where it stopped."
 
 
 class Transport:
-    """Implements :class:`nimpull.core.ports.Api` and :class:`nimpull.core.ports.Get`. Thread-safe."""
+    """Implements :class:`nimpull.core.ports.Get`. Thread-safe."""
 
-    def __init__(self, policy: TransportPolicy, *, clock: Clock, cancel: Cancel, emit: Emit) -> None:
+    def __init__(
+        self,
+        policy: TransportPolicy,
+        *,
+        clock: Clock,
+        cancel: Cancel,
+        emit: Emit,
+        network: Network | None = None,
+    ) -> None:
         """Raises TlsError if a CA bundle cannot be read."""
         self._policy = policy
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self.network = Network(policy, clock)
-        self._pauses = self.network.pauses
-        self._wire = Wire(policy, self.network.authorities, self._gate)
-        self._api = HttpApi(self.network, clock=clock, cancel=cancel, emit=emit)
-        self.request = self._api.request
+        network = network or Network(policy, clock)
+        self._pauses = network.pauses
+        self._wire = Wire(policy, network.authorities, self._gate)
         self._closed = False
         self._gauge = Gauge()
         Thread(target=self._watch, name="transport-cancel", daemon=True).start()
@@ -51,7 +57,6 @@ class Transport:
     def close(self) -> None:
         self._closed = True
         self._wire.close()
-        self._api.close()
 
     def _watch(self) -> None:
         """A thread that waits for the head of an answer cannot look at ``cancel`` itself."""

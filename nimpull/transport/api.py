@@ -42,7 +42,7 @@ class HttpApi:
         # their lines carry whole URLs, presigned queries too
         for name in ("urllib3.connection", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._network = network
+        self.network = network
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
@@ -70,7 +70,7 @@ class HttpApi:
     ) -> Reply:
         """See :meth:`nimpull.core.ports.Api.request`. An answer over ``max_bytes`` is a NetworkError."""
         hop = Hop(method, url, headers or {}, body)
-        retries = _Retries(url.host, self._network, self._clock)
+        retries = _Retries(url.host, self.network, self._clock)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Unsettled),
             wait=retries.pause,
@@ -98,7 +98,7 @@ class HttpApi:
                 raise
             raise _Unsettled(error.message, error=error) from error
         if reply.status in BUSY:
-            self._network.pauses.note(reply.url.host, reply.status, reply.headers)
+            self.network.pauses.note(reply.url.host, reply.status, reply.headers)
             raise _Unsettled(f"{reply.url.authority} answers HTTP {reply.status}", reply=reply)
         return reply
 
@@ -106,7 +106,7 @@ class HttpApi:
         """The first answer that is not a followed redirect."""
         check_location(hop.url)
         while True:
-            while left := self._network.pauses.left(hop.url.host):
+            while left := self.network.pauses.left(hop.url.host):
                 self._rest(left)
             reply = self._ask(hop, max_bytes)
             if not follow or not is_redirect(reply.status, reply.headers):
@@ -130,7 +130,7 @@ class HttpApi:
             threading.Thread(target=carry_out, name=f"ask {hop.url.host}", daemon=True).start()
         except RuntimeError:  # no thread is left (pids.max): then without the freedom to leave
             carry_out()
-        watch = Watch(hop.url, self._network.policy, self._clock.monotonic())
+        watch = Watch(hop.url, self.network.policy, self._clock.monotonic())
         moved = 0
         while not wait([outcome], _TICK).done:
             now = self._clock.monotonic()
@@ -144,7 +144,7 @@ class HttpApi:
         return outcome.result()
 
     def _send(self, hop: Hop, max_bytes: int, exchange: Exchange) -> Reply:
-        proxy = self._network.proxy_for(hop.url)
+        proxy = self.network.proxy_for(hop.url)
         request = self._prepared(hop)
         try:
             with self._session.send(
@@ -157,7 +157,7 @@ class HttpApi:
                 return self._read(hop, response, max_bytes, exchange, proxy)
         except WIRE_ERRORS as error:
             failure = explain(error, hop.url, proxy)
-            if (proxy or hop.url).host in self._network.reached:  # the name is right: this may pass
+            if (proxy or hop.url).host in self.network.reached:  # the name is right: this may pass
                 failure.patience = float("inf")
             raise failure from error
 

@@ -23,7 +23,7 @@ from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
-    from nimpull.transport import Transport
+    from nimpull.transport import HttpApi, Network, Transport
     from nimpull.wiring.registries import Registries
 
 
@@ -83,14 +83,10 @@ class Edges:
 
         return detect(lookup=self.table.find, cancel=self.cancel)
 
-    def transport(self) -> Transport:
-        """Made once a registry is needed: a store that is complete costs no TLS."""
-        if self._transport is None:
-            self._transport = self._stack.enter_context(self._new_transport())
-        return self._transport
-
-    def _new_transport(self) -> Transport:
-        from nimpull.transport import Transport, TransportPolicy
+    @cached_property
+    def network(self) -> Network:
+        """What registry answers and bytes share. Raises TlsError for a CA bundle that cannot be read."""
+        from nimpull.transport import Network, TransportPolicy
 
         settings = self.settings
         policy = TransportPolicy(
@@ -101,7 +97,29 @@ class Edges:
             retry_budget=settings.retry_seconds,
             connections=max(TransportPolicy().connections, settings.connections or 0),
         )
-        return Transport(policy, clock=self.clock, cancel=self.cancel, emit=self.emit)
+        return Network(policy, self.clock)
+
+    @cached_property
+    def api(self) -> HttpApi:
+        """Made once a registry is needed: a store that is complete costs no TLS."""
+        from nimpull.transport import HttpApi
+
+        api = HttpApi(self.network, clock=self.clock, cancel=self.cancel, emit=self.emit)
+        self._stack.callback(api.close)
+        return api
+
+    def transport(self) -> Transport:
+        if self._transport is None:
+            self._transport = self._stack.enter_context(self._new_transport())
+        return self._transport
+
+    def _new_transport(self) -> Transport:
+        from nimpull.transport import Transport
+
+        network = self.network
+        return Transport(
+            network.policy, clock=self.clock, cancel=self.cancel, emit=self.emit, network=network
+        )
 
     @property
     def connections(self) -> int:
@@ -112,7 +130,7 @@ class Edges:
     def registries(self) -> Registries:
         from nimpull.wiring.registries import Registries
 
-        return Registries(self.settings, self.clock, self.transport)
+        return Registries(self.settings, self.clock, lambda: self.api)
 
     def endpoints(self, uris: Iterable[ModelUri]) -> tuple[str, ...]:
         """Of the registries that answer for them, sorted; without a secret."""

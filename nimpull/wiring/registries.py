@@ -13,16 +13,16 @@ from nimpull.settings import Settings
 if TYPE_CHECKING:
     from nimpull.sources import LocalSource
     from nimpull.sources.s3 import Sign
-    from nimpull.transport import Transport
+    from nimpull.transport import HttpApi
 
 
 class Registries:
-    """``transport`` is asked for once a source needs the network."""
+    """``api`` is asked for once a source needs the network."""
 
-    def __init__(self, settings: Settings, clock: Clock, transport: Callable[[], Transport]) -> None:
+    def __init__(self, settings: Settings, clock: Clock, api: Callable[[], HttpApi]) -> None:
         self._settings = settings
         self._clock = clock
-        self._transport = transport
+        self._api = api
 
     def source(self, uri: ModelUri) -> Source:
         """NIM_REPOSITORY_OVERRIDE takes the place of both registries."""
@@ -59,7 +59,7 @@ class Registries:
 
         settings = self._settings
         return NgcSource(
-            self._transport(),
+            self._api(),
             api_endpoint=Url(settings.ngc_api),
             auth_endpoint=Url(settings.ngc_auth),
             key=settings.ngc_key,
@@ -72,27 +72,27 @@ class Registries:
 
         override = self._settings.repository_override
         scheme = override.partition("://")[0].lower()
-        return MirrorSource(self._transport(), override=override, sign=self._sign if scheme == "s3" else None)
+        return MirrorSource(self._api(), override=override, sign=self._sign if scheme == "s3" else None)
 
     @cached_property
     def _sign(self) -> Sign:
         from nimpull.sources import boto_signer
 
         # boto3 takes one bundle, in place of the system's
-        bundle = self._transport().network.authorities.path
+        bundle = self._api().network.authorities.path
         return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, bundle)
 
     @cached_property
     def _s3(self) -> Source:
         from nimpull.sources import S3Source
 
-        return S3Source(self._transport(), sign=self._sign)
+        return S3Source(self._api(), sign=self._sign)
 
     @cached_property
     def _web(self) -> Source:
         from nimpull.sources import WebSource
 
-        return WebSource(self._transport())
+        return WebSource(self._api())
 
     @cached_property
     def _hub_source(self) -> Source:
@@ -100,7 +100,7 @@ class Registries:
 
         settings = self._settings
         return HubSource(
-            self._transport(), endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self._clock
+            self._api(), endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self._clock
         )
 
     @cached_property
