@@ -89,6 +89,7 @@ class Settings:
     proxies: Proxies = NO_PROXIES
     jsonl_logging: bool = False
     log_level: Level = Level.INFO
+    metrics: str = ""  # where they go, "" = beside the report in the store
     termination_log: str = TERMINATION_LOG
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     connections: int | None = None
@@ -161,6 +162,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             no_proxy=_either_case(environ, "NO_PROXY"),
         ),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
+        metrics=_text(environ, "NIMPULL_METRICS"),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),

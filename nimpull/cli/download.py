@@ -78,6 +78,7 @@ class Options:
     connections: int | None
     memory_limit: int | None
     report_path: str
+    metrics: str
     quiet: bool
     verbose: bool
     output: str
@@ -170,6 +171,13 @@ class Options:
     callback=report_place,
     help="Where the report goes; - is stdout.",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="PATH",
+    callback=report_place,
+    help="Where the metrics go [NIMPULL_METRICS, else .nimpull/metrics.prom in the store].",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the closing line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also a line for each file.")
 @click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
@@ -221,6 +229,7 @@ def _with_options(settings: Settings, options: Options) -> Settings:
     if options.quiet or options.verbose:
         level = Level.ERROR if options.quiet else Level.DEBUG
     settings = limited(settings, options.connections, options.memory_limit)
+    settings = replace(settings, metrics=options.metrics or settings.metrics)
     return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
 
 

@@ -124,10 +124,14 @@ def fail_unasked(error: NimpullError, store: str = "") -> int:
 
     ``store``: has the report too, if it is there: the one of an earlier run would be taken for this one's.
     """
-    from nimpull.wiring.report_writer import leave_message, leave_report
+    from nimpull.wiring.report_writer import leave_message, leave_metrics_in_store, leave_report
 
     report = failed(error)
-    for problem in (leave_message(termination_log(), report), leave_report(store, report)):
+    for problem in (
+        leave_message(termination_log(), report),
+        leave_report(store, report),
+        leave_metrics_in_store(store, report),
+    ):
         if problem:
             say(f"nimpull: {problem}", err=True)
     say(closing_line(report), err=True)

@@ -52,6 +52,7 @@ class Edges:
             request,
             clock=clock,
             progress=progress,
+            metrics=settings.metrics,
         )
         self._stack = ExitStack()
         self._transport: Transport | None = None

@@ -18,6 +18,8 @@ from nimpull.errors import OutputError, StoreError
 if TYPE_CHECKING:
     from nimpull.progress import Progress
 
+METRICS: Final = f"{STATE_DIRECTORY}/metrics.prom"  # the node exporter reads what ends in .prom
+READY: Final = b'nimpull_state{state="Ready"} 1.0'
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
 #: What a failure's report may have beyond the draft: sources, notes, the error, the time line (bytes).
 MARGIN: Final = 128 << 10
@@ -27,8 +29,9 @@ class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
     ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress`` knows how far
-    the run is. No method raises: a report that cannot be written is told, and hides no outcome;
-    ``unwritten``: why the file that was asked for has not got the last report.
+    the run is. ``metrics``: where these go, "" = beside the report in the store. No method raises: a report
+    that cannot be written is told, and hides no outcome; ``unwritten``: why the file that was asked for has
+    not got the last report.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class ReportWriter:
         *,
         clock: Clock,
         progress: Progress,
+        metrics: str = "",
     ) -> None:
         self.draft: Report | None = None
         self.unwritten: OutputError | None = None
@@ -47,6 +51,7 @@ class ReportWriter:
         self._request = request
         self._clock = clock
         self._progress = progress
+        self._metrics = metrics
         self._done = Event()
         self._unpublished = Lock()
         self._thread: Thread | None = None
@@ -110,6 +115,10 @@ class ReportWriter:
                 self._tell(self.unwritten.message)
         elif not self._request.repair:  # a repair is not what the store was filled by
             self._tell(leave_report(self._request.store, report, last=last))
+        if self._metrics:
+            self._tell(leave_metrics(self._metrics, report))
+        elif not self._request.repair:
+            self._tell(leave_metrics_in_store(self._request.store, report))
 
     def _tell(self, problem: str) -> None:
         if problem:
@@ -142,4 +151,36 @@ def leave_report(store: str, report: Report, *, last: bool = True) -> str:
         write_report(Tree(store), to_text(report).encode(), last=last)
     except StoreError as error:
         return f"the report could not be written: {error}"
+    return ""
+
+
+def leave_metrics(path: str, report: Report) -> str:
+    """Write them to a file of the caller's; returns why it could not, or ""."""
+    from nimpull.store.durable import replace_file
+    from nimpull.wiring.metrics import metrics_text
+
+    try:
+        replace_file(path, metrics_text(report))  # its temporary does not end in .prom: no collector reads it
+    except OSError as error:
+        return f"the metrics could not be written to {display(path, 300)}: {error.strerror}"
+    return ""
+
+
+def leave_metrics_in_store(store: str, report: Report) -> str:
+    """Likewise, where there is a store."""
+    if not store or not os.path.isdir(store):
+        return ""
+    from nimpull.store.tree import Tree
+
+    tree = Tree(store)
+    try:
+        fetched = report.transfer is not None and report.transfer.bytes
+        # a run that found all there costs less than the import of the library, and has nothing new to say
+        if report.state is State.READY and not fetched and READY in (tree.read(METRICS) or b""):
+            return ""
+        from nimpull.wiring.metrics import metrics_text
+
+        tree.write(METRICS, metrics_text(report), durable=False)
+    except StoreError as error:
+        return f"the metrics could not be written: {error}"
     return ""
