@@ -114,6 +114,27 @@ def test_f46_of_many_at_once_one_has_it(
                 each.drop(UNIT)
 
 
+def test_f46_a_look_that_is_out_of_date_when_it_is_acted_on(
+    pod: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its link the claim expired, was taken over, given back, and taken by another."""
+    dead, quick, other, late = (pod(name) for name in ("dead", "quick", "other", "late"))
+    assert owner_of(dead) == ""
+    grow_old(dead, EXPIRY + 1)
+    real = Tree.hard_link
+
+    def link(self: Tree, existing: str, path: str) -> None:
+        monkeypatch.setattr(Tree, "hard_link", real)
+        assert owner_of(quick) == ""
+        quick.drop(UNIT)
+        assert owner_of(other) == ""
+        real(self, existing, path)
+
+    monkeypatch.setattr(Tree, "hard_link", link)
+    assert owner_of(late) == "other"
+    assert other.holds(UNIT) and not late.holds(UNIT)
+
+
 def refuse(code: int) -> Callable[..., Any]:
     def call(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
