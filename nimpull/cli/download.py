@@ -28,7 +28,7 @@ from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
 from nimpull.core.events import Level
 from nimpull.core.names import display
-from nimpull.core.nimcache import HubSource, NimCache, parse_nimcache
+from nimpull.core.nimcache import HubRepository, NimCache, parse_nimcache
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import EXIT_CODES, UsageError
@@ -57,6 +57,7 @@ class Options:
 
     uris: tuple[str, ...]
     nimcache_file: str | None
+    lenient: bool
     manifest_file: str | None
     profiles: tuple[str, ...]
     everything: bool
@@ -102,6 +103,7 @@ class Options:
     shell_complete=complete.files,
     help="Do what this NIMCache asks for.",
 )
+@click.option("--lenient", is_flag=True, help="With -f: unknown fields and missing secrets are only told.")
 @click.option(
     "--manifest",
     "manifest_file",
@@ -243,6 +245,8 @@ def refuse_mixtures(options: Options) -> None:
         other += ["--layout"] if options.layout != LayoutKind.CACHE else []
         if unread := [*other, *choosing, *filtering]:
             raise UsageError(f"-f does not take {', '.join(unread)}", hint="The NIMCache says what to pull.")
+    elif options.lenient:
+        raise UsageError("--lenient is for -f", hint="Leave it out, or give a NIMCache with -f.")
     elif options.uris:
         if unread := [*(["--manifest"] if options.manifest_file else []), *choosing]:
             raise UsageError(
@@ -288,7 +292,7 @@ def _manifest(path: str, settings: Settings) -> bytes:
 
 def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
     """What the caching Job of this NIMCache would do, as a Request. Raises UsageError, ManifestError."""
-    cache = parse_nimcache(read_file(path, "the NIMCache"))
+    cache = parse_nimcache(read_file(path, "the NIMCache"), lenient=options.lenient)
     for note in cache.notes:
         click.echo(f"nimpull: {display(note)}", err=True)
     settings = _with_options(from_process(lambda own: _variables(cache, own)), options)
@@ -305,14 +309,14 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
 
 def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:
     variables = cache.environment(own)
-    if isinstance(cache.source, HubSource):
+    if isinstance(cache.source, HubRepository):
         variables["HF_ENDPOINT"] = cache.source.endpoint.reveal()
     return variables
 
 
 def _with_source(request: Request, cache: NimCache, manifest_file: str, settings: Settings) -> Request:
     source = cache.source
-    if isinstance(source, HubSource):
+    if isinstance(source, HubRepository):
         return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR, hub=SERVING_HUB)
     if source.endpoint:
         uri = registry_model(source.endpoint, settings)

@@ -39,6 +39,12 @@ _PYTHON_TAGS: Final = ("tag:yaml.org,2002:python/", "!python/", "!!python/")
 _MERGE: Final = "<<"
 
 
+class PlainText(str):
+    """Text that stood without quotes: other readers may take it for a number or a boolean."""
+
+    __slots__ = ()
+
+
 class YamlMap(dict[str, Yaml]):
     """A mapping that knows its line (from 1) and the line of each key."""
 
@@ -68,20 +74,22 @@ def load_yaml(
     error: type[NimpullError] = ManifestError,
     max_bytes: int = MAX_BYTES,
     max_nodes: int = MAX_NODES,
+    plain: bool = False,
 ) -> Yaml:
     """The first document of ``data`` (UTF-8, or UTF-16 with a byte order mark) as nested maps, lists and
     text.
 
-    null is None; a null key is dropped; ``<<`` merges as YAML 1.1 says, a map's own keys winning. Raises
-    ``error`` naming the line: syntax, duplicate keys, keys that are not text, undefined or recursive aliases,
-    ``!!python/…`` tags, or more than ``max_bytes``, 64 levels or ``max_nodes``.
+    ``plain``: what stood without quotes is PlainText. null is None; a null key is dropped; ``<<`` merges as
+    YAML 1.1 says, a map's own keys winning. Raises ``error`` naming the line: syntax, duplicate keys, keys
+    that are not text, undefined or recursive aliases, ``!!python/…`` tags, or more than ``max_bytes``, 64
+    levels or ``max_nodes``.
     """
     if len(data) > max_bytes:
         raise error(
             f"{what}: {len(data)} bytes are more than the limit of {max_bytes} bytes",
             hint="A model manifest is a few megabytes at most; check that this is the right file.",
         )
-    builder = _Builder(what, error, max_nodes)
+    builder = _Builder(what, error, max_nodes, plain)
     try:
         return builder.document(yaml.parse(data, Loader=yaml.CBaseLoader))
     except yaml.MarkedYAMLError as cause:
@@ -98,10 +106,11 @@ def load_yaml(
 class _Builder:
     """One pass over the events of one document."""
 
-    def __init__(self, what: str, error: type[NimpullError], max_nodes: int) -> None:
+    def __init__(self, what: str, error: type[NimpullError], max_nodes: int, plain: bool) -> None:
         self._what = what
         self._error = error
         self._max_nodes = max_nodes
+        self._plain = PlainText if plain else str
         self._nodes = 0
         #: anchor -> (value, nodes it stands for)
         self._anchors: dict[str, tuple[Yaml, int]] = {}
@@ -162,7 +171,9 @@ class _Builder:
         text: str = event.value
         tag = event.tag
         if tag is None:
-            return None if event.style in (None, "") and text in _NULLS else text
+            if event.style in (None, ""):
+                return None if text in _NULLS else self._plain(text)
+            return text
         self._refuse_python(event)
         return None if tag == _NULL_TAG else text
 

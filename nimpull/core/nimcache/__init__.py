@@ -1,10 +1,6 @@
-"""A ``NIMCache`` (apps.nvidia.com/v1alpha1) as values, under the rules and messages of its CRD and webhook.
-
-What the cluster would refuse but what does not matter for a download here (a missing ``modelPuller``, say)
-is a note, not an error. Source of the rules: the CRD's validation markers and the operator's webhook.
-"""
+"""A ``NIMCache`` (apps.nvidia.com/v1alpha1) as values: what its CRD refuses is refused here too."""
 
 from nimpull.core.nimcache.parsing import parse_nimcache
-from nimpull.core.nimcache.values import HubSource, NgcSource, NimCache, expand
+from nimpull.core.nimcache.values import HubRepository, NgcModels, NimCache, expand
 
-__all__ = ["HubSource", "NgcSource", "NimCache", "expand", "parse_nimcache"]
+__all__ = ["HubRepository", "NgcModels", "NimCache", "expand", "parse_nimcache"]

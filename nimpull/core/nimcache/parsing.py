@@ -1,15 +1,15 @@
-"""A NIMCache file read: the one object of that kind, and what its spec says beside the source."""
+"""A NIMCache file read: the one object of that kind, checked by its CRD, and what it means for a pull."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
-from nimpull.core.names import Url, display
-from nimpull.core.nimcache.fields import Fields, refuse
-from nimpull.core.nimcache.source import parse_source
-from nimpull.core.nimcache.values import VARIABLE, EnvVariable, NimCache, Proxy
+from nimpull.core.criteria import Criteria, GpuCriterion
+from nimpull.core.names import ModelUri, Url, display
+from nimpull.core.nimcache.schema import UNKNOWN, Finding, check
+from nimpull.core.nimcache.values import VARIABLE, EnvVariable, HubRepository, NgcModels, NimCache, Proxy
 from nimpull.core.units import parse_quantity
 from nimpull.core.yamltext import load_yaml
 from nimpull.errors import UsageError
@@ -24,53 +24,56 @@ _ACCESS_MODES: Final = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadW
 _NO_PROXY: Final = re.compile(
     r"\.?[a-zA-Z0-9.-]+|(\d{1,3}\.){3}\d{1,3}(:\d+|/\d{1,2})?|\[[0-9a-fA-F:]+\](:\d+|/\d{1,3})?"
 )
-#: Every field of spec, so that a misspelt one can be told.
-_SPEC: Final = (
-    "source",
-    "storage",
-    "resources",
-    "tolerations",
-    "nodeSelector",
-    "userID",
-    "groupID",
-    "certConfig",
-    "env",
-    "runtimeClassName",
-    "proxy",
-    "initContainers",
-)
+_TRUE: Final = ("y", "yes", "true", "on")
+
+#: An object of a document that passed :func:`nimpull.core.nimcache.schema.check`; None stands for no field.
+Object = Mapping[str, Any]
 
 
-def parse_nimcache(data: bytes) -> NimCache:
+def parse_nimcache(data: bytes, *, lenient: bool = False) -> NimCache:
     """The one NIMCache in a YAML or JSON file; other documents beside it are passed over.
 
-    Raises UsageError with the field and the rule, in the API server's words where it has a rule.
+    Raises UsageError for what the CRD refuses, in the API server's words. ``lenient``: unknown fields, and
+    required ones that a pull here can do without, are notes. What only the operator's webhook refuses, which
+    a cluster may have or not, is a note always.
     """
     document = _the_nimcache(data)
     notes: list[str] = []
-    root = Fields(document, "", notes)
-    metadata = root.section("metadata")
-    spec = root.section("spec", required=True)
-    spec.known(_SPEC)
-    if spec.has("certConfig"):
-        refuse(
-            "spec.certConfig",
-            "Deprecated field 'CertConfig' is used. Please migrate to 'Proxy' field on NIMCache.",
-            "Name the ConfigMap in spec.proxy.certConfigMap.",
-        )
-    metadata.check("name", "namespace")
-    for number in ("userID", "groupID"):
-        spec.integer(number)
+    # a misspelt field is the cause of a missing one
+    findings = sorted([*check(document), *_unnamed(document)], key=lambda each: each.rule != UNKNOWN)
+    if lenient:
+        notes += (f"{finding}. {finding.hint}".rstrip(". ") for finding in findings if finding.pardonable)
+        findings = [finding for finding in findings if not finding.pardonable]
+    spec = document.get("spec") or {}
+    if not findings:
+        findings = list(_rules(spec.get("source") or {}))
+    if findings:
+        _refuse(findings)
+    notes += (f"the operator's webhook would refuse this NIMCache: {rule}" for rule in _webhook(spec))
     return NimCache(
-        source=parse_source(spec.section("source", required=True)),
-        room=_room(spec.section("storage")),
-        env=_env(spec.sections("env")),
-        proxy=_proxy(spec.section("proxy")) if spec.has("proxy") else None,
+        source=_source(spec["source"], notes),
+        room=_room((spec.get("storage") or {}).get("pvc") or {}, notes),
+        env=_env(spec.get("env") or (), notes),
+        proxy=_proxy(spec["proxy"]) if spec.get("proxy") is not None else None,
         notes=tuple(notes),
     )
 
 
-def _the_nimcache(data: bytes) -> Mapping[str, object]:
+def _unnamed(document: Object) -> Iterator[Finding]:
+    metadata = document.get("metadata") or {}
+    if isinstance(metadata, dict) and not _given(metadata, "name", "generateName"):
+        yield Finding("metadata.name", "Required value", pardonable=True)
+
+
+def _refuse(findings: Sequence[Finding]) -> NoReturn:
+    first, *others = findings
+    more = f" (and {len(others)} more: {', '.join(each.path for each in others[:5])})" if others else ""
+    hint = first.hint or f"Correct {first.path} in the NIMCache; the cluster would refuse it too."
+    pardon = " With --lenient it is only told." if first.pardonable else ""
+    raise UsageError(f"{first}{more}", hint=f"{hint}{pardon}")
+
+
+def _the_nimcache(data: bytes) -> Object:
     if len(data) > MAX_BYTES:
         raise UsageError(f"a NIMCache file of {len(data)} bytes is over the limit of {MAX_BYTES} bytes")
     parts = _DOCUMENT.split(data)
@@ -80,7 +83,7 @@ def _the_nimcache(data: bytes) -> Mapping[str, object]:
     for before, part in enumerate(parts):
         # blank lines in front keep the line numbers of the whole file in messages
         lines = sum(earlier.count(b"\n") for earlier in parts[:before])
-        loaded: object = load_yaml(b"\n" * lines + part, what="NIMCache file", error=UsageError)
+        loaded: object = load_yaml(b"\n" * lines + part, what="NIMCache file", error=UsageError, plain=True)
         if isinstance(loaded, dict) and loaded.get("kind") == KIND:
             found.append(loaded)
     if len(found) != 1:
@@ -94,51 +97,143 @@ def _the_nimcache(data: bytes) -> Mapping[str, object]:
     return found[0]
 
 
-def _room(storage: Fields) -> int | None:
-    storage.known(("pvc", "hostPath"))
-    storage.check("hostPath")
-    pvc = storage.section("pvc")
-    pvc.check("name")
-    pvc.known(("create", "name", "storageClass", "size", "volumeAccessMode", "subPath", "annotations"))
-    if not storage.has("pvc") and not storage.has("hostPath"):
-        storage.note_refusal("NIMCache.Spec.Storage must not be empty")
-    if pvc.boolean("create") is False and not pvc.text("name"):
-        pvc.note_refusal("NIMCache.Spec.Storage.PVC.Name must be defined when PVC.Create is false")
-    mode = pvc.text("volumeAccessMode")
-    if mode and mode not in _ACCESS_MODES:
-        pvc.note_refusal(
-            "NIMCache.Spec.Storage.PVC.VolumeAccessMode must be "
-            "'ReadWriteOnce', 'ReadOnlyMany', or 'ReadWriteMany'"
+# -- rules over several fields -----------------------------------------------------------------------------
+
+
+def _given(parent: Object, *names: str) -> tuple[str, ...]:
+    return tuple(name for name in names if parent.get(name) is not None)
+
+
+def _rules(source: Object) -> Iterator[Finding]:
+    """The CRD's rules in CEL, and what no pull can do without even where it is pardoned."""
+    of = _given(source, "ngc", "dataStore", "hf")
+    if len(of) != 1:
+        hint = f"This NIMCache defines {' and '.join(of) or 'none of them'}."
+        yield _broken("spec.source", "Exactly one of ngc, dataStore, or hf must be defined", hint)
+        return
+    path, body = f"spec.source.{of[0]}", source[of[0]]
+    if of == ("ngc",):
+        if len(_given(body, "model", "modelEndpoint")) == 2:
+            yield _broken(path, "Only one of 'model' or 'modelEndpoint' can be specified")
+        return
+    if len(_given(body, "modelName", "datasetName")) != 1:
+        yield _broken(path, "Exactly one of modelName or datasetName must be defined")
+    for name in ("endpoint", *(("namespace",) if of == ("hf",) else ())):
+        if not body.get(name):
+            yield Finding(f"{path}.{name}", "Required value")
+
+
+def _broken(path: str, rule: str, hint: str = "") -> Finding:
+    return Finding(path, f'Invalid value: "object": {rule}', hint)
+
+
+def _webhook(spec: Object) -> Iterator[str]:
+    """What the operator's admission webhook refuses beyond the CRD; it is not installed everywhere."""
+    yield from _webhook_ngc((spec.get("source") or {}).get("ngc") or {})
+    storage = spec.get("storage") or {}
+    pvc = storage.get("pvc") or {}
+    if not _given(storage, "pvc", "hostPath"):
+        yield "spec.storage must not be empty"
+    if pvc.get("create") is not None and pvc["create"].lower() not in _TRUE and not pvc.get("name"):
+        yield "spec.storage.pvc.name must be defined when create is false"
+    if (pvc.get("volumeAccessMode") or _ACCESS_MODES[0]) not in _ACCESS_MODES:
+        yield f"spec.storage.pvc.volumeAccessMode must be one of {', '.join(_ACCESS_MODES)}"
+    if spec.get("certConfig") is not None:
+        yield "spec.certConfig is deprecated; name the ConfigMap in spec.proxy.certConfigMap"
+    proxy = spec.get("proxy") or {}
+    for name in _given(proxy, "httpsProxy", "httpProxy"):
+        if not re.match(r"https?://|$", proxy[name]):
+            yield f"spec.proxy.{name} must start with http:// or https://"
+    for token in (proxy.get("noProxy") or "").split(","):
+        if token.strip() and not _NO_PROXY.fullmatch(token.strip()):
+            yield f'spec.proxy.noProxy: invalid NO_PROXY token: "{display(token.strip(), 120)}"'
+
+
+def _webhook_ngc(ngc: Object) -> Iterator[str]:
+    for name in ("authSecret", "modelPuller"):
+        if ngc.get(name) == "":
+            yield f"spec.source.ngc.{name}: Required value"
+    model = ngc.get("model") or {}
+    profiles = model.get("profiles") or ()
+    if "all" in profiles and len(profiles) != 1:
+        yield "spec.source.ngc.model.profiles must only have a single entry when it contains 'all'"
+    if profiles and any(model[name] for name in model if name != "profiles"):
+        yield "the rest of spec.source.ngc.model must be empty when profiles is defined"
+    if (model.get("qosProfile") or "latency") not in ("latency", "throughput"):
+        yield "spec.source.ngc.model.qosProfile must be 'latency', 'throughput', or empty"
+
+
+# -- values ------------------------------------------------------------------------------------------------
+
+
+def _source(source: Object, notes: list[str]) -> NgcModels | HubRepository:
+    ngc: Object | None = source.get("ngc")
+    if ngc is not None:
+        endpoint = ngc.get("modelEndpoint")
+        return NgcModels(
+            criteria=_criteria(ngc.get("model") or {}),
+            endpoint=ModelUri.parse(endpoint) if endpoint else None,
         )
-    sub_path = pvc.text("subPath")
-    if sub_path.startswith("/") or ".." in sub_path.split("/") or "\0" in sub_path:
-        refuse(pvc.at("subPath"), "Invalid value: must be a relative path and must not contain '..'")
-    if not pvc.text("size"):
+    name = "dataStore" if source.get("hf") is None else "hf"
+    hub: Object = source[name]
+    namespace, revision = hub.get("namespace"), hub.get("revision") or ""
+    if namespace == "":
+        notes.append(f'spec.source.{name}.namespace is empty: "default" is taken')
+    owner = f"{'' if hub.get('datasetName') is None else 'datasets/'}{namespace or 'default'}"
+    repository = hub.get("modelName") or hub.get("datasetName") or ""
+    uri = ModelUri.parse(f"hf://{owner}/{repository}{f':{revision}' if revision else ''}")
+    if (uri.org, uri.name, uri.revision) != (namespace or "default", repository, revision or "main"):
+        rule = f"“{display(repository, 120)}” is no repository, or no such revision"
+        _refuse([Finding(f"spec.source.{name}", rule)])
+    return HubRepository(Url(hub["endpoint"]), uri)
+
+
+def _criteria(model: Object) -> Criteria:
+    def flag(name: str) -> bool | None:
+        return None if model.get(name) is None else model[name].lower() in _TRUE
+
+    profiles, gpus = tuple(model.get("profiles") or ()), model.get("gpus") or ()
+    return Criteria(
+        profiles=profiles,
+        all="all" in profiles,
+        engine=model.get("engine") or "",
+        precision=model.get("precision") or "",
+        tensor_parallelism=model.get("tensorParallelism") or "",
+        qos=model.get("qosProfile") or "",
+        gpus=tuple(GpuCriterion(gpu.get("product") or "", tuple(gpu.get("ids") or ())) for gpu in gpus),
+        lora=flag("lora"),
+        buildable=flag("buildable"),
+    )
+
+
+def _room(pvc: Object, notes: list[str]) -> int | None:
+    sub_path = pvc.get("subPath") or ""
+    if sub_path.startswith("/") or ".." in sub_path.split("/"):
+        notes.append("a cluster would refuse the pod: spec.storage.pvc.subPath leads out of the volume")
+    if not pvc.get("size"):
         return None
     try:
-        return parse_quantity(pvc.text("size"))
+        return parse_quantity(pvc["size"])
     except ValueError as error:
-        refuse(pvc.at("size"), f"Invalid value: “{display(pvc.text('size'), 60)}” is {error}")
+        size = f"spec.storage.pvc.size “{display(pvc['size'], 60)}”"
+        notes.append(f"a cluster would refuse the claim: {size} is {error}")
+        return None
 
 
-def _env(entries: tuple[Fields, ...]) -> tuple[EnvVariable, ...]:
+def _env(entries: Sequence[Object], notes: list[str]) -> tuple[EnvVariable, ...]:
     variables: list[EnvVariable] = []
-    for entry in entries:
-        entry.known(("name", "value", "valueFrom"))
-        name = entry.text("name")
-        if not name:
-            refuse(entry.at("name"), "Required value")
-        if "=" in name or "\0" in name or "\0" in entry.text("value"):
-            refuse(entry.at("name"), "Invalid value: a valid environment variable name must not contain '='")
+    for index, entry in enumerate(entries):
+        name, value = entry.get("name") or "", entry.get("value") or ""
+        if not name or "=" in name or "\0" in name + value:
+            where = f"spec.env[{index}].name"
+            notes.append(f"a cluster would refuse the pod: {where} is no name of a variable; passed over")
+            continue
         reference = ""
-        if entry.has("valueFrom"):
-            reference = _reference(entry.section("valueFrom"))
-            entry.notes.append(
-                f"{name} comes from {reference} in the cluster; here, set it in the environment"
-            )
-        value = entry.text("value")
+        if entry.get("valueFrom") is not None:
+            reference = _reference(entry["valueFrom"])
+            notes.append(f"{name} comes from {reference} in the cluster; here, set it in the environment")
         earlier = {variable.name for variable in variables}
-        entry.notes.extend(
+        notes.extend(
             f"{name}: $({display(found[2], 80)}) stays as it is, no earlier entry of spec.env has that name"
             for found in VARIABLE.finditer(value)
             if found[1] != "$" and found[2] not in earlier
@@ -147,26 +242,18 @@ def _env(entries: tuple[Fields, ...]) -> tuple[EnvVariable, ...]:
     return tuple(variables)
 
 
-def _reference(origin: Fields) -> str:
-    for name, noun in (("secretKeyRef", "secret"), ("configMapKeyRef", "config map")):
-        if origin.has(name):
-            target = origin.section(name)
-            return f"{noun} {display(target.text('name'), 100)}, key {display(target.text('key'), 100)}"
+def _reference(origin: Object) -> str:
+    for kind, noun in (("secretKeyRef", "secret"), ("configMapKeyRef", "config map")):
+        if target := origin.get(kind):
+            name, key = target.get("name") or "", target.get("key") or ""
+            return f"{noun} {display(name, 100)}, key {display(key, 100)}"
     return "a field of the pod"
 
 
-def _proxy(proxy: Fields) -> Proxy:
-    proxy.known(("httpProxy", "httpsProxy", "noProxy", "certConfigMap"))
-    proxy.check("certConfigMap")
-    for name, go_name in (("httpsProxy", "HttpsProxy"), ("httpProxy", "HttpProxy")):
-        if proxy.text(name) and not re.match(r"https?://", proxy.text(name)):
-            refuse(proxy.at(name), f"Proxy.{go_name} must start with http:// or https://")
-    for token in proxy.text("noProxy").split(","):
-        if token.strip() and not _NO_PROXY.fullmatch(token.strip()):
-            refuse(proxy.at("noProxy"), f'invalid NO_PROXY token: "{display(token.strip(), 120)}"')
-    http, https = proxy.text("httpProxy"), proxy.text("httpsProxy")
+def _proxy(proxy: Object) -> Proxy:
+    http, https = proxy.get("httpProxy"), proxy.get("httpsProxy")
     return Proxy(
         http=Url(http) if http else None,
         https=Url(https) if https else None,
-        no_proxy=proxy.text("noProxy"),
+        no_proxy=proxy.get("noProxy") or "",
     )

@@ -14,7 +14,7 @@ VARIABLE: Final = re.compile(r"\$(\$|\(([^)]*)\))")
 
 
 @dataclass(frozen=True, slots=True)
-class NgcSource:
+class NgcModels:
     """``spec.source.ngc``: ``model`` as criteria over a manifest, or a ``modelEndpoint`` (universal NIM)."""
 
     criteria: Criteria
@@ -22,7 +22,7 @@ class NgcSource:
 
 
 @dataclass(frozen=True, slots=True)
-class HubSource:
+class HubRepository:
     """``spec.source.hf`` or ``.dataStore``; ``uri`` has the revision, else ``main``."""
 
     endpoint: Url
@@ -55,7 +55,7 @@ class NimCache:
     would refuse or do differently, in plain words.
     """
 
-    source: NgcSource | HubSource
+    source: NgcModels | HubRepository
     room: int | None = None
     env: tuple[EnvVariable, ...] = ()
     proxy: Proxy | None = None
