@@ -69,9 +69,9 @@ class Claims:
                     if other.token == self.presence.token:
                         self._held[unit] = standing[-1]
                         return None
-                    if not (other.ended or (other.expired and self.presence.trusts_ages())):
+                    if not self._is_over(other):
                         return other
-                if self._make(unit, standing):
+                if self._make(unit, standing[-1] + 1 if standing else 1):
                     return None
             return other or Run("", "another run", 0.0)
 
@@ -121,9 +121,11 @@ class Claims:
             os.close(file)
         return self.presence.run_of(content, modified)
 
-    def _make(self, unit: str, standing: tuple[int, ...]) -> bool:
-        """The generation above those ``standing``, which were all judged to be over."""
-        generation = standing[-1] + 1 if standing else 1
+    def _is_over(self, run: Run | None) -> bool:
+        return run is None or run.ended or (run.expired and self.presence.trusts_ages())
+
+    def _make(self, unit: str, generation: int) -> bool:
+        """All below ``generation`` were judged to be over."""
         path = _path(unit, generation)
         with self._tree.directory(CLAIMS, create=True):
             pass
@@ -139,12 +141,13 @@ class Claims:
         if run is None or run.token != self.presence.token:
             return False
         now = self._generations(unit)
-        if now[-1:] != (generation,) or not set(now) <= {*standing, generation}:
-            # Another came between the look and the link: both withdraw, rather than both having it.
+        if now[-1:] != (generation,) or not all(self._is_over(self._run_of(unit, each)) for each in now[:-1]):
+            # Others came between the look and the link, took over and gave back: number 1 is a claim again.
+            # Both withdraw, rather than both having it.
             self._remove(unit, generation)
             return False
         self._held[unit] = generation
-        for older in standing:
+        for older in now[:-1]:
             self._remove(unit, older)
         return True
 
