@@ -17,10 +17,11 @@ from nimpull.cli.running import execute
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time
-from nimpull.errors import IntegrityError, UsageError
+from nimpull.errors import IntegrityError, LeaseHeldError, UsageError
 from nimpull.settings import from_process
 
 if TYPE_CHECKING:
+    from nimpull.store.presence import Presence
     from nimpull.store.running import Running
     from nimpull.store.status import Status
     from nimpull.store.store import Store
@@ -224,3 +225,60 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
         click.echo(f"  writing now: {run.owner}")
     if found.partial and not runs:
         click.echo("Run the same nimpull download again to go on from there.")
+
+
+@click.command(
+    cls=Command,
+    examples=("nimpull prune --store ./store", "nimpull prune --store ./store --yes"),
+    exits=(2, 41, 42, 43),
+)
+@_STORE
+@click.option("--yes", is_flag=True, help="Remove what is listed; without it nothing is.")
+@_OUTPUT
+def prune(store: str | None, yes: bool, output: str) -> int:
+    """What in a store nobody needs: half-done files and snapshots that no marker names, reports of failures.
+
+    Never what a marker names, what nimpull did not write, plain files, or anything while a run writes there.
+    """
+    from nimpull.clock import SystemClock
+    from nimpull.store import prune as pruning
+    from nimpull.store.presence import Presence
+
+    with open_store(store) as opened:
+        tree, record = opened.tree, opened.record
+        if not yes:
+            found = pruning.plan(tree, record)
+        else:
+            with Presence(tree, owner=f"nimpull prune (pid {os.getpid()})", clock=SystemClock()) as presence:
+                _refuse_beside(presence)
+                found = pruning.plan(tree, record)
+                for removable in found:
+                    _refuse_beside(presence)  # one may have begun meanwhile
+                    pruning.carry_out(tree, record, removable)
+        root = opened.root
+    freed = sum(each.bytes for each in found)
+    if output == "json":
+        items = [
+            {"what": each.what, "name": display(each.name), "bytes": each.bytes, "paths": list(each.paths)}
+            for each in found
+        ]
+        click.echo(json.dumps({"removed": yes, "bytes": freed, "items": items}, indent=2))
+        return 0
+    for each in found:
+        click.echo(
+            f"{'removed' if yes else 'remove'}  {show_bytes(each.bytes):>10}  {each.what}: {each.name}"
+        )
+    if not found:
+        click.echo(f"{root}: there is nothing to remove.")
+    elif yes:
+        click.echo(f"{root}: {show_bytes(freed)} freed.")
+    else:
+        click.echo(f"{root}: {show_bytes(freed)} would be freed. Nothing was removed; --yes removes it.")
+    return 0
+
+
+def _refuse_beside(presence: Presence) -> None:
+    if others := presence.others():
+        raise LeaseHeldError(
+            f"{others[0].owner} writes into this store", hint="Run nimpull prune again when it is done."
+        )
