@@ -239,14 +239,14 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     for each in found.selections:
         ready = each.ready
         state = f"{show_count(len(each.changed), 'file')} changed or gone" if each.changed else "ready"
-        of = ready.revisions or (ready.selection,)
+        what = ready.revisions or (ready.selection,)
         about = [
             display(ready.layout, 40),
             show_count(len(ready.files), "file"),
             show_bytes(ready.size),
             *(f"from {display(endpoint, 200)}" for endpoint in ready.endpoints),
         ]
-        click.echo(f"  {state}: {', '.join(display(each, 200) for each in of)} ({', '.join(about)})")
+        click.echo(f"  {state}: {', '.join(display(each, 200) for each in what)} ({', '.join(about)})")
         for profile in ready.profiles:
             click.echo(f"    profile {display(profile, 80)}")
     if not found.selections:
