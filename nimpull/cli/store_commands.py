@@ -254,8 +254,8 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     for part in found.partial:
         when = show_time(part.modified)
         name = display(part.identity, 200) or f"{part.name[:16]}…"
-        of = f" of {show_bytes(part.size)}" if part.size is not None else ""
-        click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{of}, last written {when}")
+        whole = f" of {show_bytes(part.size)}" if part.size is not None else ""
+        click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{whole}, last written {when}")
     for run in runs:
         click.echo(f"  writing now: {run.owner}")
     if found.partial and not runs:
