@@ -90,7 +90,6 @@ class Settings:
     jsonl_logging: bool = False
     log_level: Level = Level.INFO
     metrics: str = ""  # where they go, "" = beside the report in the store
-    kubernetes_api: tuple[str, str] | None = None  # host and port, where the end of a run is told as an Event
     termination_log: str = TERMINATION_LOG
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     connections: int | None = None
@@ -99,6 +98,8 @@ class Settings:
     s3_endpoint: str = ""
     s3_region: str = ""
     model_path: str = ""
+    scratch: str = ""
+    no_symlinks: bool = False
     ignore_download_failure: bool = False
     disable_download: bool = False
     warnings: tuple[str, ...] = ()
@@ -164,7 +165,6 @@ def load(environ: Mapping[str, str]) -> Settings:
         ),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         metrics=_text(environ, "NIMPULL_METRICS"),
-        kubernetes_api=_kubernetes_api(environ),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
@@ -174,6 +174,8 @@ def load(environ: Mapping[str, str]) -> Settings:
         s3_endpoint=_text(environ, "AWS_ENDPOINT_URL_S3") or _text(environ, "AWS_ENDPOINT_URL"),
         s3_region=_text(environ, "AWS_REGION") or _text(environ, "AWS_DEFAULT_REGION"),
         model_path=native_path(environ),
+        scratch=_text(environ, "NIMPULL_SCRATCH") or _text(environ, "TMPDIR") or "/tmp",  # noqa: S108 - a private directory is made in it
+        no_symlinks=_flag(environ, "HF_HUB_DISABLE_SYMLINKS"),
         ignore_download_failure=_flag(environ, "NIM_IGNORE_MODEL_DOWNLOAD_FAIL"),
         disable_download=_flag(environ, "NIM_DISABLE_MODEL_DOWNLOAD"),
         warnings=(*doubts, *_no_level(environ), *_unknown(environ)),
@@ -244,12 +246,6 @@ def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
     pause = _number(environ, "NIM_MANIFEST_DOWNLOAD_WAIT_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
     default = POD_RETRY_SECONDS if in_pod(environ) else DEFAULT_RETRY_SECONDS
     return max(default, count * wait / 1000, listing * pause / 1000) if count else 0.0
-
-
-def _kubernetes_api(environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Of the cluster that the pod is in (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
-    host, port = _text(environ, "KUBERNETES_SERVICE_HOST"), _text(environ, "KUBERNETES_SERVICE_PORT")
-    return (host, port or "443") if host and _flag(environ, "NIMPULL_KUBERNETES_EVENTS") else None
 
 
 def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from nimpull.errors import EXIT_CODES
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ROOT / "docs/options.md"
-PAGES = ROOT / "man"
+PAGES = ROOT / "docs/man"
 #: Console scripts, each with a page of its own.
 PROGRAMS: Mapping[str, click.Command] = {
     "nimpull": cli,

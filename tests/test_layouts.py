@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from nimpull.core.abilities import Abilities
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import NotWritableError
 from nimpull.store.layouts import StoreLayout
 from nimpull.store.store import Store
-from nimpull.store.tree import Tree
 from tests.committing import (
     COMMIT,
     HUB,
@@ -72,11 +72,9 @@ def fill_hub(store: Store, layout: StoreLayout, uri: ModelUri = HUB) -> tuple[Ar
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
-def test_huggingface_hub_reads_its_cache_offline(
-    store: Store, tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_huggingface_hub_reads_its_cache_offline(store: Store, tmp_path: Path, links: bool) -> None:
     if not links:
-        monkeypatch.setattr(Tree, "symlinks", False)
+        store.tree.adapt(Abilities(symlinks=False))
     fill_hub(store, store.hugging_face("hub"))
     answer = read_offline(
         "path = hub.snapshot_download('meta/llama', revision='main')\n"

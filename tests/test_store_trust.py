@@ -17,7 +17,7 @@ from nimpull.core.artifacts import Artifact
 from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
 from nimpull.store.layouts import StoreLayout
 from nimpull.store.reading import hash_file
-from nimpull.store.ready import Ready, ReadyFile, marker_of
+from nimpull.store.ready import Ready, ReadyFile, marker_of, missing_of
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
 from tests.committing import (
@@ -162,7 +162,18 @@ def test_f26_a_marker_is_believed_offline(store: Store) -> None:
     assert ready.size == len(CONFIG) + len(WEIGHTS)
 
 
-@pytest.mark.parametrize("damage", ["blob", "link", "touched", "version", "torn", "escape", "other"])
+def test_f65_a_marker_whose_files_were_only_touched_holds_again(store: Store) -> None:
+    """Some servers set the time of a file once more after its commit."""
+    layout = store.nim_cache()
+    _, weights = fill(store, layout)
+    ready = mark(store, layout, *fill(store, layout))
+    os.utime(blob(store, layout, weights), (1, 1))
+    again = store.ready("profile-1")
+    assert again and {file.mtime_ns for file in again.files} != {file.mtime_ns for file in ready.files}
+    assert missing_of(store.tree, again) == (), "and the marker says so, so that it is read but once"
+
+
+@pytest.mark.parametrize("damage", ["blob", "link", "changed", "version", "torn", "escape", "other"])
 def test_f26_a_marker_that_no_longer_holds_is_none(store: Store, damage: str) -> None:
     layout = store.nim_cache()
     config, weights = fill(store, layout)
@@ -173,8 +184,10 @@ def test_f26_a_marker_that_no_longer_holds_is_none(store: Store, damage: str) ->
         blob(store, layout, weights).unlink()
     elif damage == "link":
         Path(store.root, layout.path_of(weights)).unlink()
-    elif damage == "touched":
-        os.utime(blob(store, layout, weights))
+    elif damage == "changed":
+        path = blob(store, layout, weights)
+        path.chmod(0o644)
+        path.write_bytes(WEIGHTS[::-1])
     elif damage == "version":
         marker.write_text(json.dumps({**document, "version": 2}))
     elif damage == "torn":

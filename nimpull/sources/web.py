@@ -69,5 +69,4 @@ class WebSource:
 
 def _place(repo: ModelUri, path: str) -> Location:
     location = f"{repo.location.strip('/')}/".lstrip("/")
-    signed = f"?{repo.query}" if repo.query else ""  # what gives access to a directory does to its files
-    return Location(Url(f"{repo.scheme}://{repo.name}/{location}{quote(path)}{signed}"))
+    return Location(Url(f"{repo.scheme}://{repo.name}/{location}{quote(path)}"))

@@ -23,9 +23,8 @@ from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import set_mode
 from nimpull.store.ingest import FileIngest, remove_ingest
-from nimpull.store.journal import INGESTS
 from nimpull.store.resuming import directories_of, make_own, present_in
-from nimpull.store.tree import FILE_MODE, Tree
+from nimpull.store.tree import FILE_MODE, INGESTS, Tree
 from nimpull.store.whole import WholeIngest, write_whole
 
 _WHOLE: Final = ".whole"

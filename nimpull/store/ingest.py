@@ -18,8 +18,8 @@ from typing import Final
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Claim
 from nimpull.store.durable import set_mode, write_all
-from nimpull.store.journal import ARTIFACT, DATA, INGESTS, JOURNAL, Written, header, journal_line, load
-from nimpull.store.tree import Tree
+from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
+from nimpull.store.tree import INGESTS, Tree
 
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
@@ -76,7 +76,8 @@ class FileIngest:
             _make_writable(tree, self.path)
             self._descriptor = tree.open_at(self.path, os.O_RDWR | os.O_CREAT, _SHARED)
             try:
-                self._direct = tree.open_at(self.path, os.O_RDWR | os.O_DIRECT)
+                if tree.abilities.direct:
+                    self._direct = tree.open_at(self.path, os.O_RDWR | os.O_DIRECT)
             except OSError as error:
                 if error.errno not in _NO_DIRECT:
                     raise
@@ -90,7 +91,10 @@ class FileIngest:
             self.reset()
             claims = ()
         with self._tree.storing("reserve", self.path):
-            os.ftruncate(self._descriptor, size)
+            if (
+                self._tree.abilities.holes
+            ):  # else (FAT) each byte would be written twice: it grows as it comes
+                os.ftruncate(self._descriptor, size)
         self._tree.sync(INGESTS)
         self._tree.write(f"{self._directory}/{ARTIFACT}", header(self.artifact, size, validator))
         self._written = Written(size, validator, claims)
@@ -161,7 +165,7 @@ class FileIngest:
             os.ftruncate(self._journal, 0)
             os.fsync(self._journal)  # before a header of other content can stand beside these lines
             os.ftruncate(self._descriptor, 0)
-            if self._written.size > 0:
+            if self._written.size > 0 and self._tree.abilities.holes:
                 os.ftruncate(self._descriptor, self._written.size)
         self._written = Written(self._written.size, self._written.validator, ())
 

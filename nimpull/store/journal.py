@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Claim
 from nimpull.store.tree import Tree
 
-INGESTS: Final = f"{STATE_DIRECTORY}/ingest"  # below the store's root
 DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"
 VERSION: Final = 2  # of header and lines; those of another one are not read
 _MAX_HEADER: Final = 1 << 16  # bytes

@@ -15,6 +15,7 @@ later rename replaces equal content: the cost is a second transfer, not a wrong 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -274,7 +275,7 @@ def _link(tree: Tree, key: str, holder: Holder) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno in NO_LINKS:
+        if error.errno in NO_LINKS | {errno.EXDEV}:
             return tree.create(_path(key, holder.generation), _encode(holder))
         raise store_error(error, "link a lease in", tree.absolute(LEASES)) from error
     finally:

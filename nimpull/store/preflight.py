@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from nimpull.core.abilities import Abilities, WriteMode
 from nimpull.core.names import STATE_DIRECTORY, SafePath, display
 from nimpull.core.units import show_bytes
 from nimpull.errors import ListingError, NoSpaceError, NotWritableError, StoreError
 from nimpull.store.durable import share_with_group, store_error
-from nimpull.store.tree import PROBE, TEMPORARY, Tree
+from nimpull.store.tree import INGESTS, PROBE, TEMPORARY, Tree
+from nimpull.store.trial import try_out
 
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
@@ -33,8 +37,8 @@ class Room:
     inodes: int | None
 
 
-def probe(root: str) -> None:
-    """Make the root, write, rename and remove a file where ingests go and where files end up.
+def probe(root: str) -> Abilities:
+    """Make the root, write and remove a file where ingests go and where files end up, and try out the rest.
 
     Raises NotWritableError with uid, gid and the mode of what refused, NoSpaceError, StoreIOError.
     """
@@ -46,16 +50,46 @@ def probe(root: str) -> None:
     try:
         with tree.directory(STATE_DIRECTORY, create=True) as state:
             _same_device(tree, os.fstat(state).st_dev)
-        temporary = tree.temporary()
-        tree.write(temporary, b"probe", durable=False)
-        final = f"{PROBE}{os.path.basename(temporary)}"
-        tree.rename(temporary, final)
+        abilities = try_out(tree)
+        final = f"{PROBE}{secrets.token_hex(8)}"
+        if abilities.mode is WriteMode.SEQUENTIAL:
+            tree.create(final, b"probe")
+        else:
+            temporary = tree.temporary()
+            tree.write(temporary, b"probe", durable=False)
+            tree.rename(temporary, final)
         tree.unlink(final)
+        return abilities
     except NotWritableError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise _explained(cause, root) from error
         raise
+
+
+def make_scratch(place: str, root: str) -> str:
+    """A private directory for files of the store ``root`` that are assembled outside of it, below ``place``.
+
+    Its name is the store's, so that the next run goes on with what is there. NotWritableError.
+    """
+    scratch = os.path.join(
+        place, f"nimpull-{hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]}"
+    )
+    try:
+        os.makedirs(scratch, 0o700, exist_ok=True)
+        status = os.lstat(scratch)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EACCES, "it is another user's")
+        for each in (INGESTS, TEMPORARY):
+            os.makedirs(os.path.join(scratch, each), 0o700, exist_ok=True)
+    except OSError as error:
+        raise NotWritableError(
+            f"{display(root, 300)} takes files only whole and in order, and they cannot be assembled in "
+            f"{display(scratch, 300)}: {error.strerror}",
+            hint="Name a writable directory with room for the largest file in NIMPULL_SCRATCH (in a pod: the "
+            "mount of an emptyDir).",
+        ) from error
+    return scratch
 
 
 def probe_place(path: str) -> None:

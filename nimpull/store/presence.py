@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
+from nimpull.core.abilities import WriteMode
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
 from nimpull.errors import StoreError, StoreIOError
@@ -116,6 +117,8 @@ class Presence:
         """Write, and return the time that the volume gives it: utime(2) would be given the node's on some."""
         tree = self._tree
         try:
+            if tree.abilities.mode is WriteMode.SEQUENTIAL:
+                tree.unlink(self.path)  # no file is written twice there
             file = tree.open_at(self.path, os.O_WRONLY)
         except FileNotFoundError:  # the first time, or a cleaner took it away
             with tree.directory(RUNS, create=True):
@@ -160,15 +163,6 @@ class Presence:
         if seen is None or is_gone(process):
             return Run(token, shown, now - (seen or modified), ended=True)
         return Run(token, shown, now - seen)
-
-    def others(self) -> tuple[Run, ...]:
-        """Runs that may be writing now. Raises StoreError."""
-        found = []
-        for name in self._tree.names(RUNS):
-            content = self._tree.read(f"{RUNS}/{name}", _LIMIT)
-            if name != self.token and content is not None and not (run := self.run_of(content, 0.0)).expired:
-                found.append(run)
-        return tuple(found)
 
     def has_ended(self, token: str) -> bool:
         """Whether the run with this token surely writes no more."""

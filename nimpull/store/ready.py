@@ -13,12 +13,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
 from nimpull.errors import StoreError
+from nimpull.store.reading import hash_file
 from nimpull.store.record import UNREADABLE
 from nimpull.store.tree import Tree
 
@@ -99,11 +101,34 @@ def _files(rows: Iterable[tuple[str, int, int, str]]) -> tuple[ReadyFile, ...]:
 
 
 def read_ready(tree: Tree, selection: str) -> Ready | None:
-    """The marker of a selection if all its files still stand as committed, by one stat each."""
+    """The marker of a selection if all its files still stand as committed, by one stat each.
+
+    Where the time of one alone has changed, it is hashed: some servers set the time once more after the
+    commit (CIFS, s3fs). The marker is written anew then, if that can be, so that it happens once.
+    """
     ready = parse_ready(tree, marker_of(selection))
-    if ready is None or ready.selection != selection or missing_of(tree, ready):
+    if ready is None or ready.selection != selection:
         return None
+    changed = missing_of(tree, ready)
+    if not changed:
+        return ready
+    read = {file: _read_again(tree, file) for file in changed}
+    if None in read.values():
+        return None
+    files, names = (tuple(read.get(file) or file for file in each) for each in (ready.files, ready.names))
+    ready = replace(ready, files=files, names=names)
+    with suppress(StoreError):  # a volume that is mounted read-only
+        write_ready(tree, ready)
     return ready
+
+
+def _read_again(tree: Tree, file: ReadyFile) -> ReadyFile | None:
+    """With the time that it has now; None where its content is another."""
+    path, status = behind(tree, file.path)
+    if status is None or status.st_size != file.size:
+        return None
+    digest, status = hash_file(tree, path, file.digest.algorithm)
+    return replace(file, mtime_ns=status.st_mtime_ns) if digest == file.digest else None
 
 
 def parse_ready(tree: Tree, path: str) -> Ready | None:

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
@@ -160,16 +160,6 @@ class Record:
                 raise store_error(error, "write", self._tree.absolute(RECORD)) from error
             self._index(entry)
 
-    def forget(self, paths: Collection[str]) -> None:
-        """Drop what is said of them. Only where no other run writes: its lines could be lost."""
-        with self._lock:
-            for name in self._tree.names(RECORD):
-                lines = (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines(keepends=True)
-                kept = [line for line in lines if not ((entry := _parse(line)) and entry.path in paths)]
-                if len(kept) < len(lines):
-                    self._tree.write(f"{RECORD}/{name}", b"".join(kept))
-            self._known = False
-
     def _descriptor(self) -> int:
         if self._file is None:
             with self._tree.directory(RECORD, create=True) as directory:
@@ -182,11 +172,17 @@ class Record:
         return self._file
 
     def sync(self) -> None:
+        """What was added is durable. The next entry begins another file: an object store that has one takes
+        no more lines for it."""
         with self._lock:
-            if self._file is None:
+            file, self._file = self._file, None
+            if file is None:
                 return
             try:
-                os.fsync(self._file)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
             except OSError as error:
                 raise store_error(error, "sync", self._tree.absolute(RECORD)) from error
         self._tree.sync(RECORD)

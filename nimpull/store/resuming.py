@@ -15,8 +15,8 @@ from typing import Final
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ranges import disjoint
 from nimpull.store.ingest import remove_ingest
-from nimpull.store.journal import ARTIFACT, DATA, INGESTS, JOURNAL, Written, load
-from nimpull.store.tree import Tree
+from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, load
+from nimpull.store.tree import INGESTS, Tree
 
 _BLOCK: Final = 8 << 20  # bytes of one copy_file_range(2): a stop need not wait for gigabytes
 #: What a kernel or a file system answers that cannot copy by itself.

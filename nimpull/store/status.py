@@ -7,10 +7,10 @@ import stat
 from dataclasses import dataclass
 from typing import Final
 
-from nimpull.store.journal import ARTIFACT, INGESTS
+from nimpull.store.journal import ARTIFACT
 from nimpull.store.ready import Ready, all_ready, missing_of
-from nimpull.store.record import UNREADABLE, Record
-from nimpull.store.tree import Tree
+from nimpull.store.record import Record
+from nimpull.store.tree import INGESTS, Tree
 
 _BLOCK: Final = 512  # bytes of st_blocks (POSIX, sys/stat.h)
 
@@ -83,5 +83,5 @@ def _noted(content: bytes | None) -> tuple[str, int | None]:
     try:
         facts = json.loads(content or b"")
         return str(facts["identity"]), int(facts["size"])
-    except UNREADABLE:
+    except (ValueError, KeyError, TypeError):
         return "", None

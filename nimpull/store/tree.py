@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
+from nimpull.core.abilities import Abilities, WriteMode
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel
 from nimpull.errors import NotWritableError, StoreError
@@ -29,6 +30,7 @@ from nimpull.store.durable import set_mode, store_error, write_all
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 STATE_MODE = 0o644  # of small files beside them, which the next run may replace
 TEMPORARY = f"{STATE_DIRECTORY}/new"
+INGESTS = f"{STATE_DIRECTORY}/ingest"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
 _MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
@@ -36,6 +38,10 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
+
+
+#: What mounts of object stores answer to rename(2).
+_NO_RENAME = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class _Held(threading.local):
@@ -53,11 +59,27 @@ class Tree:
     def __init__(self, root: str, cancel: Cancel | None = None) -> None:
         self.root = os.path.abspath(root)
         self.cancel = cancel
+        self.abilities = Abilities()
         self._held = _Held()
-        self._links: bool | None = None
+        self._scratch = ""
+
+    def adapt(self, abilities: Abilities, scratch: str = "") -> None:
+        """Write as this volume can. ``scratch``: where files are assembled that it takes only whole and in
+        order, a private directory; used where the mode is sequential."""
+        self.abilities = abilities
+        if abilities.mode is WriteMode.SEQUENTIAL:
+            self._scratch = scratch
+
+    def _apart(self, path: str) -> str:
+        """The directory of unfinished files that ``path`` is or is in, if those are not on the volume."""
+        if self._scratch:
+            for each in (INGESTS, TEMPORARY):
+                if path == each or path.startswith(f"{each}/"):
+                    return each
+        return ""
 
     def absolute(self, path: str) -> str:
-        return os.path.join(self.root, path)
+        return os.path.join(self._scratch if self._apart(path) else self.root, path)
 
     def storing(self, action: str, path: str) -> AbstractContextManager[None]:
         """Turns an OSError of the block, which does ``action`` to ``path``, into a StoreError."""
@@ -76,9 +98,10 @@ class Tree:
 
     @contextmanager
     def _walked(self, path: str, create: bool) -> Iterator[int]:
-        descriptor = self._open_root()
+        base = self._apart(path)
+        descriptor = self._open_base(base)
         try:
-            for segment in path.split("/") if path else ():
+            for segment in path.removeprefix(base).lstrip("/").split("/") if path != base else ():
                 below = self._enter(descriptor, segment, path, create)
                 os.close(descriptor)
                 descriptor = below
@@ -103,17 +126,19 @@ class Tree:
     def _hold(self, held: dict[str, int], path: str, create: bool) -> int:
         if path not in held:
             above, _, segment = path.rpartition("/")
-            if path:
-                held[path] = self._enter(self._hold(held, above, create), segment, path, create)
+            if path == self._apart(path):
+                held[path] = self._open_base(path)
             else:
-                held[path] = self._open_root()
+                held[path] = self._enter(self._hold(held, above, create), segment, path, create)
         return held[path]
 
-    def _open_root(self) -> int:
+    def _open_base(self, base: str) -> int:
+        """``base``: "" = the root, else a directory of unfinished files, which is apart from it."""
+        place = os.path.join(self._scratch, base) if base else self.root
         try:
-            return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise store_error(error, "open the store", self.root) from error
+            raise store_error(error, "open the store", place) from error
 
     def _enter(self, above: int, segment: str, path: str, create: bool) -> int:
         self._check(segment, path)
@@ -251,9 +276,16 @@ class Tree:
         except OSError as error:
             self.drop(temporary)
             raise store_error(error, "write", self.absolute(path)) from error
-        except StoreError:
+        except StoreError as error:
             self.drop(temporary)
-            raise
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _NO_RENAME:
+                raise
+            # for state that a reader checks: it may find none for a moment
+            with self.storing("write", path), suppress(FileNotFoundError):
+                self.unlink(path)
+            self.create(path, content)
+            above = self._split(path)[0]
         if durable:
             self.sync(above)
 
@@ -302,8 +334,13 @@ class Tree:
     def rename(self, source: str, path: str) -> str:
         """Move the file ``source`` over ``path``; returns the directory that changed.
 
-        A link at ``path`` is replaced, not followed; a directory there is refused.
+        A link at ``path`` is replaced, not followed; a directory there is refused. From scratch it is brought
+        over: see :mod:`nimpull.store.bringing`.
         """
+        if self._apart(source) and not self._apart(path):
+            from nimpull.store.bringing import bring
+
+            return bring(self, source, path)
         (below, existing), (above, name) = self._split(source), self._split(path)
         try:
             with self.directory(below) as origin, self.directory(above, create=True) as target:
@@ -344,6 +381,8 @@ class Tree:
 
     def hard_link(self, existing: str, path: str, *, of: Tree | None = None) -> None:
         """link(2): FileExistsError where something stands at ``path``, OSError."""
+        if not self.abilities.links:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         (below, source), (above, name) = self._split(existing), self._split(path)
         with (of or self).directory(below) as origin, self.directory(above) as target:
             os.link(source, name, src_dir_fd=origin, dst_dir_fd=target, follow_symlinks=False)
@@ -369,23 +408,6 @@ class Tree:
             # some FUSE drivers have no fsync for directories: nothing more can be done there
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise store_error(error, "sync", self.absolute(path)) from error
-
-    @property
-    def symlinks(self) -> bool:
-        """Whether this file system has symbolic links; tried once."""
-        if self._links is None:
-            temporary = self.temporary()
-            try:
-                with self.directory(TEMPORARY, create=True) as descriptor:
-                    name = os.path.basename(temporary)
-                    os.symlink("target", name, dir_fd=descriptor)
-                    os.unlink(name, dir_fd=descriptor)
-                self._links = True
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise store_error(error, "try a link in", self.absolute(TEMPORARY)) from error
-                self._links = False
-        return self._links
 
 
 def refused(path: str, reason: str) -> NotWritableError:

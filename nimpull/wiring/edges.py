@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -17,7 +16,6 @@ from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Body, Clock, Ingests, Wanted
-from nimpull.core.report import Report
 from nimpull.core.request import Request
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
@@ -55,7 +53,6 @@ class Edges:
             clock=clock,
             progress=progress,
             metrics=settings.metrics,
-            announce=self.announce if settings.kubernetes_api else None,
         )
         self._stack = ExitStack()
         self._transport: Transport | None = None
@@ -72,13 +69,6 @@ class Edges:
     def __exit__(self, *_: object) -> None:
         self.reporter.close()
         self._stack.close()
-
-    def announce(self, report: Report) -> str:
-        """To the cluster that the pod is in; returns why it could not be told, or ""."""
-        from nimpull.transport.cluster import announce
-
-        host, port = self.settings.kubernetes_api or ("", "")
-        return announce(report, os.uname().nodename, host=host, port=port)
 
     @cached_property
     def table(self) -> DeviceTable:

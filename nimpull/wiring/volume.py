@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from nimpull.core.abilities import WriteMode
 from nimpull.core.events import Note
-from nimpull.core.names import SafePath
+from nimpull.core.names import SafePath, display
 from nimpull.core.plan import Plan
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.report import StoreSummary
@@ -100,10 +102,18 @@ class Volume:
         return self.store.ready(selection)
 
     def probe(self) -> None:
-        """Raises NotWritableError before the first request."""
-        from nimpull.store.preflight import probe, probe_place
+        """Before the first request: how the store writes to this volume. Raises NotWritableError."""
+        from nimpull.store.preflight import make_scratch, probe, probe_place
 
-        probe(self._request.store)
+        root, settings = self._request.store, self._settings
+        abilities = probe(root)
+        if settings.no_symlinks:
+            abilities = replace(abilities, symlinks=False)
+        sequential = abilities.mode is WriteMode.SEQUENTIAL
+        self.store.tree.adapt(abilities, make_scratch(settings.scratch, root) if sequential else "")
+        if sequential:
+            why = f"{', '.join(abilities.missing)}: files are assembled in {display(settings.scratch, 200)}"
+            self._emit(Note(f"the volume takes files only whole and in order ({why})"))
         if self._request.runtime_manifest:
             probe_place(self._request.runtime_manifest)
 
@@ -145,4 +155,7 @@ class Volume:
     def summary(self, size: int = 0) -> StoreSummary:
         """``size``: bytes of the selection."""
         free = self.store.room().bytes if self.exists else None
-        return StoreSummary(self._request.store, self._request.layout.value, size, free)
+        can = self.store.tree.abilities
+        return StoreSummary(
+            self._request.store, self._request.layout.value, size, free, can.mode.value, can.missing
+        )

@@ -188,6 +188,8 @@ def _store(store: StoreSummary) -> dict[str, Any]:
         "layout": display(store.layout),
         "bytes": store.bytes,
         "freeBytes": store.free,
+        "mode": store.mode,
+        "lacks": list(store.lacks),
     }
 
 

@@ -127,12 +127,17 @@ def _criteria(criteria: Criteria) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
-    """``path``: the store's root; ``bytes``: what this selection occupies; ``free``: None = unknown."""
+    """``path``: the store's root; ``bytes``: what this selection occupies; ``free``: None = unknown.
+
+    ``mode``: how the store writes there, see :class:`nimpull.core.abilities.WriteMode`; ``lacks``: why.
+    """
 
     path: str
     layout: str
     bytes: int = 0
     free: int | None = None
+    mode: str = "direct"
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

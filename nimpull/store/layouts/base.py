@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from nimpull.core.abilities import WriteMode
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.errors import StoreError
@@ -138,18 +139,29 @@ class FileLayout(StoreLayout):
         return StoredFile(path, entry.size, entry.mtime_ns, entry.digest) if entry else None
 
     def _hashed(self, path: str, artifact: Artifact) -> StoredFile | None:
-        """By its digest alone: no file is believed for its name and size."""
-        expected = artifact.digest
+        """By its digest alone: no file is believed for its name and size.
+
+        Where the listing has no digest, by the one that this store computed when it committed the file.
+        """
         status = self._tree.lstat(path)
-        if expected is None or status is None or not stat.S_ISREG(status.st_mode):
+        if status is None or not stat.S_ISREG(status.st_mode):
             return None
         if artifact.size is not None and status.st_size != artifact.size:
+            return None
+        expected = artifact.digest or self._committed_digest(path, status, artifact)
+        if expected is None:
             return None
         try:
             found, status = hash_file(self._tree, path, expected.algorithm)
         except FileNotFoundError:
             return None
         return StoredFile(path, status.st_size, status.st_mtime_ns, found) if found == expected else None
+
+    def _committed_digest(self, path: str, status: os.stat_result, artifact: Artifact) -> Digest | None:
+        """The time of a file says nothing where a server sets it once more after the commit (CIFS, s3fs)."""
+        entries = self._record.of_path(path)
+        same = (each for each in entries if each.size == status.st_size and each.is_content_of(artifact))
+        return next((each.digest for each in same), None)
 
     # -- changing --------------------------------------------------------------------------------------
 
@@ -189,6 +201,8 @@ class FileLayout(StoreLayout):
             finally:
                 os.close(descriptor)
         changed = self._with_parents(self._tree.rename(staged, path))
+        if self._tree.abilities.mode is not WriteMode.DIRECT:  # a rename that copies makes another file
+            status = self._tree.lstat(path) or status
         self._note(artifact, StoredFile(path, status.st_size, status.st_mtime_ns, digest), etag)
         return changed
 

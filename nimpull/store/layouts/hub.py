@@ -120,7 +120,7 @@ class _HubLayout(FileLayout):
         """Without symbolic links the snapshot holds the plain file and no blob."""
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
-        if not self._tree.symlinks:
+        if not self._tree.abilities.symlinks:
             return self._move(artifact, staged, path, digest, etag)
         blob, status, entry = self._blob_for(artifact, digest, etag)
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
@@ -142,7 +142,7 @@ class _HubLayout(FileLayout):
     def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
-        if not self._tree.symlinks:
+        if not self._tree.abilities.symlinks:
             return self._with_parents(self._tree.link(file.path, path, of=of))
         blobs = f"{self.repository(artifact.uri)}/blobs"
         above, name = os.path.split(file.path)
