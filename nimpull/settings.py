@@ -29,6 +29,8 @@ CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
 TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
 DEFAULT_RETRY_SECONDS: Final = 120.0  # without any progress; then a run gives up
+#: The same where somebody sits before it: a mistyped host should not take minutes to be told.
+TERMINAL_RETRY_SECONDS: Final = 20.0
 #: The same in a pod: one that fails marks its NIMCache Failed for good, whatever the next pods do.
 POD_RETRY_SECONDS: Final = 900.0
 DEFAULT_BACKOFF_MS: Final = 1000.0  # where NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT comes without an interval
@@ -132,8 +134,11 @@ class Settings:
         return _hub_in(store, self.ngc_home)
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """Read the variables. Raises UsageError for one whose value cannot be meant."""
+def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
+    """Read the variables. Raises UsageError for one whose value cannot be meant.
+
+    ``terminal``: a person waits for the command.
+    """
     scheme = environ.get("NGC_API_SCHEME", "").strip() or "https"
     ngc_key, ngc_doubts = _secret(environ, NGC_KEY_VARIABLES)
     hf_token, hf_doubts = _secret(environ, HF_TOKEN_VARIABLES)
@@ -167,7 +172,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         metrics=_text(environ, "NIMPULL_METRICS"),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
-        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _sdk_retry_seconds(environ)),
+        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _retry_seconds(environ, terminal)),
         connections=_connections(environ),
         memory_limit=_bytes(environ, "NIMPULL_MEMORY_LIMIT"),
         repository_override=override,
@@ -235,7 +240,7 @@ def _bytes(environ: Mapping[str, str], name: str) -> int | None:
         raise UsageError(f"{name} is {error}", hint=f"Set {name} to 512Mi, for example.") from error
 
 
-def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
+def _retry_seconds(environ: Mapping[str, str], terminal: bool) -> float:
     """NIM counts retries, nimpull the time without progress: 0 retries are none, more only extend it.
 
     The manifest's own count is 0 by default in NIM, for its listing only: it can but extend the time.
@@ -244,7 +249,9 @@ def _sdk_retry_seconds(environ: Mapping[str, str]) -> float:
     wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
     listing = _number(environ, "NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT", 0.0, "retries")
     pause = _number(environ, "NIM_MANIFEST_DOWNLOAD_WAIT_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
-    default = POD_RETRY_SECONDS if in_pod(environ) else DEFAULT_RETRY_SECONDS
+    default = TERMINAL_RETRY_SECONDS if terminal else DEFAULT_RETRY_SECONDS
+    if in_pod(environ):
+        default = POD_RETRY_SECONDS
     return max(default, count * wait / 1000, listing * pause / 1000) if count else 0.0
 
 
@@ -340,7 +347,8 @@ def _swapped(ngc_key: str, hf_token: str) -> tuple[str, ...]:
 
 def from_process(derived: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None) -> Settings:
     """The environment of this process; ``derived`` from it and above it: a NIMCache's ``spec.env``."""
-    return load({**os.environ, **(derived(os.environ) if derived else {})})
+    environ = {**os.environ, **(derived(os.environ) if derived else {})}
+    return load(environ, terminal=os.isatty(0) or os.isatty(2))
 
 
 def termination_log(environ: Mapping[str, str] = os.environ) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from nimpull.settings import Settings, load
 from nimpull.wiring.limits import fetch_limits
 from tests.calls import FILES, call
 from tests.registry import Registry
+from tests.transporting import closed_port
 
 PROFILE = ("download-to-cache", "-p", "a" * 64)
 MIB = 1 << 20
@@ -192,6 +197,41 @@ def test_a_pod_is_more_patient() -> None:
     assert load(in_pod).retry_seconds == 900.0
     assert load({**in_pod, "NIMPULL_RETRY_SECONDS": "5"}).retry_seconds == 5.0
     assert load({**in_pod, "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT": "0"}).retry_seconds == 0.0
+
+
+def test_a_person_at_a_terminal_is_told_sooner() -> None:
+    """A mistyped host is a mistake to be seen; in a pod a terminal means nothing."""
+    assert load({}, terminal=True).retry_seconds == 20.0
+    assert load({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, terminal=True).retry_seconds == 900.0
+    assert load({"NIMPULL_RETRY_SECONDS": "5"}, terminal=True).retry_seconds == 5.0
+    code = "from nimpull.settings import from_process; print(from_process().retry_seconds)"
+    environ = {name: value for name, value in os.environ.items() if "RETRY" not in name}
+    environ.pop("KUBERNETES_SERVICE_HOST", None)
+    ours, theirs = pty.openpty()
+    try:
+        for stderr, expected in ((theirs, "20.0"), (subprocess.DEVNULL, "120.0")):
+            told = subprocess.run(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environ,
+                check=True,
+                text=True,
+            )
+            assert told.stdout.strip() == expected
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_the_patience_is_an_option_too(registry: Registry, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{closed_port()}/m"
+    pull = ("nimpull", "download", address, "--store", str(tmp_path))
+    code, text = call(registry, tmp_path, *pull, "--retry-seconds", "0", NIMPULL_RETRY_SECONDS="600")
+    assert code == 30, text
+    assert "the connection was refused (after 1 attempt)" in text
+    assert call(registry, tmp_path, *pull, "--retry-seconds", "inf")[0] == 2
 
 
 def test_a_setting_of_the_sdk_that_does_nothing_is_told() -> None:

@@ -11,6 +11,7 @@ import click
 import nimpull.cli.completion as complete
 from nimpull.cli.options import (
     CONNECTIONS,
+    RETRY_SECONDS,
     SERVING_HUB,
     as_bytes,
     criteria,
@@ -78,6 +79,7 @@ class Options:
     refresh: bool
     connections: int | None
     memory_limit: int | None
+    retry_seconds: float | None
     report_path: str
     metrics: str
     quiet: bool
@@ -166,6 +168,12 @@ class Options:
     help="As if the control group allowed no more, e.g. 512Mi [NIMPULL_MEMORY_LIMIT].",
 )
 @click.option(
+    "--retry-seconds",
+    type=RETRY_SECONDS,
+    metavar="N",
+    help="Go on for so long without any progress, 0 = give up at the first failure [NIMPULL_RETRY_SECONDS].",
+)
+@click.option(
     "--report",
     "report_path",
     default="",
@@ -230,7 +238,7 @@ def _with_options(settings: Settings, options: Options) -> Settings:
     level = settings.log_level
     if options.quiet or options.verbose:
         level = Level.ERROR if options.quiet else Level.DEBUG
-    settings = limited(settings, options.connections, options.memory_limit)
+    settings = limited(settings, options.connections, options.memory_limit, options.retry_seconds)
     settings = replace(settings, metrics=options.metrics or settings.metrics)
     return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
 

@@ -18,6 +18,7 @@ from nimpull.settings import MOST_CONNECTIONS, Settings
 MAX_MANIFEST_BYTES = 16 << 20
 DEFAULT_STORE = "/model-store"
 CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
+RETRY_SECONDS = click.FloatRange(0, 1e6)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
 
 
@@ -98,12 +99,18 @@ def report_place(_ctx: click.Context, _param: click.Parameter, value: str) -> st
     return value
 
 
-def limited(settings: Settings, connections: int | None, memory_limit: int | None) -> Settings:
+def limited(
+    settings: Settings,
+    connections: int | None,
+    memory_limit: int | None = None,
+    retry_seconds: float | None = None,
+) -> Settings:
     """With the options that were given in place of the variables."""
     return replace(
         settings,
         connections=connections or settings.connections,
         memory_limit=memory_limit or settings.memory_limit,
+        retry_seconds=settings.retry_seconds if retry_seconds is None else retry_seconds,
     )
 
 
