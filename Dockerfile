@@ -7,6 +7,7 @@ USER root
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY profiles profiles
+COPY man man
 COPY nimpull nimpull
 COPY image/link_commands.py image/
 # s3 is for mirrors (NIM_REPOSITORY_OVERRIDE=s3://…); EXTRAS= leaves it out
@@ -32,5 +33,8 @@ WORKDIR /
 CMD ["nimpull"]
 
 FROM runtime
+# Not in "runtime", which also goes on top of NIM images: this package has the name of one that those have.
+COPY image/shim /opt/nimpull-shim
+ENV PYTHONPATH=/opt/nimpull-shim
 ARG MANIFEST=image/model_manifest.yaml
 COPY --chmod=0444 ${MANIFEST} /opt/nim/etc/default/model_manifest.yaml

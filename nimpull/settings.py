@@ -92,6 +92,7 @@ class Settings:
     jsonl_logging: bool = False
     log_level: Level = Level.INFO
     metrics: str = ""  # where they go, "" = beside the report in the store
+    kubernetes_api: tuple[str, str] | None = None  # host and port, where the end of a run is told as an Event
     termination_log: str = TERMINATION_LOG
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     connections: int | None = None
@@ -170,6 +171,7 @@ def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
         ),
         jsonl_logging=_flag(environ, "NIM_JSONL_LOGGING"),
         metrics=_text(environ, "NIMPULL_METRICS"),
+        kubernetes_api=_kubernetes_api(environ),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
         retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _retry_seconds(environ, terminal)),
@@ -253,6 +255,12 @@ def _retry_seconds(environ: Mapping[str, str], terminal: bool) -> float:
     if in_pod(environ):
         default = POD_RETRY_SECONDS
     return max(default, count * wait / 1000, listing * pause / 1000) if count else 0.0
+
+
+def _kubernetes_api(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Of the cluster that the pod is in (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
+    host, port = _text(environ, "KUBERNETES_SERVICE_HOST"), _text(environ, "KUBERNETES_SERVICE_PORT")
+    return (host, port or "443") if host and _flag(environ, "NIMPULL_KUBERNETES_EVENTS") else None
 
 
 def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:

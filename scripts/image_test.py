@@ -179,7 +179,7 @@ def build_all(place: Place, base: str) -> None:
     context.mkdir()
     for name in BUILT_FROM:
         shutil.copy2(name, context / name)
-    for name in ("image", "nimpull", "profiles"):
+    for name in ("image", "man", "nimpull", "profiles"):
         shutil.copytree(name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     (context / "image/tiny.yaml").write_bytes(place.manifest())
     options = ("--pull=never" if is_here(base) else "--pull=true", f"--build-arg=BASE={base}")
@@ -199,6 +199,9 @@ def check_image(place: Place) -> None:
     place.check("the probe pod reads the manifest, and nothing else", found, probe)
     none = probed(f"{IMAGE}-none")
     place.check("without a manifest it says so", none.text == "model_manifest.yaml not found\n", none)
+    call = "from nimlib import nimutils; nimutils.download_models()"
+    asked = as_operator(["python3", "-c", call], {}, {})
+    place.check("the operator's call of nimlib is a download", asked.code == 11, asked)
     greedy = as_operator(["/opt/nimpull/bin/python3", "-c", f"print(len(b'x' * {WEIGHTS}))"], {}, {})
     place.check(f"{MEMORY} is a limit: a process that wants more is killed", greedy.code == 137, greedy)
 

@@ -21,7 +21,7 @@ from nimpull.errors import EXIT_CODES
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ROOT / "docs/options.md"
-PAGES = ROOT / "docs/man"
+PAGES = ROOT / "man"
 #: Console scripts, each with a page of its own.
 PROGRAMS: Mapping[str, click.Command] = {
     "nimpull": cli,

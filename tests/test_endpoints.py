@@ -21,7 +21,7 @@ from tests.buckets import AWS, Bucket, mirrored, model_bucket
 from tests.calls import FILES, call, plain
 from tests.registry import Registry
 from tests.running import CLOSED
-from tests.servers import ScriptedServer, serve_directory
+from tests.servers import Peer, ScriptedServer, Seen, serve_directory
 
 MODEL = ModelUri.parse("s3://bucket/models/tiny")
 UNIVERSAL = ("create-model-store", "--model-repo")
@@ -244,6 +244,46 @@ def test_a_web_server_that_wants_a_password(registry: Registry, tmp_path: Path) 
     assert plain(tmp_path / "a") == files
     written = "".join(path.read_text() for path in (tmp_path / "a/.nimpull").rglob("*.json*"))
     assert "pass-canary" not in text + written
+
+
+@pytest.mark.parametrize("layout", ["cache", "local-dir"])
+def test_f56_a_signed_address_is_asked_with_and_never_shown(
+    registry: Registry, tmp_path: Path, layout: str
+) -> None:
+    files = {
+        "config.json": b"{}",
+        "SHA256SUMS": f"{hashlib.sha256(b'{}').hexdigest()}  config.json\n".encode(),
+    }
+    good = serve_directory("/m/", files)
+
+    def signed(seen: Seen, peer: Peer) -> None:
+        if seen.target.endswith("?sv=1&sig=sig-canary%3D"):
+            good(seen, peer)
+        else:
+            peer.reply(403)
+
+    store = tmp_path / "pvc"
+    with ScriptedServer(signed) as server:
+        pull = ("nimpull", "download", "--store", str(store), "--layout", layout)
+        address = server.url("/m").reveal()
+        code, text = call(registry, store, *pull, f"{address}?sv=1&sig=sig-canary%3D")
+        assert code == 0, text
+        assert report(store)["source"]["uri"] == address
+        code, refused = call(registry, store, *pull, f"{address}?sig=wrong-canary", "--refresh")
+        assert code == 26, refused
+        asked = len(server.seen)
+        code, again = call(registry, store, *pull, f"{address}?sv=1&sig=another-canary")
+        assert code == 0 and len(server.seen) == asked, "the same directory, with another key to it"
+    names = " ".join(str(path) for path in store.rglob("*"))
+    written = "".join(path.read_text() for path in (store / ".nimpull").rglob("*.json*"))
+    assert "canary" not in text + refused + again + written + names
+
+
+@pytest.mark.parametrize("address", ["ftp://u:pass-canary@h/p?sig=canary", "https:///p?sig=canary"])
+def test_f56_an_address_that_cannot_be_read_is_shown_without_its_secrets(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ModelUri.parse(address)
+    assert "canary" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_page_that_wants_a_password_is_no_captive_portal(api: HttpApi) -> None:

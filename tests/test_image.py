@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,30 @@ def test_the_dockerfile_keeps_to_what_buildah_1_28_knows() -> None:
     for unknown in ("<<", "--link", "--exclude", "--parents", "RUN --network", "# syntax=", "@sha256"):
         assert unknown not in text
     assert [line for line in text.splitlines() if line.startswith("USER")][-1] == "USER 1000:2000"
+
+
+def test_the_operators_call_is_a_download(tmp_path: Path) -> None:
+    """Exit code and environment pass, and nothing is printed beside: the operator reads logs."""
+    command = tmp_path / "download-to-cache"
+    command.write_text('#!/bin/sh\necho "$# options, $NIM_CACHE_PATH"\nexit 41\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", "from nimlib import nimutils; nimutils.download_models()"],
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT / "image/shim"),
+            "NIM_CACHE_PATH": "/model-store",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (41, "0 options, /model-store\n", "")
+
+
+def test_the_shim_is_never_beside_the_real_one() -> None:
+    runtime, _, last = (ROOT / "Dockerfile").read_text().partition("\nFROM runtime\n")
+    assert "shim" not in runtime and "PYTHONPATH=/opt/nimpull-shim" in last
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ def test_a_name_that_is_gone_comes_back_without_its_bytes(
 def test_without_home_in_the_store_there_is_one_place(registry: Registry, tmp_path: Path) -> None:
     store = tmp_path / "pvc"
     for kind in ("huggingface-cli", "local-dir"):
-        code, text = pull(registry, store, kind, HF_HOME=str(tmp_path / "home"))
+        of_nobody = {"HF_HOME": str(tmp_path / "home"), "NIM_CACHE_PATH": str(tmp_path / "cache")}
+        code, text = pull(registry, store, kind, **of_nobody)
         assert code == 0, text
     assert plain(store) == FILES
     assert not (store / "huggingface").exists()

@@ -6,18 +6,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import click
 
-from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, model_of, placed
+from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, is_served, model_of, placed
 from nimpull.cli.program import Command, run_program, spread
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
-from nimpull.core.names import ModelUri, display
+from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.selection import named
 from nimpull.errors import ManifestError, NoProfileError, UsageError
@@ -124,8 +123,10 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
         if model_repo:
             uri = model_of(model_repo, settings)
             request = Request(store=directory, uris=(uri,), layout=LayoutKind.WORKSPACE, cache=cache)
-            request = replace(request, hub=served_hub(directory, uri, settings))
-            return (placed(request, settings) if settings.hf_home else request), settings
+            if settings.hf_home or uri.scheme != "hf":
+                return placed(request, settings), settings
+            # the operator's Job for ``modelEndpoint: hf://…`` has no HF_HOME; the pods that serve it will
+            return replace(request, hub=SERVING_HUB if is_served(directory, settings) else ""), settings
         asked = criteria(settings, profiles=profiles)
         manifest = find_manifest("", settings)
         return (
@@ -141,14 +142,6 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
         )
 
     return execute(ask, store=directory)
-
-
-def served_hub(directory: str, uri: ModelUri, settings: Settings) -> str:
-    """The operator's Job for ``modelEndpoint: hf://…`` has no HF_HOME, but its store is NIM_CACHE_PATH: the
-    pods that serve it will have HF_HOME there."""
-    if settings.hf_home or uri.scheme != "hf" or not settings.cache_path:
-        return ""
-    return SERVING_HUB if os.path.realpath(settings.cache_path) == os.path.realpath(directory) else ""
 
 
 # -- console scripts -----------------------------------------------------------------------------------

@@ -69,13 +69,23 @@ def registry_model(uri: ModelUri, settings: Settings) -> ModelUri:
 def placed(request: Request, settings: Settings) -> Request:
     """The same with the caches of HF_HOME and NGC_HOME, where these are inside its store.
 
-    Plain files of the Hub are named in the hub cache too: universal NIMs look there.
+    Plain files of the Hub are named in the hub cache too: universal NIMs look there. Where HF_HOME is
+    elsewhere, pods that serve the store do not have it there: theirs is in the store.
     """
-    store = request.store
-    if request.layout is LayoutKind.CACHE:
-        return replace(request, hub=settings.hf_hub_in(store), ngc_hub=settings.ngc_hub_in(store))
-    from_hub = any(uri.scheme == "hf" for uri in request.uris)
-    return replace(request, hub=settings.hf_hub_in(store)) if from_hub else request
+    store, hub = request.store, settings.hf_hub_in(request.store)
+    is_cache = request.layout is LayoutKind.CACHE
+    served = request.runtime_manifest if is_cache else is_served(store, settings)
+    if settings.hf_home and not hub and served:
+        hub = SERVING_HUB
+    if is_cache:
+        return replace(request, hub=hub, ngc_hub=settings.ngc_hub_in(store))
+    return replace(request, hub=hub) if any(uri.scheme == "hf" for uri in request.uris) else request
+
+
+def is_served(directory: str, settings: Settings) -> bool:
+    """Whether it is what a Job of the operator fills: its NIM_CACHE_PATH."""
+    cache = settings.cache_path
+    return bool(cache) and os.path.realpath(cache) == os.path.realpath(directory)
 
 
 def as_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:

@@ -1,11 +1,13 @@
-"""``nimpull verify`` and ``nimpull status``: look at a store, without any network."""
+"""``nimpull verify`` and ``nimpull status``: look at a store, with no network but for --refresh, --repair."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from threading import Event
 from typing import TYPE_CHECKING
 
 import click
@@ -14,13 +16,18 @@ import nimpull.cli.completion as complete
 from nimpull.cli.options import store_path
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import execute
+from nimpull.cli.signals import stopping
+from nimpull.cli.streams import say
+from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
+from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time
-from nimpull.errors import IntegrityError, UsageError
+from nimpull.errors import IntegrityError, LeaseHeldError, UsageError
 from nimpull.settings import from_process
 
 if TYPE_CHECKING:
+    from nimpull.store.presence import Presence
     from nimpull.store.running import Running
     from nimpull.store.status import Status
     from nimpull.store.store import Store
@@ -61,9 +68,10 @@ def open_store(root: str | None) -> Store:
     exits=(2, 33, 41, 42),
 )
 @_STORE
+@click.option("--refresh", is_flag=True, help="Compare with what the registries list now.")
 @click.option("--repair", is_flag=True, help="Fetch what is lost again from where it came from.")
 @_OUTPUT
-def verify(store: str | None, repair: bool, output: str) -> int:
+def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
     """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not; 2: there is none.
 
     With --repair, exit 0: all is as it was downloaded again; else the exit code of what hindered it. Keys are
@@ -73,7 +81,8 @@ def verify(store: str | None, repair: bool, output: str) -> int:
 
     with open_store(store) as opened:
         root = opened.root
-        result = opened.verify(workers=processors())
+        promised = ask_registries(opened) if refresh else {}
+        result = opened.verify(workers=processors(), promised=promised)
         if result.sound and not result.files:
             raise UsageError(
                 f"{display(root, 300)} holds no file that nimpull downloaded: there is nothing to verify",
@@ -91,6 +100,29 @@ def verify(store: str | None, repair: bool, output: str) -> int:
     elif not result.sound:
         click.echo(advice(root, plan, asked=repair, code=code))
     return code
+
+
+def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
+    """What each recorded file must be by the registry that it came from; by identity. Raises NimpullError.
+
+    What came from another endpoint than this environment's is told, and compared with the record alone.
+    """
+    from nimpull.clock import SystemClock
+    from nimpull.progress import Mode, Progress
+    from nimpull.wiring.edges import Edges
+
+    cancel, clock, settings = Event(), SystemClock(), from_process()
+    promised: dict[str, tuple[Digest, ...]] = {}
+    with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
+        edges = Edges(Request(store=store.root), settings, clock=clock, cancel=cancel, progress=shown)
+        with edges:
+            for (uri, endpoint), paths in store.sources().items():
+                if endpoint not in ("", edges.registries.endpoint(uri)):
+                    say(f"not asked: {uri} came from {display(endpoint)}", err=True)
+                    continue
+                listing = edges.list(uri, Wanted(paths), {})
+                promised |= {each.identity: each.digests for each in listing.artifacts}
+    return promised
 
 
 def mend(root: str, plan: Repair) -> int:
@@ -185,6 +217,7 @@ def status_document(found: Status, runs: Sequence[Running]) -> dict[str, object]
                 "selection": each.ready.selection,
                 "layout": each.ready.layout,
                 "revisions": list(each.ready.revisions),
+                "endpoints": list(each.ready.endpoints),
                 "profiles": list(each.ready.profiles),
                 "files": len(each.ready.files),
                 "bytes": each.ready.size,
@@ -206,11 +239,14 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     for each in found.selections:
         ready = each.ready
         state = f"{show_count(len(each.changed), 'file')} changed or gone" if each.changed else "ready"
-        what = ", ".join(display(revision, 200) for revision in ready.revisions) or ready.selection
-        click.echo(
-            f"  {state}: {what} ({ready.layout}, {show_count(len(ready.files), 'file')}, "
-            f"{show_bytes(ready.size)})"
-        )
+        what = ready.revisions or (ready.selection,)
+        about = [
+            display(ready.layout, 40),
+            show_count(len(ready.files), "file"),
+            show_bytes(ready.size),
+            *(f"from {display(endpoint, 200)}" for endpoint in ready.endpoints),
+        ]
+        click.echo(f"  {state}: {', '.join(display(each, 200) for each in what)} ({', '.join(about)})")
         for profile in ready.profiles:
             click.echo(f"    profile {display(profile, 80)}")
     if not found.selections:
@@ -218,9 +254,66 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     for part in found.partial:
         when = show_time(part.modified)
         name = display(part.identity, 200) or f"{part.name[:16]}…"
-        of = f" of {show_bytes(part.size)}" if part.size is not None else ""
-        click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{of}, last written {when}")
+        whole = f" of {show_bytes(part.size)}" if part.size is not None else ""
+        click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{whole}, last written {when}")
     for run in runs:
         click.echo(f"  writing now: {run.owner}")
     if found.partial and not runs:
         click.echo("Run the same nimpull download again to go on from there.")
+
+
+@click.command(
+    cls=Command,
+    examples=("nimpull prune --store ./store", "nimpull prune --store ./store --yes"),
+    exits=(2, 41, 42, 43),
+)
+@_STORE
+@click.option("--yes", is_flag=True, help="Remove what is listed; without it nothing is.")
+@_OUTPUT
+def prune(store: str | None, yes: bool, output: str) -> int:
+    """What in a store nobody needs: half-done files and snapshots that no marker names, reports of failures.
+
+    Never what a marker names, what nimpull did not write, plain files, or anything while a run writes there.
+    """
+    from nimpull.clock import SystemClock
+    from nimpull.store import prune as pruning
+    from nimpull.store.presence import Presence
+
+    with open_store(store) as opened:
+        tree, record = opened.tree, opened.record
+        if not yes:
+            found = pruning.plan(tree, record)
+        else:
+            with Presence(tree, owner=f"nimpull prune (pid {os.getpid()})", clock=SystemClock()) as presence:
+                _refuse_beside(presence)
+                found = pruning.plan(tree, record)
+                for removable in found:
+                    _refuse_beside(presence)  # one may have begun meanwhile
+                    pruning.carry_out(tree, record, removable)
+        root = opened.root
+    freed = sum(each.bytes for each in found)
+    if output == "json":
+        items = [
+            {"what": each.what, "name": display(each.name), "bytes": each.bytes, "paths": list(each.paths)}
+            for each in found
+        ]
+        click.echo(json.dumps({"removed": yes, "bytes": freed, "items": items}, indent=2))
+        return 0
+    for each in found:
+        click.echo(
+            f"{'removed' if yes else 'remove'}  {show_bytes(each.bytes):>10}  {each.what}: {each.name}"
+        )
+    if not found:
+        click.echo(f"{root}: there is nothing to remove.")
+    elif yes:
+        click.echo(f"{root}: {show_bytes(freed)} freed.")
+    else:
+        click.echo(f"{root}: {show_bytes(freed)} would be freed. Nothing was removed; --yes removes it.")
+    return 0
+
+
+def _refuse_beside(presence: Presence) -> None:
+    if others := presence.others():
+        raise LeaseHeldError(
+            f"{others[0].owner} writes into this store", hint="Run nimpull prune again when it is done."
+        )

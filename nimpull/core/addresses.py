@@ -45,7 +45,7 @@ def as_model(uri: ModelUri, *, ngc: Iterable[str] = (), hubs: Iterable[str] = ()
     """
     if uri.scheme not in ("http", "https"):
         return uri
-    address = f"{uri.scheme}://{uri.name}/{uri.location}"
+    address = f"{uri.scheme}://{uri.name}/{uri.location}" + (f"?{uri.query}" if uri.query else "")
     for base in (*ngc, NGC_API):
         if (path := _below(address, base)) is not None:
             return _ngc(path, address)

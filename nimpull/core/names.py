@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
@@ -192,7 +192,9 @@ class ModelUri:
     ``ngc://org[/team]/model:version[?file=path]`` (as NIM's model manifests have it),
     ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix[?file=path]``,
     ``http(s)://host/prefix[?file=path]``, ``file:///dir[?file=path]``. ``version`` keeps ``+`` literally. For
-    s3, http(s) and file ``name`` is the host or bucket and ``location`` the rest.
+    s3, http(s) and file ``name`` is the host or bucket and ``location`` the rest. ``query``: what else an
+    http(s) address asks with, as signed ones do; like user and password in ``name`` it is a secret, and in no
+    text of this value.
     """
 
     scheme: str
@@ -203,6 +205,7 @@ class ModelUri:
     path: str = ""
     repo_type: str = "model"
     location: str = ""
+    query: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, text: str) -> ModelUri:
@@ -212,7 +215,7 @@ class ModelUri:
             meant = _HUB_LIKE.fullmatch(text) or _NGC_LIKE.fullmatch(text)
             scheme = "hf" if _HUB_LIKE.fullmatch(text) else "ngc"
             raise UsageError(
-                f"not a model URI: “{display(text, 200)}”",
+                f"not a model URI: “{_without_secrets(text)}”",
                 hint=f"Did you mean {scheme}://{text}?"
                 if meant
                 else "Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
@@ -223,16 +226,22 @@ class ModelUri:
             return cls._ngc(rest, text)
         if scheme == "hf":
             return cls._hf(rest, text)
-        address, marker, path = rest.partition("?file=")
+        if scheme in ("http", "https"):
+            address, _, query = rest.partition("?")
+            path = _file_query(query)
+            query = "&".join(pair for pair in query.split("&") if pair and not pair.startswith("file="))
+        else:
+            address, _, path = rest.partition("?file=")
+            path, query = unquote(path), ""
         host, _, location = address.partition("/")
         if scheme != "file" and not (_BUCKET.fullmatch(host) if scheme == "s3" else host):
             raise UsageError(
-                f"no {'bucket' if scheme == 's3' else 'host'} in “{display(text, 200)}”",
+                f"no {'bucket' if scheme == 's3' else 'host'} in “{_without_secrets(text)}”",
                 hint="The form is s3://bucket/prefix."
                 if scheme == "s3"
                 else "The form is https://host/prefix.",
             )
-        return cls(scheme=scheme, name=host, location=location, path=unquote(path) if marker else "")
+        return cls(scheme=scheme, name=host, location=location, path=path, query=query)
 
     @classmethod
     def _ngc(cls, rest: str, text: str) -> ModelUri:
@@ -294,7 +303,15 @@ class ModelUri:
         if path == self.path:
             return self
         return ModelUri(  # several times as fast as dataclasses.replace, and asked for once a file and more
-            self.scheme, self.org, self.team, self.name, self.revision, path, self.repo_type, self.location
+            self.scheme,
+            self.org,
+            self.team,
+            self.name,
+            self.revision,
+            path,
+            self.repo_type,
+            self.location,
+            self.query,
         )
 
     def with_revision(self, revision: str) -> ModelUri:
@@ -314,6 +331,13 @@ class ModelUri:
             return f"hf://{kind}{self.repo_id}:{self.revision}{file}"
         # user info in a mirror's address is a secret
         return f"{self.scheme}://{self.name.rpartition('@')[2]}/{self.location}{file}"
+
+
+def _without_secrets(text: str) -> str:
+    """An address that cannot be read, for a message: without user, password and query."""
+    address, asked, _ = text.partition("?")
+    scheme, separator, rest = address.partition("://")
+    return display(f"{scheme}{separator}{rest.rpartition('@')[2]}{'?…' * bool(asked)}", 200)
 
 
 def _file_query(query: str) -> str:

@@ -33,12 +33,14 @@ class MirrorSource:
         """``sign`` is for s3:// and needed there. Raises UsageError for what is no mirror."""
         self._api = api
         if override.partition("://")[0].lower() not in ("s3", "https", "http"):
+            shown = override.partition("?")[0].rpartition("@")[2]
             raise UsageError(
-                f"NIM_REPOSITORY_OVERRIDE cannot be “{display(override.rpartition('@')[2], 200)}”",
+                f"NIM_REPOSITORY_OVERRIDE cannot be “{display(shown, 200)}”",
                 hint="Use s3://bucket[/prefix], https://host[/path] or jfrog://host[/path].",
             )
         self._mirror = ModelUri.parse(override)
-        self._base = override.rstrip("/")
+        self._base, asked, query = override.rstrip("/").partition("?")
+        self._signed = asked + query
         self._prefix = f"{self._mirror.location.strip('/')}/".lstrip("/")
         self._bucket = Bucket(api, self._mirror.name, sign) if sign else None
         self._asked: dict[ModelUri, ModelUri] = {}
@@ -160,7 +162,7 @@ class MirrorSource:
     def _place(self, name: str) -> Location:
         if self._bucket:
             return self._bucket.place(name)
-        return Location(Url(f"{self._base}/{name}"))
+        return Location(Url(f"{self._base.rstrip('/')}/{name}{self._signed}"))
 
     def _about(self, file: ModelUri) -> About:
         what = f"file “{display(file.path, 120)}” of {display(file.repo)}"

@@ -69,4 +69,5 @@ class WebSource:
 
 def _place(repo: ModelUri, path: str) -> Location:
     location = f"{repo.location.strip('/')}/".lstrip("/")
-    return Location(Url(f"{repo.scheme}://{repo.name}/{location}{quote(path)}"))
+    signed = f"?{repo.query}" if repo.query else ""  # what gives access to a directory does to its files
+    return Location(Url(f"{repo.scheme}://{repo.name}/{location}{quote(path)}{signed}"))

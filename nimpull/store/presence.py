@@ -164,6 +164,15 @@ class Presence:
             return Run(token, shown, now - (seen or modified), ended=True)
         return Run(token, shown, now - seen)
 
+    def others(self) -> tuple[Run, ...]:
+        """Runs that may be writing now. Raises StoreError."""
+        found = []
+        for name in self._tree.names(RUNS):
+            content = self._tree.read(f"{RUNS}/{name}", _LIMIT)
+            if name != self.token and content is not None and not (run := self.run_of(content, 0.0)).expired:
+                found.append(run)
+        return tuple(found)
+
     def has_ended(self, token: str) -> bool:
         """Whether the run with this token surely writes no more."""
         if not _TOKEN.fullmatch(token):

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
@@ -159,6 +159,16 @@ class Record:
             except OSError as error:
                 raise store_error(error, "write", self._tree.absolute(RECORD)) from error
             self._index(entry)
+
+    def forget(self, paths: Collection[str]) -> None:
+        """Drop what is said of them. Only where no other run writes: its lines could be lost."""
+        with self._lock:
+            for name in self._tree.names(RECORD):
+                lines = (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines(keepends=True)
+                kept = [line for line in lines if not ((entry := _parse(line)) and entry.path in paths)]
+                if len(kept) < len(lines):
+                    self._tree.write(f"{RECORD}/{name}", b"".join(kept))
+            self._known = False
 
     def _descriptor(self) -> int:
         if self._file is None:

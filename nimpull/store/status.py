@@ -9,7 +9,7 @@ from typing import Final
 
 from nimpull.store.journal import ARTIFACT
 from nimpull.store.ready import Ready, all_ready, missing_of
-from nimpull.store.record import Record
+from nimpull.store.record import UNREADABLE, Record
 from nimpull.store.tree import INGESTS, Tree
 
 _BLOCK: Final = 512  # bytes of st_blocks (POSIX, sys/stat.h)
@@ -83,5 +83,5 @@ def _noted(content: bytes | None) -> tuple[str, int | None]:
     try:
         facts = json.loads(content or b"")
         return str(facts["identity"]), int(facts["size"])
-    except (ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return "", None

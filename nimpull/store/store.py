@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Self
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.names import STATE_DIRECTORY, SafePath
+from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath
 from nimpull.core.ports import Cancel, Clock
 from nimpull.core.request import Lost, Repair
-from nimpull.errors import NotWritableError, StoreIOError
+from nimpull.errors import NotWritableError, StoreIOError, UsageError
 from nimpull.store import lease, preflight
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import (
@@ -180,6 +181,15 @@ class Store:
     def verify(self, *, workers: int = 0, promised: Promised | None = None) -> Verification:
         """Read everything again; see ``verify.verify_store``."""
         return verify_store(self.tree, self.record, workers=workers, promised=promised)
+
+    def sources(self) -> dict[tuple[ModelUri, str], frozenset[str]]:
+        """Paths of the recorded files, by repository and endpoint."""
+        found: dict[tuple[ModelUri, str], set[str]] = {}
+        for entry in self.record.entries:
+            with suppress(UsageError):  # a line that names no model
+                uri = ModelUri.parse(entry.identity)
+                found.setdefault((uri.repo, entry.endpoint), set()).add(uri.path)
+        return {source: frozenset(paths) for source, paths in found.items()}
 
     def plan_repair(self, found: Verification) -> Repair:
         return plan_repair(self.tree, self.record, found)

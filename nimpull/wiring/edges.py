@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,6 +17,7 @@ from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Body, Clock, Ingests, Wanted
+from nimpull.core.report import Report
 from nimpull.core.request import Request
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
@@ -53,6 +55,7 @@ class Edges:
             clock=clock,
             progress=progress,
             metrics=settings.metrics,
+            announce=self.announce if settings.kubernetes_api else None,
         )
         self._stack = ExitStack()
         self._transport: Transport | None = None
@@ -69,6 +72,13 @@ class Edges:
     def __exit__(self, *_: object) -> None:
         self.reporter.close()
         self._stack.close()
+
+    def announce(self, report: Report) -> str:
+        """To the cluster that the pod is in; returns why it could not be told, or ""."""
+        from nimpull.transport.cluster import announce
+
+        host, port = self.settings.kubernetes_api or ("", "")
+        return announce(report, os.uname().nodename, host=host, port=port)
 
     @cached_property
     def table(self) -> DeviceTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
@@ -29,9 +30,9 @@ class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
     ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress`` knows how far
-    the run is. ``metrics``: where these go, "" = beside the report in the store. No method raises: a report
-    that cannot be written is told, and hides no outcome; ``unwritten``: why the file that was asked for has
-    not got the last report.
+    the run is. ``metrics``: where these go, "" = beside the report in the store; ``announce``: tells
+    others of the end, and returns why it could not. No method raises: a report that cannot be written is
+    told, and hides no outcome; ``unwritten``: why the file that was asked for has not got the last report.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ReportWriter:
         clock: Clock,
         progress: Progress,
         metrics: str = "",
+        announce: Callable[[Report], str] | None = None,
     ) -> None:
         self.draft: Report | None = None
         self.unwritten: OutputError | None = None
@@ -52,6 +54,7 @@ class ReportWriter:
         self._clock = clock
         self._progress = progress
         self._metrics = metrics
+        self._announce = announce
         self._done = Event()
         self._unpublished = Lock()
         self._thread: Thread | None = None
@@ -102,6 +105,8 @@ class ReportWriter:
             return
         self._write(report, last=True)
         self._tell(leave_message(self._termination_log, report))
+        if self._announce:
+            self._tell(self._announce(report))
 
     def _write(self, report: Report, *, last: bool) -> None:
         if self._path:
