@@ -112,4 +112,12 @@ def completed(listing: Listing, promised: Mapping[str, Digest], endpoint: str) -
 
 def distinct(listings: Iterable[Listing]) -> tuple[Artifact, ...]:
     """Each file once: profiles share files, and two revisions may be one commit."""
-    return tuple({each.identity: each for listing in listings for each in listing.artifacts}.values())
+    found: list[Artifact] = []
+    seen: dict[ModelUri, set[str]] = {}
+    for listing in listings:
+        for each in listing.artifacts:
+            paths = seen.setdefault(each.repo, set())  # holds their own strings; identities would be new ones
+            if each.path not in paths:
+                paths.add(each.path)
+                found.append(each)
+    return tuple(found)
