@@ -19,6 +19,11 @@ COMMANDS: Final = {
         "list_profiles",
         "List a manifest's profiles: what runs here, and why not.",
     ),
+    "fits": (
+        "nimpull.cli.fits",
+        "fits",
+        "Ask whether a NIM runs on some machine, before its image is pulled.",
+    ),
     "manifest": ("nimpull.cli.container", "manifest", "Print the model manifest that this image carries."),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
     "report": ("nimpull.cli.report", "report", "What a pull did, in words or as a page to look at."),

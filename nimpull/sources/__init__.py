@@ -5,7 +5,17 @@ from nimpull.sources.huggingface import HubSource
 from nimpull.sources.local import LocalSource
 from nimpull.sources.mirror import MirrorSource
 from nimpull.sources.ngc import NgcSource
+from nimpull.sources.nim_metadata import NimMetadata
 from nimpull.sources.s3 import S3Source
 from nimpull.sources.web import WebSource
 
-__all__ = ["HubSource", "LocalSource", "MirrorSource", "NgcSource", "S3Source", "WebSource", "boto_signer"]
+__all__ = [
+    "HubSource",
+    "LocalSource",
+    "MirrorSource",
+    "NgcSource",
+    "NimMetadata",
+    "S3Source",
+    "WebSource",
+    "boto_signer",
+]

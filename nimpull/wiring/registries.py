@@ -11,7 +11,7 @@ from nimpull.core.ports import Clock, Source
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.sources import LocalSource
+    from nimpull.sources import LocalSource, NimMetadata
     from nimpull.sources.s3 import Sign
     from nimpull.transport import HttpApi
 
@@ -102,6 +102,12 @@ class Registries:
         return HubSource(
             self._api(), endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self._clock
         )
+
+    @cached_property
+    def metadata(self) -> NimMetadata:
+        from nimpull.sources import NimMetadata
+
+        return NimMetadata(self._api(), Url(self._settings.ngc_api))
 
     @cached_property
     def local(self) -> LocalSource:

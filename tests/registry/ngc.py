@@ -39,7 +39,10 @@ class NgcModel:
 
 @dataclass(slots=True)
 class Ngc:
-    """``sign``: presigned URL of (CDN path, content); ``page_base``: number of the first page."""
+    """``sign``: presigned URL of (CDN path, content); ``page_base``: number of the first page.
+
+    ``metadata``: of NIMs, by resource and tag; that service asks for no key.
+    """
 
     key: str
     legacy_key: str
@@ -52,12 +55,11 @@ class Ngc:
     page_size: int = 1000
     page_base: int = 0
     org_context: bool = False
+    metadata: dict[tuple[str, str], object] = field(default_factory=dict)
 
     def respond(self, request: Request) -> Answer:
-        if request.path == "/token":
-            return self._token(request)
-        if request.path == "/v3/keys/get-caller-info" and request.method == "POST":
-            return self._caller(request)
+        if answer := self._without_bearer(request):
+            return answer
         who = self._identity(request)
         if who == "bad":
             return refusal(401, "UNAUTHORIZED", "Unauthenticated")
@@ -71,6 +73,16 @@ class Ngc:
                     return denied or refusal(404, "NOT_FOUND", f"The resource was not found: {name}")
                 return self._model(request, model, rest)
         return refusal(404, "NOT_FOUND", f"no route {request.path}")
+
+    def _without_bearer(self, request: Request) -> Answer | None:
+        if request.path == "/token":
+            return self._token(request)
+        if request.path == "/v3/keys/get-caller-info" and request.method == "POST":
+            return self._caller(request)
+        if request.path == "/v2/nim/metadata":
+            known = self.metadata.get((request.query.get("resourceId", ""), request.query.get("tag", "")))
+            return refusal(404, "NOT_FOUND", "No metadata found") if known is None else document(known)
+        return None
 
     def _token(self, request: Request) -> Answer:
         wanted = base64.b64encode(f"$oauthtoken:{self.legacy_key}".encode()).decode()

@@ -1,0 +1,76 @@
+"""``nimpull fits``: whether a published NIM runs on these machines, before its image is pulled."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import click
+
+import nimpull.cli.completion as complete
+from nimpull.cli.program import Command, OneOf
+from nimpull.cli.signals import stopping
+from nimpull.core.fits_table import FitTable, Machine, render_json, render_text
+from nimpull.core.nim_metadata import PublishedProfile, parse_resource
+from nimpull.core.request import Request
+from nimpull.settings import Settings, from_process
+
+
+@click.command(
+    "fits",
+    cls=Command,
+    examples=(
+        "nimpull fits nim/meta/llama-3.3-70b-instruct:1.8.5 --gpu H100:8 --gpu L40S:4",
+        "nimpull fits nvcr.io/nim/meta/llama-3.1-8b-instruct:1.8.5 --explain",
+    ),
+    exits=(2, 22, 30),
+)
+@click.argument("nim", metavar="IMAGE|RESOURCE")
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="H100:8",
+    shell_complete=complete.gpus,
+    help="A machine type, in place of this one; repeatable: a column each.",
+)
+@click.option("--explain", is_flag=True, help="Say of each profile why it fits, or why not.")
+@click.option("-o", "--output", type=OneOf(("table", "json")), default="table", show_default=True)
+def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str) -> None:
+    """Ask NIM's metadata service, without a key, which profiles of a NIM run on which machines.
+
+    What the service does not know or does not say is unknown, never "no".
+    """
+    resource, tag = parse_resource(nim)
+    settings = from_process()
+    from nimpull.detect import shipped_table
+
+    machines = _machines(gpus or tuple(filter(None, (settings.gpus,))))
+    table = FitTable.of(f"{resource}:{tag}", machines, _ask(resource, tag, settings), shipped_table())
+    click.echo(render_json(table) if output == "json" else render_text(table, explain=explain), nl=False)
+
+
+def _machines(gpus: tuple[str, ...]) -> list[Machine]:
+    """Those that are named, else this one; none where it has no GPU. Raises UsageError."""
+    from nimpull.core.hardware import Hardware, Origin, parse_gpu_override
+    from nimpull.detect import detect, shipped_table
+
+    table = shipped_table()
+    if not gpus:
+        here = detect(lookup=table.find)
+        return [Machine("here", here)] if here.gpus else []
+    return [Machine(name, Hardware(parse_gpu_override(name, table), origin=Origin.OVERRIDE)) for name in gpus]
+
+
+def _ask(resource: str, tag: str, settings: Settings) -> tuple[PublishedProfile, ...] | None:
+    from nimpull.clock import SystemClock
+    from nimpull.progress import Mode, Progress
+    from nimpull.wiring.edges import Edges
+
+    cancel, clock = threading.Event(), SystemClock()
+    with (
+        stopping(cancel, lambda: None),
+        Progress(Mode.QUIET, sys.stderr, clock) as shown,
+        Edges(Request(store=""), settings, clock=clock, cancel=cancel, progress=shown) as edges,
+    ):
+        return edges.registries.metadata.profiles(resource, tag)
