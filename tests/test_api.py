@@ -172,12 +172,23 @@ def test_f12_a_head_that_cannot_be_meant_is_told_at_once(
     assert not caught.value.retryable
 
 
+def test_f28_what_is_no_socks_proxy(rig: Callable[..., Rig]) -> None:
+    with ScriptedServer(ok) as server:
+        url = Url("https://registry.invalid/")
+        with pytest.raises(ProxyError, match=r"cannot reach the proxy socks5h://.*(invalid data|timeout)"):
+            rig(all_proxy=f"socks5h://{server.address}", connect_timeout=0.3, retry_budget=0.0).api.request(
+                "GET", url
+            )
+
+
 def test_f17_no_pause_of_a_host_escapes_the_budget(rig: Callable[..., Rig]) -> None:
     refusing = lambda seen, peer: peer.reply(429, b"", {"Retry-After": "9" * 20})  # noqa: E731
     with ScriptedServer(refusing) as server:
         one = rig(retry_budget=60.0)
         assert one.api.request("GET", server.url()).status == 429
-    assert sum(one.clock.waits) <= 60.0
+        with pytest.raises(NetworkError, match=r"asks for a pause of 300 s, longer than retries may take"):
+            one.api.request("GET", server.url("/another"))
+    assert one.clock.waits == []
 
 
 def test_f55_cookies_are_not_kept(rig: Callable[..., Rig]) -> None:

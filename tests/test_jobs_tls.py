@@ -217,7 +217,7 @@ REFUSING = {
     ),
     "403": Refusing(ProxyRules(status=403), WITH_PASSWORD, "HTTP 403", "Ask for the host to be allowed"),
     "down": Refusing(PASSING, "http://job:canary-bad@127.0.0.1:1", "the proxy http://127.0.0.1:1 for "),
-    "socks": Refusing(PASSING, "socks5://job:canary-bad@proxy.corp:3128", "cannot be used as a proxy"),
+    "no address": Refusing(PASSING, "://job:canary-bad@x", "HTTPS_PROXY is no address of a proxy"),
 }
 
 
@@ -230,7 +230,8 @@ def test_f28_a_proxy_that_refuses_fails_the_job_and_nothing_goes_past_it(
     job = replace(job, env={**job.env, "HTTPS_PROXY": case.address, "https_proxy": case.address})
     cluster = behind(case.rules)
     code, text = cluster.run(job)
-    assert failed(cluster, job, code, text) == "proxy-failed"
+    mistyped = case.address.startswith(":")
+    assert failed(cluster, job, code, text) == ("bad-usage" if mistyped else "proxy-failed")
     error = cluster.message()["error"]
     assert case.message in error["message"] and case.hint in error["hint"]
     assert "canary" not in text + json.dumps([cluster.report(job), cluster.message()])

@@ -20,7 +20,7 @@ from nimpull.core.ports import Cancel, Clock, Emit, Reply
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
 from nimpull.errors import Cancelled, NetworkError, TransferError
 from nimpull.transport.connections import Adapter, Exchange
-from nimpull.transport.failures import LastingNetworkError, Watch, proxy_refused, unusable
+from nimpull.transport.failures import LastingNetworkError, Watch, proxy_refused, unstable, unusable
 from nimpull.transport.network import Network
 from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 
@@ -107,6 +107,10 @@ class HttpApi:
         check_location(hop.url)
         while True:
             while left := self.network.pauses.left(hop.url.host):
+                if left > self.network.policy.retry_budget:
+                    raise unstable(
+                        hop.url, f"it asks for a pause of {left:.0f} s, longer than retries may take"
+                    )
                 self._rest(left)
             reply = self._ask(hop, max_bytes)
             if not follow or not is_redirect(reply.status, reply.headers):

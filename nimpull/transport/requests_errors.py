@@ -107,6 +107,8 @@ def _socks_failure(chain: tuple[BaseException, ...], url: Url, proxy: Url) -> Pr
                 f"the proxy {proxy} cannot connect to {url.authority}: {display(part.msg, 120)}",
                 hint="Check the address, and whether the host is allowed there, or name it in NO_PROXY.",
             )
+        if isinstance(part, socks.GeneralProxyError) and not part.socket_err:  # it answers as no such proxy
+            return proxy_unreachable(url, proxy, display(part.msg, 120))
     # urllib3 connects to such a proxy only: what came of it is the proxy's
     unconnected = any(isinstance(part, urllib3.exceptions.ConnectTimeoutError) for part in chain)
     return proxy_unreachable(url, proxy, _reason(chain)) if unconnected else None
