@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from blake3 import blake3
@@ -201,6 +203,27 @@ def test_a_nimcache_whose_variables_refer_to_another(registry: Registry, tmp_pat
     code, text = call(registry, tmp_path, *command, **places)
     assert code == 0, text
     assert plain(tmp_path / "pvc") == FILES
+
+
+def test_a_bucket_of_google_cloud_storage(registry: Registry, tmp_path: Path) -> None:
+    """Its ETag need not be the MD5, which has a header of its own."""
+    made = model_bucket(FILES)
+    made.checksums = False
+    store, command = tmp_path / "s", (*UNIVERSAL, "gs://bucket/models/tiny", "--model-store")
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        content = made.objects.get(unquote(urlsplit(seen.target).path.removeprefix("/bucket/")), b"")
+        md5 = b64encode(hashlib.md5(content).digest()).decode()
+        made.encryption = {"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}", "ETag": '"CKicn4fknuQCEAE="'}
+        made(seen, peer)
+
+    with ScriptedServer(answer) as server:
+        address = server.url("").reveal().rstrip("/")
+        code, text = call(registry, store, *command, str(store), **AWS, AWS_ENDPOINT_URL=address)
+    assert code == 0, text
+    assert (plain(store), set(verified(store).values())) == (FILES, {"md5"})
+    assert report(store)["source"]["uri"] == "gs://bucket/models/tiny"
+    assert "X-Amz-Signature=" in server.seen[0].target
 
 
 # -- a plain web server ------------------------------------------------------------------------------------

@@ -183,6 +183,11 @@ def test_f53_damaged_manifests_parse_or_are_refused(seed: str, edits: list[tuple
         assert all(isinstance(value, str) for each in manifest.profiles for value in each.tags.values())
 
 
+def test_a_v2_manifest_may_say_its_version_last() -> None:
+    manifest = parse_manifest(b"profiles:\n- id: a\n  tags: {tp: '1'}\nschema_version: '2.0'\n")
+    assert (manifest.schema, [profile.id for profile in manifest.profiles]) == ("v2", ["a"])
+
+
 @pytest.mark.parametrize(
     "uri",
     [

@@ -176,7 +176,7 @@ def _server(text: str) -> _Server:
 _known_server: Final = lru_cache(maxsize=256)(_server)
 
 
-SCHEMES: Final = ("ngc", "hf", "s3", "https", "http", "file")
+SCHEMES: Final = ("ngc", "hf", "s3", "gs", "https", "http", "file")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what botocore takes as a bucket
 #: Names without a scheme, as people copy them from the Hub (``namespace/name[@revision]``) and from NGC.
@@ -190,11 +190,11 @@ class ModelUri:
     """Where a model, or one file of it, comes from.
 
     ``ngc://org[/team]/model:version[?file=path]`` (as NIM's model manifests have it),
-    ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix[?file=path]``,
-    ``http(s)://host/prefix[?file=path]``, ``file:///dir[?file=path]``. ``version`` keeps ``+`` literally. For
-    s3, http(s) and file ``name`` is the host or bucket and ``location`` the rest. ``query``: what else an
-    http(s) address asks with, as signed ones do; like user and password in ``name`` it is a secret, and in no
-    text of this value.
+    ``hf://[datasets/]namespace/name[:revision | @revision][?file=path]``, ``s3://bucket/prefix[?file=path]``
+    and the same with ``gs``, ``http(s)://host/prefix[?file=path]``, ``file:///dir[?file=path]``. ``version``
+    keeps ``+`` literally. For s3, gs, http(s) and file ``name`` is the host or bucket, ``location`` the rest.
+    ``query``: what else an http(s) address asks with, as signed ones do; like user and password in ``name``
+    it is a secret, and in no text of this value.
     """
 
     scheme: str
@@ -219,7 +219,7 @@ class ModelUri:
                 hint=f"Did you mean {scheme}://{text}?"
                 if meant
                 else "Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
-                "https://host/prefix or file:///directory.",
+                "gs://bucket/prefix, https://host/prefix or file:///directory.",
             )
         scheme = scheme.lower()
         if scheme == "ngc":
@@ -234,11 +234,12 @@ class ModelUri:
             address, _, path = rest.partition("?file=")
             path, query = unquote(path), ""
         host, _, location = address.partition("/")
-        if scheme != "file" and not (_BUCKET.fullmatch(host) if scheme == "s3" else host):
+        of_bucket = scheme in ("s3", "gs")
+        if scheme != "file" and not (_BUCKET.fullmatch(host) if of_bucket else host):
             raise UsageError(
-                f"no {'bucket' if scheme == 's3' else 'host'} in “{_without_secrets(text)}”",
-                hint="The form is s3://bucket/prefix."
-                if scheme == "s3"
+                f"no {'bucket' if of_bucket else 'host'} in “{_without_secrets(text)}”",
+                hint=f"The form is {scheme}://bucket/prefix."
+                if of_bucket
                 else "The form is https://host/prefix.",
             )
         return cls(scheme=scheme, name=host, location=location, path=path, query=query)

@@ -27,12 +27,15 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.handlers import set_list_objects_encoding_type_url
     except ModuleNotFoundError as error:
-        raise UsageError("s3:// needs boto3, which is not installed", hint="Install nimpull[s3].") from error
+        raise UsageError("buckets need boto3, which is not installed", hint="Install nimpull[s3].") from error
     try:
         session = _session(region, ca_bundle)
         signature = "s3v4" if session.get_credentials() else UNSIGNED
         client = session.client(
-            "s3", endpoint_url=endpoint or None, config=Config(signature_version=signature)
+            "s3",
+            endpoint_url=endpoint or None,
+            # checksums are asked for where they are read; not every server knows the parameter
+            config=Config(signature_version=signature, response_checksum_validation="when_required"),
         )
         # Names come as they are, not in url's encoding: servers disagree whether a plus in that is a blank.
         for operation in ("ListObjects", "ListObjectsV2"):

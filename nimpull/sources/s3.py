@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Sign = Callable[[str, Mapping[str, str]], Url]
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+_GOOG_MD5: Final = re.compile(r"\bmd5=([A-Za-z0-9+/=]{24})")
 _STRONG: Final = frozenset({"blake3", "sha256"})
 #: Storage classes whose objects must be restored before they can be read (S3 User Guide, "Restoring").
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -89,10 +91,11 @@ class About:
 class Bucket:
     """Requests to one bucket. Thread-safe."""
 
-    def __init__(self, api: Api, name: str, sign: Sign) -> None:
+    def __init__(self, api: Api, name: str, sign: Sign, scheme: str = "s3") -> None:
         self._api = api
         self._name = name
         self._sign = sign
+        self._shown = f"{scheme}://{name}"
 
     def place(self, key: str) -> Location:
         url = self._sign("get_object", {"Bucket": self._name, "Key": key})
@@ -102,7 +105,7 @@ class Bucket:
         """Raises NotFoundError, ForbiddenError and the like."""
         url = self._sign("head_object", {"Bucket": self._name, "Key": key, "ChecksumMode": "ENABLED"})
         reply = self._api.request("HEAD", url, headers=_signed_headers(url))
-        what = f"object “{display(key, 300)}” of s3://{self._name}"
+        what = f"object “{display(key, 300)}” of {self._shown}"
         if reply.status != 200:
             # an answer to HEAD has no body, so no <Code>; what is there is asked for one byte of it
             told = self.small(key, headers={"Range": "bytes=0-0"})
@@ -128,7 +131,7 @@ class Bucket:
                 "GET", self._sign(operation, {"Bucket": self._name, "Prefix": prefix, **cursor})
             )
             if reply.status != 200:
-                raise self.refusal(reply, f"the listing of s3://{self._name}")
+                raise self.refusal(reply, f"the listing of {self._shown}")
             page = self._page(reply)
             encoded = _text(page, "EncodingType") == "url"  # which was not asked for
             rows = [_row(item, encoded) for item in page if _tag(item) == "Contents"]
@@ -145,7 +148,7 @@ class Bucket:
                 break
             cursor = following
         raise ListingError(
-            f"the listing of s3://{self._name} does not end: its pages say that there is more, not where",
+            f"the listing of {self._shown} does not end: its pages say that there is more, not where",
             hint="Check that the server at AWS_ENDPOINT_URL speaks S3; nothing was written.",
         )
 
@@ -197,7 +200,8 @@ class Bucket:
 class S3Source:
     """``s3://bucket/prefix``: every object below the prefix. Implements :class:`nimpull.core.ports.Source`.
 
-    A bucket has no revisions: the revision is a hash over what was listed. A file is checked by
+    ``gs://`` is the same of Google Cloud Storage, whose XML API speaks S3's protocol. A bucket has no
+    revisions: the revision is a hash over what was listed. A file is checked by
     ``checksums.blake3`` of the prefix, else by the object's own SHA-256, else by its MD5 (the ETag of an
     upload in one part), else by its size.
     """
@@ -210,7 +214,7 @@ class S3Source:
         """See :meth:`nimpull.core.ports.Source.list`."""
         wanted = narrowed(wanted, uri)
         repo = replace(uri.repo, location=uri.location.strip("/"))
-        bucket = Bucket(self._api, repo.name, self._sign)
+        bucket = Bucket(self._api, repo.name, self._sign, repo.scheme)
         prefix = _prefix(repo)
         entries = Entries(repo)
         archived = set()
@@ -238,7 +242,7 @@ class S3Source:
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
         repo = artifact.uri.repo
-        return Bucket(self._api, repo.name, self._sign).place(_prefix(repo) + artifact.path)
+        return Bucket(self._api, repo.name, self._sign, repo.scheme).place(_prefix(repo) + artifact.path)
 
 
 def with_digests(
@@ -307,8 +311,12 @@ def _sha256(reply: Reply) -> tuple[Digest, ...]:
 def _md5(reply: Reply) -> tuple[Digest, ...]:
     """The ETag of an upload in one part, not encrypted with a key of KMS or of the customer, is its MD5.
 
-    Amazon S3 API Reference, "Object", ETag. Other ETags are opaque.
+    Amazon S3 API Reference, "Object", ETag. Other ETags are opaque. Google's servers tell it apart from the
+    ETag (``x-goog-hash: crc32c=…,md5=…``), but not of objects that were composed.
     """
+    if told := _GOOG_MD5.search(reply.headers.get("x-goog-hash", "")):
+        with suppress(ValueError):
+            return (Digest.from_base64("md5", told[1]),)
     etag = unquoted(reply.headers.get("etag", ""))
     encryption = reply.headers.get("x-amz-server-side-encryption", "AES256")
     customer = "x-amz-server-side-encryption-customer-algorithm" in reply.headers

@@ -33,8 +33,8 @@ class Registries:
                 return self._ngc
             case "hf":
                 return self._hub_source
-            case "s3":
-                return self._s3
+            case "s3" | "gs" as scheme:
+                return self._s3 if scheme == "s3" else self._gs
             case "https" | "http":
                 return self._web
         return self.local
@@ -46,7 +46,12 @@ class Registries:
         """
         settings = self._settings
         override = settings.repository_override if uri.scheme in ("ngc", "hf") else ""
-        named = {"ngc": settings.ngc_api, "hf": settings.hf_endpoint, "s3": settings.s3_endpoint}
+        named = {
+            "ngc": settings.ngc_api,
+            "hf": settings.hf_endpoint,
+            "s3": settings.s3_endpoint,
+            "gs": self._gs_endpoint,
+        }
         address = override or named.get(uri.scheme, "")
         shown = str(Url(address.rstrip("/"))) if address else ""
         # a bucket's name says which one only together with the server that it is asked of
@@ -74,19 +79,33 @@ class Registries:
         scheme = override.partition("://")[0].lower()
         return MirrorSource(self._api(), override=override, sign=self._sign if scheme == "s3" else None)
 
-    @cached_property
-    def _sign(self) -> Sign:
+    def _signer(self, endpoint: str, region: str) -> Sign:
         from nimpull.sources import boto_signer
 
         # boto3 takes one bundle, in place of the system's
-        bundle = self._api().network.authorities.path
-        return boto_signer(self._settings.s3_endpoint, self._settings.s3_region, bundle)
+        return boto_signer(endpoint, region, self._api().network.authorities.path)
+
+    @cached_property
+    def _sign(self) -> Sign:
+        return self._signer(self._settings.s3_endpoint, self._settings.s3_region)
 
     @cached_property
     def _s3(self) -> Source:
         from nimpull.sources import S3Source
 
         return S3Source(self._api(), sign=self._sign)
+
+    @property
+    def _gs_endpoint(self) -> str:
+        """Google Cloud Storage's XML API, which takes S3's requests, signed with an HMAC key."""
+        return self._settings.s3_endpoint or "https://storage.googleapis.com"
+
+    @cached_property
+    def _gs(self) -> Source:
+        from nimpull.sources import S3Source
+
+        region = self._settings.s3_region or "auto"  # it has none
+        return S3Source(self._api(), sign=self._signer(self._gs_endpoint, region))
 
     @cached_property
     def _web(self) -> Source:
