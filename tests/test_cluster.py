@@ -18,7 +18,7 @@ from nimpull.errors import NoSpaceError
 from nimpull.settings import load
 from nimpull.transport.cluster import announce
 from tests.certificates import served
-from tests.test_report import a_report
+from tests.reports import a_report
 
 POD = "my-cache-job-x2x7z"
 AUTHORITY = trustme.CA()

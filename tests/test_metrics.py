@@ -12,7 +12,7 @@ from nimpull.core.report import Failure, ProgressSummary, Report, State
 from nimpull.errors import NoSpaceError
 from nimpull.wiring.metrics import metrics_text
 from nimpull.wiring.report_writer import METRICS, leave_metrics, leave_metrics_in_store
-from tests.test_report import a_report
+from tests.reports import a_report
 
 Samples = dict[tuple[str, str], float]
 
