@@ -111,7 +111,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     report = drafted(replace(report, store=volume.summary()))
 
     if not request.refresh and (marker := volume.ready(key)):
-        tell_of_ready(marker, edges.emit)
+        tell_of_ready(marker, edges.clock.time(), edges.emit, options=not edges.settings.drop_in)
         return _ready(report, profiles, outcomes_of(marker), TransferSummary(), edges)
     if request.offline:
         of = f" for {', '.join(endpoints)}" if endpoints else ""

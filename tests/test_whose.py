@@ -120,7 +120,7 @@ def test_a_marker_of_the_version_before_is_asked_again_and_goes(registry: Regist
 def test_a_warm_ready_says_what_it_looked_at(registry: Registry, store: Path) -> None:
     assert run(registry, store, HUB)[0] == 0
     _, text = run(registry, store, HUB)
-    assert "2 files of the size and time that they had when their content was verified, 20" in text
+    assert "2 files, size and time as when verified " in text
 
 
 # -- whose file ----------------------------------------------------------------------------------------

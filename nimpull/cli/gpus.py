@@ -9,6 +9,7 @@ import click
 
 import nimpull.cli.completion as complete
 from nimpull.cli.program import Command, OneOf
+from nimpull.cli.streams import for_stdout
 from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes
@@ -60,7 +61,7 @@ def _lines(hardware: Hardware) -> list[str]:
     for gpu in hardware.gpus:
         lines.append(f"{gpu.index:>3}  {_product(gpu):<{width}}  {'  '.join(_facts(gpu))}".rstrip())
         lines.extend(f"       {problem}" for problem in gpu.problems)
-    lines.extend(f"Note: {note}" for note in hardware.notes)
+    lines.extend(for_stdout(f"Note: {note}") for note in hardware.notes)
     return lines
 
 

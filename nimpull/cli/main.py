@@ -8,7 +8,6 @@ from typing import Final
 import click
 
 from nimpull.cli.program import Command, CommandGroup
-from nimpull.errors import EXIT_CODES
 
 #: name -> (module, attribute, one line for ``nimpull --help``)
 COMMANDS: Final = {
@@ -60,7 +59,6 @@ class LazyGroup(CommandGroup):
         "nimpull download hf://sentence-transformers/all-MiniLM-L6-v2 --store ./store",
         "nimpull help download",
     ),
-    exits=tuple(EXIT_CODES),
 )
 @click.version_option(package_name="nimpull")
 @click.pass_context

@@ -246,7 +246,8 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
             show_bytes(ready.size),
             *(f"from {display(endpoint, 200)}" for endpoint in ready.endpoints),
         ]
-        click.echo(f"  {state}: {', '.join(display(each, 200) for each in what)} ({', '.join(about)})")
+        click.echo(f"  {state}: {', '.join(display(each, 200) for each in what)}")
+        click.echo(f"    {', '.join(about)}")
         for profile in ready.profiles:
             click.echo(f"    profile {display(profile, 80)}")
     if not found.selections:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from threading import Thread
+from typing import TextIO
 
 from nimpull.errors import OutputError
 from nimpull.settings import is_ascii_only
@@ -17,10 +19,33 @@ def say(line: str, *, err: bool = False) -> None:
     """A line for people: where nobody reads, it is left behind after a moment."""
     from nimpull.progress.stream import TextStream, await_writer
 
-    stream = TextStream(sys.stderr if err else sys.stdout, ascii=is_ascii_only())
-    saying = Thread(target=stream.write, args=(f"{line}\n",), name="nimpull-say", daemon=True)
+    out = sys.stderr if err else sys.stdout
+    stream = TextStream(out, ascii=is_ascii_only())
+    text = in_columns(line, stream.columns) if _is_terminal(out) else line
+    saying = Thread(target=stream.write, args=(f"{text}\n",), name="nimpull-say", daemon=True)
     saying.start()
     await_writer(saying)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # closed in Python
+        return False
+
+
+def for_stdout(line: str) -> str:
+    """Prose that a command prints: broken between words on a terminal only."""
+    from nimpull.progress.stream import TextStream
+
+    return in_columns(line, TextStream(sys.stdout).columns) if _is_terminal(sys.stdout) else line
+
+
+def in_columns(line: str, columns: int) -> str:
+    """Broken between words, which a terminal does not do; names, which are copied, stay whole."""
+    return textwrap.fill(
+        line, max(columns, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def hand_over(text: str) -> OutputError | None:

@@ -64,8 +64,7 @@ _INIT_HINTS: Final[Mapping[int, str]] = {
     999: "A container loses its devices when systemd reloads on the node: recreate the pod.",
 }
 _NO_LIBRARY: Final = (
-    "NVML: no libnvidia-ml.so.1 in this container, which is normal for a job that asks for no GPU. "
-    "Name the GPUs with NIMPULL_GPUS or --gpu, or run it where the NVIDIA runtime injects the driver."
+    "NVML: no libnvidia-ml.so.1 in this container, which is normal for a job that asks for no GPU."
 )
 _BINDINGS: Final[Mapping[str, str]] = {
     "missing": "NVML: the Python package nvidia-ml-py is not installed.",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.events import Note
-from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath
+from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
 from nimpull.core.ports import Emit
-from nimpull.core.units import show_count, show_time
+from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
 
 if TYPE_CHECKING:
@@ -90,12 +90,14 @@ def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
     )
 
 
-def tell_of_ready(ready: Ready, emit: Emit) -> None:
-    """What was looked at, and what not: bytes that rotted under an old time are for ``nimpull verify``."""
-    files, then = show_count(len(ready.files), "file"), show_time(ready.time)
-    emit(
-        Note(
-            f"the store is complete already; nothing was asked of the network: {files} of the size and time "
-            f"that they had when their content was verified, {then}"
-        )
-    )
+def tell_of_ready(ready: Ready, now: float, emit: Emit, *, options: bool) -> None:
+    """What was looked at, and what not: bytes that rotted under an old time are for ``nimpull verify``.
+
+    ``options``: whether the reader has those of nimpull.
+    """
+    what = ", ".join(display(revision, 200) for revision in ready.revisions[:2])
+    more = f" and {len(ready.revisions) - 2} more" if len(ready.revisions) > 2 else ""
+    files, age = show_count(len(ready.files), "file"), show_seconds(max(0.0, now - ready.time))
+    ask = " (--refresh asks)" if options else ""
+    emit(Note(f"complete already: {what}{more}"))
+    emit(Note(f"{files}, size and time as when verified {age} ago; nothing was asked of the network{ask}"))

@@ -203,7 +203,7 @@ class HuggingFaceHubLayout(_HubLayout):
 class NimCacheLayout(StoreLayout):
     """What ``download-to-cache`` fills: Hugging Face artifacts in the hub's cache, all others in NIM's."""
 
-    name = "nim-cache"
+    name = "cache"
 
     def __init__(self, ngc: StoreLayout, huggingface: StoreLayout) -> None:
         self._ngc = ngc
