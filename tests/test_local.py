@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Wanted
@@ -34,6 +36,21 @@ def test_files_and_links_to_files_are_listed(model: Path) -> None:
         ("sub/weights #1", 100),
     ]
     assert len(listing.uri.revision) == 40
+
+
+@pytest.mark.parametrize("name", ["checksums.blake3", "SHA256SUMS"])
+def test_its_own_list_of_checksums_checks_the_files(model: Path, name: str) -> None:
+    source, digest = LocalSource(), blake3 if name == "checksums.blake3" else sha256
+    assert "4 files" not in source.list(_uri(model), Wanted()).notes[0]
+    (model / name).write_text(f"{digest(b'{}').hexdigest()}  config.json\n{'0' * 64}  gone\n")
+    listing = source.list(_uri(model), Wanted(include=("c*", "S*")))
+    found = {str(each.path): each.digest and each.digest.hex for each in listing.artifacts}
+    assert found == {"config.json": digest(b"{}").hexdigest(), name: None}
+
+
+def test_a_path_and_nims_own_scheme_are_directories(model: Path) -> None:
+    same = _uri(model)
+    assert ModelUri.parse(str(model)) == ModelUri.parse(f"local:///{same.location}") == same
 
 
 def test_the_revision_changes_with_the_directory(model: Path) -> None:

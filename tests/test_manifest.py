@@ -183,6 +183,11 @@ def test_f53_damaged_manifests_parse_or_are_refused(seed: str, edits: list[tuple
         assert all(isinstance(value, str) for each in manifest.profiles for value in each.tags.values())
 
 
+def test_a_bare_path_is_a_file_of_this_machine() -> None:
+    text = f"{ID}:\n  workspace:\n    files: {{a.json: {{uri: /etc/passwd}}}}\n".encode()
+    assert "NIM_MANIFEST_ALLOW_UNSAFE" in parse_manifest(text).profiles[0].problem
+
+
 def test_a_v2_manifest_may_say_its_version_last() -> None:
     manifest = parse_manifest(b"profiles:\n- id: a\n  tags: {tp: '1'}\nschema_version: '2.0'\n")
     assert (manifest.schema, [profile.id for profile in manifest.profiles]) == ("v2", ["a"])
@@ -193,6 +198,7 @@ def test_a_v2_manifest_may_say_its_version_last() -> None:
     [
         "file:///etc/passwd",
         "FILE:///etc?file=passwd",
+        "local:///etc?file=passwd",
         "http://169.254.169.254/latest/meta-data?file=iam",
         "https://0xa9fea9fe/x?file=y",
         "http://metadata.google.internal/computeMetadata/v1?file=token",

@@ -87,7 +87,11 @@ def _refuse(line: int, problem: str) -> NoReturn:
 def _is_inside(uri: str) -> bool:
     """Whether it names a file of this machine, or what only this node may ask."""
     scheme = uri.partition(":")[0].lower()
-    return scheme == "file" or (scheme in ("http", "https") and names_internal(Url(uri).host))
+    return (
+        scheme in ("file", "local")
+        or uri.startswith("/")
+        or (scheme in ("http", "https") and names_internal(Url(uri).host))
+    )
 
 
 def _text(parent: YamlMap, key: str) -> str:

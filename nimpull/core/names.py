@@ -209,8 +209,15 @@ class ModelUri:
 
     @classmethod
     def parse(cls, text: str) -> ModelUri:
-        """Raises UsageError that shows the form expected."""
+        """An absolute path is a ``file://`` of it, and so is ``local://``, as NIM 2.x writes it.
+
+        Raises UsageError that shows the form expected.
+        """
         scheme, separator, rest = text.partition("://")
+        if scheme.lower() == "local":
+            scheme = "file"
+        elif text.startswith("/"):
+            scheme, separator, rest = "file", "://", quote(text)
         if not separator or scheme.lower() not in SCHEMES:
             meant = _HUB_LIKE.fullmatch(text) or _NGC_LIKE.fullmatch(text)
             scheme = "hf" if _HUB_LIKE.fullmatch(text) else "ngc"

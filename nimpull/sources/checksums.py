@@ -10,6 +10,8 @@ from nimpull.core.digest import Digest
 from nimpull.sources.listing import Entries, as_digest, relative
 
 CHECKSUMS: Final = "checksums.blake3"
+#: Lists by name, with the algorithm of their digests; the first that is there is taken.
+LISTS: Final = {CHECKSUMS: "blake3", "SHA256SUMS": "sha256"}
 #: As b3sum and sha256sum (GNU coreutils) write it; the star says that the file was read as binary.
 _LINE: Final = re.compile(r"([0-9A-Fa-f]{32,128}) [ *](.+)")
 
@@ -23,8 +25,8 @@ def checksum_lines(content: bytes, algorithm: str = "blake3") -> Iterator[tuple[
             yield relative(line[2]), digests[0]
 
 
-def add_checksums(entries: Entries, content: bytes) -> None:
-    """Adds the digests of ``checksums.blake3`` to the files that are listed; of itself it can have none."""
-    for path, digest in checksum_lines(content):
-        if path in entries and path != CHECKSUMS:
+def add_checksums(entries: Entries, content: bytes, name: str = CHECKSUMS) -> None:
+    """Adds the digests of the list ``name`` to the files that are listed; of itself it can have none."""
+    for path, digest in checksum_lines(content, LISTS[name]):
+        if path in entries and path != name:
             entries.add(path, None, (digest,))

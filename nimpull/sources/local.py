@@ -14,13 +14,15 @@ from nimpull.core.artifacts import Artifact, Listing, Location
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Head, Wanted
 from nimpull.errors import NetworkError, NotFoundError, UsageError
-from nimpull.sources.listing import Entries, narrowed, pinned
+from nimpull.sources.checksums import LISTS, add_checksums
+from nimpull.sources.listing import Entries, narrowed, pinned, unverifiable
 
 
 class LocalSource:
     """Implements :class:`nimpull.core.ports.Source`, and ``Get`` for what it locates.
 
-    The revision is a hash over names, sizes and times: it changes when the directory does.
+    Files are checked by the directory's own ``checksums.blake3`` or ``SHA256SUMS``, if it has one. The
+    revision is a hash over names, sizes and times: it changes when the directory does.
     """
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
@@ -32,9 +34,11 @@ class LocalSource:
             # as web servers make an ETag of a file
             entries.add(path, status.st_size, (), f"{status.st_mtime_ns:x}-{status.st_size:x}")
             seal.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+        if name := next((name for name in LISTS if name in entries), ""):
+            add_checksums(entries, (root / name).read_bytes(), name)
         repo = uri.repo.with_revision(seal.hexdigest()[:40])
         artifacts = pinned(entries.artifacts(narrowed(wanted, uri)), repo)
-        return Listing(repo, uri.revision, artifacts, Url(root.as_uri()))
+        return Listing(repo, uri.revision, artifacts, Url(root.as_uri()), unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - as the port has it
         root = _root(artifact.repo)

@@ -6,7 +6,6 @@ or ``SHA256SUMS``, as ``sha256sum`` writes it. These name the files, and every o
 
 from __future__ import annotations
 
-from typing import Final
 from urllib.parse import quote
 
 from nimpull.core.artifacts import Artifact, Listing, Location
@@ -14,10 +13,8 @@ from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Wanted
 from nimpull.errors import ListingError
 from nimpull.sources.answers import is_page, length, web_refusal
-from nimpull.sources.checksums import CHECKSUMS, checksum_lines
+from nimpull.sources.checksums import CHECKSUMS, LISTS, checksum_lines
 from nimpull.sources.listing import Entries, narrowed, pinned, sealed, with_sizes
-
-_LISTS: Final = ((CHECKSUMS, "blake3"), ("SHA256SUMS", "sha256"))
 
 
 class WebSource:
@@ -41,7 +38,7 @@ class WebSource:
 
     def _entries(self, repo: ModelUri) -> Entries:
         """Raises ListingError where neither list is there."""
-        for name, algorithm in _LISTS:
+        for name, algorithm in LISTS.items():
             reply = self._api.request("GET", _place(repo, name).url)
             if reply.status == 404 or (reply.status == 200 and is_page(reply)):
                 continue
