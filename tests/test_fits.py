@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +166,21 @@ def test_hostile_text_is_escaped_and_cut() -> None:
     assert published.profile.id.isprintable() and len(published.profile.id) <= 129
     with pytest.raises(ListingError):
         parse_metadata({"profiles": [1]})
+
+
+def test_as_a_page(registry: Registry, tmp_path: Path) -> None:
+    registry.ngc.metadata[NIM] = {"profiles": [H100, without(GENERIC, "tensor_parallel_size")]}
+    page = tmp_path / "page.html"
+    code, text = asked(registry, tmp_path, "--gpu", "H100:4", "--gpu", "A10:1", "--html", str(page))
+    assert (code, text) == (0, "")
+    signs = re.findall(r'class="sign s-(\w+)" role="img" title="([^"]*)"', page.read_text())
+    assert [state for state, _ in signs] == ["fits", "no", "unknown", "near"]
+    assert signs[2][1].endswith("how many GPUs it needs is not said")
+    assert page.read_text().count("best fit<") == 1
+
+
+def test_a_page_of_what_is_unknown_says_so(registry: Registry, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, text = asked(registry, tmp_path, "--gpu", "H100:4", "--html", str(page))
+    assert (code, text) == (0, "")
+    assert "It is unknown. The metadata service does not have it" in page.read_text()

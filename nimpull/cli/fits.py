@@ -10,7 +10,7 @@ import click
 import nimpull.cli.completion as complete
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.signals import stopping
-from nimpull.core.fits_table import FitTable, Machine, render_json, render_text
+from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
 from nimpull.core.nim_metadata import PublishedProfile, parse_resource
 from nimpull.core.request import Request
 from nimpull.settings import Settings, from_process
@@ -36,7 +36,8 @@ from nimpull.settings import Settings, from_process
 )
 @click.option("--explain", is_flag=True, help="Say of each profile why it fits, or why not.")
 @click.option("-o", "--output", type=OneOf(("table", "json")), default="table", show_default=True)
-def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str) -> None:
+@click.option("--html", metavar="PATH", help="Write a page: what runs on which machine; - = stdout.")
+def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str | None) -> None:
     """Ask NIM's metadata service, without a key, which profiles of a NIM run on which machines.
 
     What the service does not know or does not say is unknown, never "no".
@@ -47,7 +48,28 @@ def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str) -> None:
 
     machines = _machines(gpus or tuple(filter(None, (settings.gpus,))))
     table = FitTable.of(f"{resource}:{tag}", machines, _ask(resource, tag, settings), shipped_table())
+    if html:
+        show_page(table, html)
+        return
     click.echo(render_json(table) if output == "json" else render_text(table, explain=explain), nl=False)
+
+
+def show_page(table: FitTable, path: str) -> None:
+    """Raises UsageError where the libraries are not installed, OutputError."""
+    from nimpull.cli.report import load_pictures, write_page
+
+    pictures = load_pictures()
+    published = table.profiles or ()
+    columns = {
+        machine.name: [
+            (each.profile, row[place]) for each, row in zip(published, table.verdicts, strict=True)
+        ]
+        for place, machine in enumerate(table.machines)
+    }
+    best = {place for each in range(len(table.machines)) if (place := table.best(each)) is not None}
+    matrix = pictures.matrix_of(columns, chosen=[published[place].profile.id for place in best])
+    notes = closing(table) if published else [f"It is {nothing_known(table)}"]
+    write_page(path, pictures.matrix_page(matrix, f"Profiles of {table.nim}", notes))
 
 
 def _machines(gpus: tuple[str, ...]) -> list[Machine]:

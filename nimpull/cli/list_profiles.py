@@ -164,7 +164,7 @@ def show_page(listing: ProfileList, path: str) -> None:
     columns = columns or {headline(listing.hardware): listing.judged}
     models = sorted({display(profile.model, 200) for profile in profiles if profile.model})
     page = pictures.matrix_page(
-        pictures.matrix_of(columns, chosen=listing.best, notes=size_notes(listing)),
+        pictures.matrix_of(columns, chosen=(listing.best,), notes=size_notes(listing)),
         f"Profiles of {', '.join(models) or 'the manifest'}",
         (*listing.hardware.notes, *listing.manifest.notes),
     )

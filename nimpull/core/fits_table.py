@@ -56,7 +56,7 @@ class FitTable:
 def render_text(table: FitTable, *, explain: bool) -> str:
     """Those that fit somewhere first. Ends in a line feed."""
     if not table.profiles:
-        return "\n".join([f"{table.nim}: {_nothing(table)}", *_GUIDE]) + "\n"
+        return "\n".join([f"{table.nim}: {nothing_known(table)}", *_GUIDE]) + "\n"
     best = {table.best(place): place for place in range(len(table.machines))}
     order = sorted(range(len(table.profiles)), key=lambda place: _promise(table.verdicts[place]))
     rows = [["", "NAME", "ID", "GPUS", "GB/GPU", *(machine.name for machine in table.machines)]]
@@ -73,19 +73,19 @@ def render_text(table: FitTable, *, explain: bool) -> str:
     ]
     if explain:
         lines += ["", *(line for each in reasons for line in each)]
-    return "\n".join([f"{table.nim}:", *lines, "", *_closing(table)]) + "\n"
+    return "\n".join([f"{table.nim}:", *lines, "", *closing(table)]) + "\n"
 
 
 _GUIDE = ("A manifest says it for sure: nimpull list-profiles --manifest FILE, from the NIM's image.",)
 
 
-def _nothing(table: FitTable) -> str:
+def nothing_known(table: FitTable) -> str:
     if table.profiles is None:
         return "unknown. The metadata service does not have it, as is normal for older NIMs"
     return "unknown. The metadata service has it, but no profile of it"
 
 
-def _closing(table: FitTable) -> list[str]:
+def closing(table: FitTable) -> list[str]:
     """How many fit on each machine, and what the marks mean."""
     lines = []
     for place, machine in enumerate(table.machines):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from nimpull.core.fit import Match, Verdict
 from nimpull.core.manifest import Profile
+from nimpull.core.nim_metadata import Unknown
 from nimpull.core.preference import is_buildable, profile_name
 
 _NEAR: Final = frozenset({"memory", "count"})  # the right GPU, too little of it
@@ -38,7 +39,9 @@ class Cell:
         return _SIGNS[self.state][1]
 
     @classmethod
-    def of(cls, profile: Profile, verdict: Verdict) -> Cell:
+    def of(cls, profile: Profile, verdict: Verdict | Unknown) -> Cell:
+        if isinstance(verdict, Unknown):
+            return cls("unknown", verdict.detail)
         if isinstance(verdict, Match):
             state = "busy" if verdict.busy else "build" if is_buildable(profile) else "fits"
             return cls(state, "; ".join(filter(None, (verdict.detail, verdict.note))))
@@ -68,7 +71,11 @@ class Matrix:
     def ordered(self) -> tuple[Row, ...]:
         """What runs somewhere first; else as in the manifest."""
         states = list(_SIGNS)
-        return tuple(sorted(self.rows, key=lambda row: min(states.index(cell.state) for cell in row.cells)))
+        return tuple(
+            sorted(
+                self.rows, key=lambda row: min((states.index(cell.state) for cell in row.cells), default=0)
+            )
+        )
 
     @property
     def legend(self) -> tuple[Cell, ...]:
@@ -78,9 +85,9 @@ class Matrix:
 
 
 def matrix_of(
-    columns: Mapping[str, Sequence[tuple[Profile, Verdict]]],
+    columns: Mapping[str, Sequence[tuple[Profile, Verdict | Unknown]]],
     *,
-    chosen: str = "",
+    chosen: Collection[str] = (),
     notes: Mapping[str, str] = {},
 ) -> Matrix:
     """``columns``: for each hardware the verdicts over the same profiles; ``chosen`` and ``notes`` by id."""
@@ -88,7 +95,7 @@ def matrix_of(
     rows = []
     for number, (profile, _) in enumerate(judged[0] if judged else ()):
         cells = tuple(Cell.of(*verdicts[number]) for verdicts in judged)
-        is_chosen = profile.id == chosen
+        is_chosen = profile.id in chosen
         rows.append(Row(profile_name(profile), profile.id, cells, notes.get(profile.id, ""), is_chosen))
     return Matrix(tuple(columns), tuple(rows))
 
