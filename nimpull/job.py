@@ -122,6 +122,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     if request.dry_run:
         return _dry_run(needs, profiles, key, edges, report)
     volume.probe()
+    report = drafted(replace(report, store=volume.summary()))
     edges.reporter.set_aside()
     with volume.leased():
         listed = _list(needs, edges)

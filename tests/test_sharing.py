@@ -25,10 +25,9 @@ from nimpull.store import presence
 from nimpull.store.area import IngestArea
 from nimpull.store.claims import CLAIMS, Claims
 from nimpull.store.ingest import FileIngest
-from nimpull.store.journal import INGESTS
 from nimpull.store.presence import EXPIRY, RENEWAL, RUNS, Presence
 from nimpull.store.sharing import SharedWork
-from nimpull.store.tree import Tree
+from nimpull.store.tree import INGESTS, Tree
 from tests.committing import artifact, digest_of
 from tests.pulling import PlainLayout, noise
 

@@ -23,11 +23,10 @@ from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import set_mode
 from nimpull.store.ingest import FileIngest, remove_ingest
-from nimpull.store.resuming import directories_of, make_own, present_in
+from nimpull.store.resuming import WHOLE, directories_of, make_own, present_in
 from nimpull.store.tree import FILE_MODE, INGESTS, Tree
 from nimpull.store.whole import WholeIngest, write_whole
 
-_WHOLE: Final = ".whole"
 _FEW: Final = 8  # small files that are synced one by one, and leave the rest of the file system alone
 _TRIES: Final = 3  # to write into an area that somebody keeps removing
 
@@ -80,7 +79,7 @@ class IngestArea:
         return self._within(begin)
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        path = f"{self._path(artifact)}{_WHOLE}"
+        path = f"{self._path(artifact)}{WHOLE}"
 
         def write(barrier: Barrier) -> WholeIngest:
             errors = barrier.errors
@@ -107,7 +106,10 @@ class IngestArea:
         left = self._tree.names(INGESTS)
         names = {each.partition(".")[0] for each in left}
         return sum(
-            max(present_in(self._tree, each, artifact) for each in directories_of(_name(artifact), left))
+            max(
+                (present_in(self._tree, each, artifact) for each in directories_of(_name(artifact), left)),
+                default=0,
+            )
             for artifact in artifacts
             if _name(artifact) in names
         )
@@ -152,7 +154,7 @@ class IngestArea:
         left = self._tree.names(INGESTS)
         names = {_name(artifact) for artifact in artifacts} if left else set()
         for path in (f"{INGESTS}/{each}" for each in left if each.partition(".")[0] in names):
-            if path.endswith(_WHOLE):
+            if path.endswith(WHOLE):
                 with self._tree.storing("remove", path), suppress(FileNotFoundError):
                     self._tree.unlink(path)
             else:

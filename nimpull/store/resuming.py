@@ -9,15 +9,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ranges import disjoint
+from nimpull.errors import StoreError
 from nimpull.store.ingest import remove_ingest
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, load
 from nimpull.store.tree import INGESTS, Tree
 
+WHOLE: Final = ".whole"  # ends the name of a small file that came in one piece: it is not gone on with
 _BLOCK: Final = 8 << 20  # bytes of one copy_file_range(2): a stop need not wait for gigabytes
 #: What a kernel or a file system answers that cannot copy by itself.
 _NO_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
@@ -25,7 +27,9 @@ _NO_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.
 
 def directories_of(name: str, left: Iterable[str]) -> tuple[str, ...]:
     """Of the names in the ingest area those of one file: ``name``, a hash, with or without a run's token."""
-    return tuple(f"{INGESTS}/{each}" for each in left if each.partition(".")[0] == name)
+    return tuple(
+        f"{INGESTS}/{each}" for each in left if each.partition(".")[0] == name and not each.endswith(WHOLE)
+    )
 
 
 def present_in(tree: Tree, directory: str, artifact: Artifact) -> int:
@@ -48,13 +52,22 @@ def make_own(
     fullest = max(amounts, key=lambda each: amounts[each])
     if fullest != own and amounts[fullest]:
         remove_ingest(tree, own)
-        if has_ended(fullest.rpartition("/")[2].partition(".")[2]):
-            with tree.storing("continue", fullest), suppress(FileNotFoundError):
-                tree.rename(fullest, own)
-        else:
+        ended = has_ended(fullest.rpartition("/")[2].partition(".")[2])
+        if not (ended and _renamed(tree, fullest, own)):
             _copy(tree, artifact, fullest, own)
     for each in others:
         remove_ingest(tree, each)
+
+
+def _renamed(tree: Tree, directory: str, own: str) -> bool:
+    """False where directories cannot be renamed (object stores: they are prefixes there)."""
+    try:
+        tree.rename(directory, own)
+    except StoreError:
+        return tree.lstat(directory) is None
+    except FileNotFoundError:
+        pass  # another run was first
+    return True
 
 
 def _copy(tree: Tree, artifact: Artifact, source: str, own: str) -> None:
@@ -66,7 +79,8 @@ def _copy(tree: Tree, artifact: Artifact, source: str, own: str) -> None:
         files.callback(os.close, origin)
         target = tree.open_at(f"{own}/{DATA}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         files.callback(os.close, target)
-        os.ftruncate(target, written.size)
+        if tree.abilities.holes:
+            os.ftruncate(target, written.size)
         for start, end in _spans(written):
             _copy_range(origin, target, start, end)
     tree.write(f"{own}/{JOURNAL}", journal or b"")
