@@ -129,8 +129,16 @@ class Options:
     "--tp", "tensor_parallelism", default="", shell_complete=complete.tags, help="Tensor parallelism."
 )
 @click.option("--qos", default="", shell_complete=complete.tags, help="latency or throughput.")
-@click.option("--lora", type=_TRISTATE, help="Profiles with, or without, LoRA.")
-@click.option("--buildable", type=_TRISTATE, help="Profiles whose engine is built on the node, or not.")
+@click.option(
+    "--lora", type=_TRISTATE, is_flag=False, flag_value="true", help="Profiles with, or without, LoRA."
+)
+@click.option(
+    "--buildable",
+    type=_TRISTATE,
+    is_flag=False,
+    flag_value="true",
+    help="Profiles whose engine is built on the node, or not.",
+)
 @click.option("--product", "products", multiple=True, help="GPU product in the profile's tag; repeatable.")
 @click.option("--gpu-id", "gpu_ids", multiple=True, help="PCI device id in the profile's tag; repeatable.")
 @click.option(
@@ -294,7 +302,7 @@ def _bool(value: str | None) -> bool | None:
 
 def _manifest(path: str, settings: Settings) -> bytes:
     return find_manifest(
-        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version)"
+        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version). "
     )
 
 

@@ -31,6 +31,8 @@ def read_file(path: str, what: str, most: int = MAX_MANIFEST_BYTES) -> bytes:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}", hint="Check the path.") from error
     if len(content) > most:
         raise ManifestError(f"{what} {path} is over {most >> 20} MiB", hint=f"This is not {what}.")
+    if not content.strip():
+        raise ManifestError(f"{what} {path} is empty", hint="Fetch it again; was it written in full?")
     return content
 
 
@@ -51,7 +53,7 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
         return read_file(path, "the manifest")
     raise UsageError(
         "no model manifest was found at " + " or ".join(settings.manifest_paths),
-        hint=(f"{otherwise}, give" if otherwise else "Give") + " --manifest FILE, or set NIM_MANIFEST_PATH. "
+        hint=f"{otherwise}Set NIM_MANIFEST_PATH to one (nimpull: or give --manifest FILE). "
         "docs/image.md says how a manifest gets into the image of a modelPuller.",
     )
 

@@ -27,6 +27,17 @@ _ELSEWHERE: Final = {
 }
 
 
+#: What other tools call it.
+_OTHER_WORDS: Final = {
+    **dict.fromkeys(("pull", "get", "fetch", "install", "cp"), "download"),
+    **dict.fromkeys(("ls", "list", "profiles", "list-model-profiles"), "list-profiles"),
+    **dict.fromkeys(("rm", "gc", "clean", "remove", "delete"), "prune"),
+    **dict.fromkeys(("check", "repair", "fsck"), "verify"),
+    **dict.fromkeys(("info", "ps", "watch", "du"), "status"),
+    "gpu": "gpus",
+}
+
+
 class Ending(click.Command):
     """``examples``: command lines for the end of the help; ``exits``: the exit codes beside 0."""
 
@@ -97,6 +108,8 @@ class CommandGroup(Ending, click.Group):
     def no_command(self, ctx: click.Context, name: str) -> str:
         if "://" in name:
             return f"there is no command “{name}”. Did you mean “{ctx.command_path} download {name}”?"
+        if name in _OTHER_WORDS:
+            return f"there is no command “{name}”. Did you mean “{_OTHER_WORDS[name]}”?"
         return f"there is no command “{name}”. {did_you_mean(name, self.list_commands(ctx))}".rstrip()
 
 

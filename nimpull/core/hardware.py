@@ -274,5 +274,7 @@ def _split_count(item: str, table: DeviceTable) -> tuple[str, int]:
         return item, 1
     count = int(tail[:9])
     if not 1 <= count <= _MAX_OVERRIDE_GPUS:
-        raise UsageError(f"“{display(item, 80)}”: the count must be 1 to {_MAX_OVERRIDE_GPUS}")
+        raise UsageError(
+            f"“{display(item, 80)}”: the count must be 1 to {_MAX_OVERRIDE_GPUS}", hint="The form is H100:8."
+        )
     return head.strip(), count

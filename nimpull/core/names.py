@@ -178,11 +178,31 @@ _known_server: Final = lru_cache(maxsize=256)(_server)
 
 SCHEMES: Final = ("ngc", "hf", "s3", "gs", "https", "http", "file")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_IMAGE_LIKE: Final = re.compile(r"[\w-]+(\.[\w-]+)+(:\d+)?/\S+", re.ASCII)
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what botocore takes as a bucket
 #: Names without a scheme, as people copy them from the Hub (``namespace/name[@revision]``) and from NGC.
 _HUB_LIKE: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
 _NGC_LIKE: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+){1,2}:[\w.+-]+", re.ASCII)
 _HF_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,96}")
+
+
+def _meant_uri(text: str) -> str:
+    """The hint for what is no URI."""
+    if _HUB_LIKE.fullmatch(text):
+        return f"Did you mean hf://{text}?"
+    if _IMAGE_LIKE.fullmatch(text):
+        return (
+            "Is it a container image? nimpull fits tells which of its profiles run where. "
+            "Models of NGC are ngc://nim/TEAM/NAME:VERSION."
+        )
+    if _NGC_LIKE.fullmatch(text):
+        return f"Did you mean ngc://{text}?"
+    if text.startswith(("/", "./", "../", "~")):
+        return "A directory is file:///path, with its whole path."
+    return (
+        "Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, gs://bucket/prefix, "
+        "https://host/prefix or file:///directory."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +239,7 @@ class ModelUri:
         elif text.startswith("/"):
             scheme, separator, rest = "file", "://", quote(text)
         if not separator or scheme.lower() not in SCHEMES:
-            meant = _HUB_LIKE.fullmatch(text) or _NGC_LIKE.fullmatch(text)
-            scheme = "hf" if _HUB_LIKE.fullmatch(text) else "ngc"
-            raise UsageError(
-                f"not a model URI: “{_without_secrets(text)}”",
-                hint=f"Did you mean {scheme}://{text}?"
-                if meant
-                else "Use ngc://org/team/model:version, hf://namespace/name, s3://bucket/prefix, "
-                "gs://bucket/prefix, https://host/prefix or file:///directory.",
-            )
+            raise UsageError(f"not a model URI: “{_without_secrets(text)}”", hint=_meant_uri(text))
         scheme = scheme.lower()
         if scheme == "ngc":
             return cls._ngc(rest, text)
