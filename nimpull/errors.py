@@ -214,7 +214,7 @@ class StoreIOError(StoreError):
 
 
 class LeaseHeldError(StoreError):
-    """Another live process is writing the same model into this store."""
+    """Another run has files of this model, and nothing has come of it for the whole retry budget."""
 
     reference = "lease-held"
     exit_code = 43

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
@@ -53,6 +53,9 @@ from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import Filling, check_owners
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
 from nimpull.wiring.looking import Found, Places, find, outcomes_of, tell_of_ready
+
+if TYPE_CHECKING:
+    from nimpull.store.claims import Claims
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {
@@ -124,14 +127,14 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     volume.probe()
     report = drafted(replace(report, store=volume.summary()))
     edges.reporter.set_aside()
-    with volume.leased():
+    with volume.claims() as claims:
         listed = _list(needs, edges)
         listings = tuple(listed.values())
         report = drafted(replace(report, sources=tuple(map(Repository.of, listings))))
         places = volume.places(resolved(destinations(profiles), listed))
         found, missing = _look(listings, places, key, edges)
-        with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
-            outcomes, transfer = _fill(filling, listings, found, missing, edges)
+        filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+        outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
         named = finish(volume.store, places, listings, request, edges.emit)
         tell_of_homes(request, edges.settings, listings, edges.emit)
         mark_ready(
@@ -157,9 +160,9 @@ def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, 
     places = volume.places(resolved(destinations(profiles), listed))
     found, missing = _look(listings, places, key, edges)
     present = tuple(each.outcome for each in found)
-    with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
-        resumed = filling.ingests.present(missing) if volume.exists else 0
-        plan = _planned(listings, present, missing, resumed, edges)
+    filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+    resumed = filling.resumable(missing) if volume.exists else 0
+    plan = _planned(listings, present, missing, resumed, edges)
     volume.check_room(plan, places.first)
     intended = (Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
     return replace(report, artifacts=(*present, *intended), updated=edges.clock.time())
@@ -170,13 +173,13 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
     volume = edges.volume
     report = edges.reporter.drafted(replace(report, store=volume.summary()))
     volume.probe()
-    with volume.leased():
+    with volume.claims() as claims:
         volume.store.remove(repair.corrupt)  # first: no reader shall meet it, also if its source is away
         listings = tuple(_list(needs_to_repair(repair), edges).values())
         places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
         found, missing = _look(listings, places, "", edges)
-        with Filling(volume.store, places, clock=edges.clock, emit=edges.emit) as filling:
-            outcomes, transfer = _fill(filling, listings, found, missing, edges)
+        filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+        outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
         volume.store.make_links(repair.links)
     repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
     outcomes = tuple(replace(each, action=repaired.get(each.action, each.action)) for each in outcomes)
@@ -252,18 +255,24 @@ def _fill(
     found: Sequence[Found],
     missing: Sequence[Artifact],
     edges: Edges,
+    *,
+    claims: Claims,
 ) -> tuple[tuple[Outcome, ...], TransferSummary]:
-    """Take what was found, fetch the rest."""
+    """Take what was found, and fetch the rest, together with other pods that want the same."""
     present, unlinked, copies = filling.take(found)
     missing = (*unlinked, *missing)
-    plan = _planned(listings, present, missing, filling.ingests.present(missing), edges)
+    plan = _planned(listings, present, missing, filling.resumable(missing), edges)
     edges.volume.check_room(plan, filling.places.first)
     filling.check_targets(plan.missing)
     begun = edges.clock.monotonic()
-    fetched = edges.fetch(plan.missing, filling.ingests, copies) if plan.missing else ()
+    fetched: list[Outcome] = []
+    sharing = filling.sharing(plan.missing, claims, settings=edges.settings, cancel=edges.cancel)
+    with sharing as (work, ingests):
+        while work.unfinished:  # again only where a claim was lost, and came back
+            fetched += edges.fetch(work, ingests, copies)
+        outcomes = (*present, *fetched, *work.elsewhere)
+        ingests.sweep(outcome.artifact for outcome in outcomes)
     seconds = edges.clock.monotonic() - begun
-    outcomes = (*present, *fetched)
-    filling.ingests.sweep(outcome.artifact for outcome in outcomes)
     count = sum(outcome.fetched for outcome in fetched)
     return outcomes, TransferSummary(count, seconds, edges.progress.retries, edges.connections)
 

@@ -68,7 +68,8 @@ class Settings:
 
     ``warnings``: what a reader of the log should know; ``doubts``: those about credentials. Who reads
     the hints: ``nimcache``, whoever writes one; ``drop_in``, who called one of a container's commands, which
-    do not have nimpull's options.
+    do not have nimpull's options. ``pod``: the host's name, which is a pod's own; ``pod_index``: its number
+    in an Indexed Job.
     """
 
     cache_path: str = ""
@@ -108,6 +109,8 @@ class Settings:
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     nimcache: bool = False
+    pod: str = ""
+    pod_index: int | None = None
     drop_in: bool = False
 
     @property
@@ -188,11 +191,19 @@ def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
         warnings=(*doubts, *_no_level(environ), *_unknown(environ)),
         doubts=doubts,
         nimcache=in_pod(environ),
+        pod=os.uname().nodename,
+        pod_index=_index(environ),
     )
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name, "").strip()
+
+
+def _index(environ: Mapping[str, str]) -> int | None:
+    """Of this pod in an Indexed Job: Kubernetes sets it."""
+    text = _text(environ, "JOB_COMPLETION_INDEX")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _hub_in(store: str, home: str) -> str:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.crashing import FILES, LARGE, Case, complaints, resume, serving, standing_bytes
+from tests.crashing import LARGE, Case, complaints, resume, serving, standing_bytes
 from tests.pods import mounted
 from tests.registry import Fault, Registry, Request
 from tests.registry.wire import Answer
@@ -34,7 +33,7 @@ def served() -> Iterator[Served]:
 
 #: Layout, call, which of them, path.
 KILLS = [
-    "ngc linkat 1 /leases/",
+    "ngc linkat 1 /claims/",
     "hub mkdirat 1 /ingest",
     "local-dir ftruncate64 1 /ingest/",
     "ngc pwrite64 20 /data",
@@ -174,16 +173,32 @@ def test_f30_a_volume_without_a_free_byte_holds_the_report_all_the_same(
         is_full(cases["local-dir"].pull(registry, store), " 0 B free")
 
 
-def test_f30_a_volume_that_runs_out_of_inodes(served: Served, tmp_path: Path) -> None:
+def test_f30_a_volume_whose_inodes_another_takes_meanwhile(served: Served, tmp_path: Path) -> None:
     registry, cases = served
-    store = tmp_path / "volume" / "s"
-    store.parent.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=30", "tmpfs", str(store.parent)):
-        is_full(cases["local-dir"].pull(registry, store), "inodes")
+    store, taken = tmp_path / "volume" / "s", tmp_path / "volume" / "taken"
+    taken.mkdir(parents=True)
+    begun = threading.Event()
+
+    def take(_request: Request, answer: Answer) -> Answer:
+        if answer.start > len(LARGE) // 2 and not begun.is_set():
+            begun.set()
+            with pytest.raises(OSError, match="No space"):
+                for number in range(1 << 20):
+                    (taken / str(number)).touch()
+        return answer
+
+    with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=400", "tmpfs", str(store.parent)):
+        taken.mkdir()
+        registry.faults.append(Fault(take, server="cdn", times=None))
+        try:
+            is_full(cases["local-dir"].pull(registry, store), "inodes")
+        finally:
+            registry.faults.clear()
+        assert begun.is_set()
         assert complaints(store, cases["local-dir"]) == []
-        kept = standing_bytes(store)
-        assert 0 < kept < sum(map(len, FILES.values()))
-        subprocess.run(["mount", "-o", "remount,nr_inodes=200", str(store.parent)], check=True)
+        assert standing_bytes(store) > 0
+        for path in taken.iterdir():
+            path.unlink()
         assert resume(cases["local-dir"], registry, store) == []
 
 

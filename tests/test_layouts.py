@@ -329,7 +329,7 @@ def test_equal_files_without_a_listed_digest_share_a_blob(store: Store, etag: st
     different = Artifact(SafePath("model.bin"), len(WEIGHTS), (), NGC.with_path("model.bin"))
     for one, content in ((different, WEIGHTS), (same[0], CONFIG), (same[1], CONFIG)):
         commit(store, layout, one, content, etag=etag)
-    store.record.reload()
+    store.record.news()
     blobs = {os.path.realpath(store.tree.absolute(layout.path_of(each))) for each in same}
     assert len(blobs) == 1
     assert all(layout.committed(each) for each in (different, *same))

@@ -16,7 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nimpull.store.claims import CLAIMS, Claims
+from nimpull.store.presence import EXPIRY
 from nimpull.store.ready import Ready, ReadyFile
+from nimpull.store.tree import Tree
 from tests.clocks import HandClock
 from tests.committing import digest_of, open_store
 from tests.crashing import LARGE, Case, complaints, serving
@@ -207,16 +210,18 @@ def test_f43_no_damaged_field_makes_a_traceback(tmp_path: Path, damage: dict[str
 
 @ANYTHING
 @given(GARBAGE)
-def test_f43_a_lease_that_cannot_be_read_holds_nobody_up(tmp_path: Path, garbage: bytes) -> None:
-    clock = HandClock()
-    with open_store(str(tmp_path)) as store:
-        leases = tmp_path / ".nimpull/leases"
-        shutil.rmtree(leases, ignore_errors=True)
-        held = store.lease("m", owner="a", clock=clock)
-        for path in leases.iterdir():
-            path.write_bytes(garbage)
-        assert store.lease("m", owner="b", clock=clock).generation == held.generation + 1
-        assert clock.waits == []
+def test_f43_a_claim_that_cannot_be_read_expires_as_any_other(tmp_path: Path, garbage: bytes) -> None:
+    unit, clock = "a" * 32, HandClock()
+    planted = tmp_path / CLAIMS / f"{unit}.1"
+    shutil.rmtree(planted.parent, ignore_errors=True)
+    planted.parent.mkdir(parents=True)
+    planted.write_bytes(garbage)
+    claims = Claims(Tree(str(tmp_path)), owner="a", clock=clock)
+    claims.presence.renew()
+    assert claims.take(unit) is not None
+    old = planted.stat().st_mtime - EXPIRY - 1
+    os.utime(planted, (old, old))
+    assert claims.take(unit) is None
 
 
 @ANYTHING
@@ -246,6 +251,7 @@ def test_f43_a_run_over_garbage_starts_over_and_ends_well(
     for path in state.rglob("*"):
         if path.is_file() and path.name != "data" and "blobs" not in path.parts:
             path.write_bytes(content)
+            os.utime(path, (1, 1))  # nobody has written it for a while
     run = cases["hub"].pull(registry, tmp_path / "s")
     assert run.code == 0, run.text
     assert "Traceback" not in run.text

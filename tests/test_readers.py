@@ -271,14 +271,6 @@ def test_f31_a_store_of_someone_else_is_refused_before_the_first_request(
 # -- a run that is stopped ----------------------------------------------------------------------------------
 
 
-def let_the_lease_end(store: Path) -> None:
-    """As it is once a killed process has not renewed it for its time to live."""
-    (lease,) = (store / ".nimpull" / "leases").iterdir()
-    holder = json.loads(lease.read_text())
-    holder["renewed"] -= holder["timeToLive"]
-    lease.write_text(json.dumps(holder))
-
-
 def test_f39_after_a_kill_only_the_rest_is_fetched(registry: Registry, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with under_way(registry, store, threading.Event()) as (process, journal):
@@ -289,7 +281,6 @@ def test_f39_after_a_kill_only_the_rest_is_fetched(registry: Registry, tmp_path:
     assert not list((store / ".nimpull" / "ready").glob("*"))
     config = 0 if (store / "config.json").exists() else len(CONFIG)
     assert 0 < kept < len(LARGE)
-    let_the_lease_end(store)
     run = pulled(registry, store, "hf://acme/large", *LOCAL)
     assert run.report["transfer"]["bytes"] == len(LARGE) - kept + config
     assert tree(store) == {"config.json": CONFIG, "model.safetensors": LARGE}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Container
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location
@@ -19,9 +19,10 @@ from nimpull.core.ports import Api, Reply, Wanted
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
-from nimpull.sources.listing import Entries, Told, narrowed, pinned, sealed, unverifiable
+from nimpull.sources.listing import Entries, narrowed, pinned, sealed, unverifiable, with_sizes
 from nimpull.sources.s3 import About, Bucket, Sign, with_digests
 
+Told = TypeVar("Told")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -72,8 +73,12 @@ class MirrorSource:
             for path in (*promised, CHECKSUMS):
                 entries.add(path)
         add_checksums(entries, checksums or b"")
-        described = with_digests(entries.artifacts(wanted), lambda path: self._about(repo.with_path(path)))
-        artifacts, at = self._at_revision(repo, described)
+        artifacts = entries.artifacts(wanted)
+        if self._bucket:
+            artifacts = with_digests(artifacts, lambda path: self._about(repo.with_path(path)))
+        else:
+            artifacts = with_sizes(artifacts, lambda one: self._about(one.uri).size)
+        artifacts, at = self._at_revision(repo, artifacts)
         return Listing(at, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from typing import Final, Protocol, TypeVar
 
 from nimpull.core.artifacts import Artifact
@@ -23,7 +22,7 @@ from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import set_mode
 from nimpull.store.ingest import FileIngest, remove_ingest
-from nimpull.store.resuming import WHOLE, directories_of, make_own, present_in
+from nimpull.store.resuming import WHOLE, directories_of, make_own, name_of, present_of
 from nimpull.store.tree import FILE_MODE, INGESTS, Tree
 from nimpull.store.whole import WholeIngest, write_whole
 
@@ -40,6 +39,10 @@ class Fence(Protocol):
     def token(self) -> str: ...
     def has_ended(self, token: str) -> bool:
         """Whether the run with this token surely writes no more."""
+        ...
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether it still is this run's to fetch."""
         ...
 
     def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
@@ -71,8 +74,9 @@ class IngestArea:
         own = self._path(artifact)
 
         def begin(_: Barrier) -> FileIngest:
-            if self._fence:
-                found = directories_of(_name(artifact), self._tree.names(INGESTS))
+            # who slept may be about to begin what another has taken over: that one's bytes are not left ones
+            if self._fence and self._fence.holds(artifact):
+                found = directories_of(artifact, self._tree.names(INGESTS))
                 make_own(self._tree, artifact, found, own, self._fence.has_ended)
             return FileIngest(artifact, self._tree, own, self._monotonic)
 
@@ -89,7 +93,7 @@ class IngestArea:
         return self._within(write)
 
     def _path(self, artifact: Artifact) -> str:
-        return f"{INGESTS}/{_name(artifact)}{f'.{self._fence.token}' if self._fence else ''}"
+        return f"{INGESTS}/{name_of(artifact)}{f'.{self._fence.token}' if self._fence else ''}"
 
     def _within(self, make: Callable[[Barrier], Made]) -> Made:
         """``make`` in the area, again where a cleaner took that away in this very moment."""
@@ -102,17 +106,8 @@ class IngestArea:
         return make(self._make_area())
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
-        """Bytes that journals of an earlier run claim; nothing is read back. Raises StoreError."""
-        left = self._tree.names(INGESTS)
-        names = {each.partition(".")[0] for each in left}
-        return sum(
-            max(
-                (present_in(self._tree, each, artifact) for each in directories_of(_name(artifact), left)),
-                default=0,
-            )
-            for artifact in artifacts
-            if _name(artifact) in names
-        )
+        """See :func:`nimpull.store.resuming.present_of`."""
+        return present_of(self._tree, artifacts)
 
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         """See ``core.ports.Ingests``. The fence is asked twice: what another run took over may be gone,
@@ -152,7 +147,7 @@ class IngestArea:
     def sweep(self, artifacts: Iterable[Artifact]) -> None:
         """Drop what is left of the ingests of committed artifacts, whoever's they were. Raises StoreError."""
         left = self._tree.names(INGESTS)
-        names = {_name(artifact) for artifact in artifacts} if left else set()
+        names = {name_of(artifact) for artifact in artifacts} if left else set()
         for path in (f"{INGESTS}/{each}" for each in left if each.partition(".")[0] in names):
             if path.endswith(WHOLE):
                 with self._tree.storing("remove", path), suppress(FileNotFoundError):
@@ -216,10 +211,6 @@ class IngestArea:
             f"{display(self._tree.absolute(path), 300)} holds {found} bytes where {size} were written",
             hint="The file system lost a write. Check the volume, then run again.",
         )
-
-
-def _name(artifact: Artifact) -> str:
-    return sha256(artifact.identity.encode()).hexdigest()
 
 
 def _own(verified: Verified) -> FileIngest | WholeIngest:

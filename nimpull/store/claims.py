@@ -22,7 +22,7 @@ from typing import Final, Self
 
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Clock
-from nimpull.errors import StoreError
+from nimpull.errors import Cancelled, StoreError
 from nimpull.store.durable import write_all
 from nimpull.store.presence import Presence, Run
 from nimpull.store.tree import Tree
@@ -44,6 +44,7 @@ class Claims:
         self._tree = tree
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}  # generation by unit
+        self._closed = False
 
     def __enter__(self) -> Self:
         self.presence.__enter__()
@@ -52,13 +53,17 @@ class Claims:
         return self
 
     def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._closed = True  # a thread may still be about to take one
         for unit in tuple(self._held):
             self.drop(unit)
         self.presence.__exit__(*error)
 
     def take(self, unit: str) -> Run | None:
-        """None: it is this run's now. Else the run that has it."""
+        """None: it is this run's now. Else the run that has it. Cancelled once the block has ended."""
         with self._lock, self._tree.storing("claim work in", ""):
+            if self._closed:
+                raise Cancelled("the run has ended")
             other: Run | None = None
             for _ in range(_TRIES):
                 standing = self._generations(unit)

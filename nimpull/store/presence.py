@@ -89,7 +89,8 @@ class Presence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        with self._lock:
+            self._done.set()
         if self._thread:
             self._thread.join()
         self._drop()
@@ -107,6 +108,8 @@ class Presence:
     def renew(self) -> None:
         """OSError, StoreError."""
         with self._lock:
+            if self._done.is_set():
+                return  # its file is gone, and stays so
             last, now = self._read_at, self._clock.monotonic()
             self._volume_time, self._read_at = self._touch(), self._clock.monotonic()
             if EXPIRY / 2 < now - last < math.inf:
@@ -148,7 +151,8 @@ class Presence:
     def run_of(self, content: bytes, modified: float) -> Run:
         """Who wrote ``content`` into a file here or linked his own; ``modified``: that file's own time.
 
-        Whatever else stands in it is a run without a name, as old as the file.
+        Whatever else stands in it is a run without a name. A live one would have written its own again by its
+        next renewal.
         """
         try:
             value = json.loads(content)
@@ -156,7 +160,8 @@ class Presence:
         except (ValueError, KeyError, TypeError, RecursionError):
             token = ""
         if not _TOKEN.fullmatch(token):
-            return Run("", "an unreadable claim", self.now() - modified)
+            age = self.now() - modified
+            return Run("", "an unreadable claim", age, ended=abs(age) > 2 * RENEWAL)
         shown = display(owner, 200)
         now = self.now()
         seen = self._modified(f"{RUNS}/{token}")

@@ -82,25 +82,37 @@ class Record:
         self._by_path: dict[str, list[Entry]] = {}
         self._by_digest: dict[Digest, list[Entry]] = {}
         self._file: int | None = None
+        self._own = ""  # the name of that file
         self._known = False
+        self._lengths: dict[str, int] = {}  # bytes that are known of each run's file
 
-    def reload(self) -> None:
-        """Take in what other processes committed since."""
+    def news(self) -> frozenset[str]:
+        """Take in what other runs committed since; returns the identities of that."""
         with self._lock:
-            self._known = False
+            self._read()
+            return frozenset(entry.identity for entry in self._take_in())
 
     def _read(self) -> None:
         """Under the lock."""
         if self._known:
             return
-        self._by_path.clear()
-        self._by_digest.clear()
-        for name in self._tree.names(RECORD):
-            for line in (self._tree.read(f"{RECORD}/{name}", 1 << 30) or b"").splitlines():
-                entry = _parse(line)
-                if entry:
-                    self._index(entry)
+        for known in (self._by_path, self._by_digest, self._lengths):
+            known.clear()
+        self._take_in()
         self._known = True
+
+    def _take_in(self) -> list[Entry]:
+        """The lines that are new, and whole: another run may be writing the next one."""
+        new = []
+        for name in self._tree.names(RECORD):
+            start = self._lengths.get(name, 0)
+            content = self._tree.read(f"{RECORD}/{name}", 1 << 30, start=start) or b""
+            whole = content[: content.rfind(b"\n") + 1]
+            self._lengths[name] = start + len(whole)
+            new += [entry for line in whole.splitlines() if (entry := _parse(line))]
+        for entry in new:
+            self._index(entry)
+        return new
 
     def _index(self, entry: Entry) -> None:
         self._by_path.setdefault(entry.path, []).append(entry)
@@ -155,9 +167,10 @@ class Record:
             if entry in self._by_path.get(entry.path, ()):
                 return
             try:
-                os.write(self._descriptor(), line.encode() + b"\n")
+                count = os.write(self._descriptor(), line.encode() + b"\n")
             except OSError as error:
                 raise store_error(error, "write", self._tree.absolute(RECORD)) from error
+            self._lengths[self._own] = self._lengths.get(self._own, 0) + count
             self._index(entry)
 
     def forget(self, paths: Collection[str]) -> None:
@@ -172,13 +185,10 @@ class Record:
 
     def _descriptor(self) -> int:
         if self._file is None:
-            with self._tree.directory(RECORD, create=True) as directory:
-                self._file = os.open(
-                    f"{secrets.token_hex(8)}.jsonl",
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
-                    0o644,
-                    dir_fd=directory,
-                )
+            self._own = f"{secrets.token_hex(8)}.jsonl"
+            with self._tree.directory(RECORD, create=True):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+                self._file = self._tree.open_at(f"{RECORD}/{self._own}", flags)
         return self._file
 
     def sync(self) -> None:

@@ -17,7 +17,7 @@ from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
-from nimpull.store.layouts import Fence, StoredFile, WorkspaceLayout, unfenced
+from nimpull.store.layouts import StoredFile, WorkspaceLayout
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready
 from nimpull.store.record import Entry, Record
@@ -75,8 +75,8 @@ class RestoredLayout(WorkspaceLayout):
 
     name = "restored"
 
-    def __init__(self, tree: Tree, record: Record, lost: Mapping[str, Lost], fence: Fence = unfenced) -> None:
-        super().__init__(tree, record, {identity: file.paths[0] for identity, file in lost.items()}, fence)
+    def __init__(self, tree: Tree, record: Record, lost: Mapping[str, Lost]) -> None:
+        super().__init__(tree, record, {identity: file.paths[0] for identity, file in lost.items()})
         self._lost = lost
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:

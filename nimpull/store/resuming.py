@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from hashlib import sha256
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
@@ -25,15 +26,31 @@ _BLOCK: Final = 8 << 20  # bytes of one copy_file_range(2): a stop need not wait
 _NO_COPY: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
 
 
-def directories_of(name: str, left: Iterable[str]) -> tuple[str, ...]:
-    """Of the names in the ingest area those of one file: ``name``, a hash, with or without a run's token."""
+def name_of(artifact: Artifact) -> str:
+    """What begins the names of its ingests."""
+    return sha256(artifact.identity.encode()).hexdigest()
+
+
+def directories_of(artifact: Artifact, left: Iterable[str]) -> tuple[str, ...]:
+    """Of the names in the ingest area the directories of one file, with or without a run's token."""
+    name = name_of(artifact)
     return tuple(
         f"{INGESTS}/{each}" for each in left if each.partition(".")[0] == name and not each.endswith(WHOLE)
     )
 
 
-def present_in(tree: Tree, directory: str, artifact: Artifact) -> int:
-    """Bytes that its journal speaks of; nothing is read back. Raises StoreError."""
+def present_of(tree: Tree, artifacts: Iterable[Artifact]) -> int:
+    """Bytes that journals of earlier runs speak of; nothing is read back. Raises StoreError."""
+    left = tree.names(INGESTS)
+    names = {each.partition(".")[0] for each in left}
+    return sum(
+        max((_present_in(tree, each, artifact) for each in directories_of(artifact, left)), default=0)
+        for artifact in artifacts
+        if names and name_of(artifact) in names
+    )
+
+
+def _present_in(tree: Tree, directory: str, artifact: Artifact) -> int:
     return sum(end - start for start, end in _spans(load(tree, directory, artifact)))
 
 
@@ -48,7 +65,7 @@ def make_own(
     others = [each for each in found if each != own]
     if not others:
         return
-    amounts = {each: present_in(tree, each, artifact) for each in (own, *others)}
+    amounts = {each: _present_in(tree, each, artifact) for each in (own, *others)}
     fullest = max(amounts, key=lambda each: amounts[each])
     if fullest != own and amounts[fullest]:
         remove_ingest(tree, own)

@@ -19,7 +19,7 @@ from nimpull.core.units import show_bytes, show_count
 from nimpull.core.work import WorkUnit, from_place, units_of
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store.claims import Claims
-from nimpull.store.presence import Run
+from nimpull.store.presence import EXPIRY, Run
 
 POLL: Final = 1.0  # seconds between two looks at what others have
 _LOOKS: Final = 16  # claims that one look reads: a hundred pods that wait must not keep the volume busy
@@ -59,7 +59,7 @@ class SharedWork:
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self._patience = patience
+        self._patience = max(patience, 3 * EXPIRY)  # a dead one must have expired by then
         self._lock = threading.Lock()
         self._open = {unit.name: unit for unit in units}  # not known to be in the store
         self._unit_of = {each.identity: unit.name for unit in units for each in unit.artifacts}
@@ -168,6 +168,11 @@ class SharedWork:
     def has_ended(self, token: str) -> bool:
         """Whether the run with this token writes no more. Raises StoreError."""
         return self._claims.presence.has_ended(token)
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether it is this run's to fetch: its claim was not taken over. Raises StoreError."""
+        name = self._unit_of.get(artifact.identity, "")
+        return name not in self._gone and self._claims.holds(name)
 
     def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
         """Identities of those whose claim another run took over: theirs to commit. Raises StoreError."""

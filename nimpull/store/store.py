@@ -1,4 +1,4 @@
-"""The store as the job sees it: one root directory, its record, a layout, markers and leases.
+"""The store as the job sees it: one root directory, its record, a layout and markers.
 
 ::
 
@@ -9,10 +9,10 @@
     file = layout.committed(artifact) or layout.read(artifact) or layout.elsewhere(artifact)
     layout.take(artifact, file)                            # a line in the record, or a link to it
     store.check_room(need)                                 # NoSpaceError: needs, has, short by
-    with store.lease(name, owner=…, clock=…).kept(lost):   # LeaseHeldError
+    with Claims(store.tree, owner=…, clock=…) as claims:   # beside any number of other runs
         …  # ingests commit through layout.place()
-        layout.finish(listing, complete=True)              # refs, tags, tree file
-        store.mark_ready(Ready(…, files=store.files_of(layout, artifacts)))
+    layout.finish(listing, complete=True)                  # refs, tags, tree file
+    store.mark_ready(Ready(…, files=store.files_of(layout, artifacts)))
     store.verify().sound                                   # re-hash all; .mismatches, .missing
     store.status()                                         # selections, bytes, half done ingests
     store.close()
@@ -27,10 +27,10 @@ from typing import Self
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath
-from nimpull.core.ports import Cancel, Clock
+from nimpull.core.ports import Cancel
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import NotWritableError, StoreIOError, UsageError
-from nimpull.store import lease, preflight
+from nimpull.store import preflight
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import (
     HuggingFaceHubLayout,
@@ -59,7 +59,6 @@ class Store:
         if os.path.isdir(root):
             self.tree.names(STATE_DIRECTORY)  # refuses a link that was planted in its place
         self.record = Record(self.tree)
-        self._lease: lease.Lease | None = None
 
     @property
     def root(self) -> str:
@@ -69,25 +68,25 @@ class Store:
 
     def ngc_hub(self, hub: str = "") -> NgcHubLayout:
         """``hub``: NIM's cache of NGC below the root, "" = ``ngc/hub``."""
-        return NgcHubLayout(self.tree, self.record, hub or "ngc/hub", self.fence)
+        return NgcHubLayout(self.tree, self.record, hub or "ngc/hub")
 
     def hugging_face(self, hub: str = "") -> HuggingFaceHubLayout:
         """``hub``: the hub cache directory below the root, "" = ``huggingface/hub``."""
-        return HuggingFaceHubLayout(self.tree, self.record, hub or "huggingface/hub", self.fence)
+        return HuggingFaceHubLayout(self.tree, self.record, hub or "huggingface/hub")
 
     def nim_cache(self, hub: str = "", ngc_hub: str = "") -> NimCacheLayout:
         return NimCacheLayout(self.ngc_hub(ngc_hub), self.hugging_face(hub))
 
     def local_dir(self) -> LocalDirLayout:
-        return LocalDirLayout(self.tree, self.record, self.fence)
+        return LocalDirLayout(self.tree, self.record)
 
     def workspace(self, destinations: Mapping[str, SafePath] | None = None) -> WorkspaceLayout:
         """``destinations``: artifact identity -> path below the root."""
-        return WorkspaceLayout(self.tree, self.record, destinations, self.fence)
+        return WorkspaceLayout(self.tree, self.record, destinations)
 
     def restored(self, lost: Mapping[str, Lost]) -> RestoredLayout:
         """``lost``: by the identity of the file."""
-        return RestoredLayout(self.tree, self.record, lost, self.fence)
+        return RestoredLayout(self.tree, self.record, lost)
 
     def name_too(self, artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
         """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
@@ -109,38 +108,7 @@ class Store:
         """``need`` bytes and ``files`` still to be made."""
         preflight.check_room(self.root, need, files=files)
 
-    # -- leases and markers ----------------------------------------------------------------------------
-
-    def lease(
-        self,
-        name: str,
-        *,
-        owner: str,
-        clock: Clock,
-        cancel: Cancel | None = None,
-        patience: float = 0.0,
-        time_to_live: float = lease.TIME_TO_LIVE,
-    ) -> lease.Lease:
-        """See ``lease.acquire``. From then on the layouts commit only while it is held.
-
-        What another process committed while this one waited is taken into account.
-        """
-        self._lease = lease.acquire(
-            self.tree,
-            name,
-            owner=owner,
-            clock=clock,
-            cancel=cancel,
-            patience=patience,
-            time_to_live=time_to_live,
-        )
-        self.record.reload()
-        return self._lease
-
-    def fence(self) -> None:
-        """LeaseHeldError if this store's lease was taken over; nothing where it has none."""
-        if self._lease:
-            self._lease.fence()
+    # -- markers -----------------------------------------------------------------------------------------
 
     def foreign(self, targets: Sequence[tuple[str, Artifact]], selection: str) -> tuple[str, ...]:
         """See :meth:`nimpull.store.owners.Owners.foreign`."""
@@ -153,6 +121,8 @@ class Store:
 
     def _ready_file(self, layout: StoreLayout, artifact: Artifact) -> ReadyFile:
         file, path = layout.committed(artifact), layout.path_of(artifact)
+        if file is None and self.record.news():  # another run put the same content there once more
+            file = layout.committed(artifact)
         if file is None and (read := layout.read(artifact)):  # some servers set the time of a file late
             file = layout.take(artifact, read)
         if file is None:
@@ -170,7 +140,6 @@ class Store:
 
         Markers that this one has taken files from go: they would speak of a damage that is an update.
         """
-        self.fence()
         self.record.sync()
         path = write_ready(self.tree, marker)
         self.remove(marker_of(old.selection) for old in superseded(self.tree, marker))
@@ -196,13 +165,11 @@ class Store:
 
     def make_links(self, links: Iterable[tuple[str, str]]) -> None:
         """(link, blob) of a hub cache."""
-        self.fence()
         make_links(self.tree, links)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Files that no reader should meet."""
         for path in paths:
-            self.fence()
             try:
                 self.tree.unlink(path)
             except FileNotFoundError:

@@ -237,10 +237,11 @@ class Tree:
             # another client of an NFS server replaced the file: by its name it is found anew
             return os.open(name, flags, mode, dir_fd=descriptor)
 
-    def read(self, path: str, limit: int = 64 << 20) -> bytes | None:
-        """A whole small file; None where there is none. ``limit`` in bytes."""
+    def read(self, path: str, limit: int = 64 << 20, *, start: int = 0) -> bytes | None:
+        """A small file from ``start`` on; None where there is none. ``limit`` in bytes."""
         try:
             with os.fdopen(self.open(path), "rb") as file:
+                file.seek(start)
                 return file.read(limit)
         except FileNotFoundError:
             return None

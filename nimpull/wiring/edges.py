@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from threading import Event
@@ -16,9 +16,10 @@ from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Body, Clock, Ingests, Wanted
+from nimpull.core.ports import Body, Clock, Ingests, Supply, Wanted
 from nimpull.core.report import Report
 from nimpull.core.request import Request
+from nimpull.errors import NotFoundError
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
 from nimpull.wiring.volume import Volume
@@ -163,10 +164,8 @@ class Edges:
             self.emit(Note(note, "warning"))
         return listing
 
-    def fetch(
-        self, artifacts: Sequence[Artifact], ingests: Ingests, copies: Mapping[str, Location]
-    ) -> tuple[Outcome, ...]:
-        """All of them, verified and committed. ``copies``: nearer places of some, by identity.
+    def fetch(self, supply: Supply, ingests: Ingests, copies: Mapping[str, Location]) -> tuple[Outcome, ...]:
+        """What the supply gives, verified and committed. ``copies``: nearer places of some, by identity.
 
         Raises NimpullError for the first that cannot be had.
         """
@@ -187,4 +186,13 @@ class Edges:
             emit=self.emit,
             limits=fetch_limits(self.settings),
         )
-        return fetcher.run(artifacts)
+        outcomes: list[Outcome] = []
+        missing: list[NotFoundError] = []
+        while artifacts := supply.take():
+            try:
+                outcomes += fetcher.run(artifacts)
+            except NotFoundError as error:  # told once all others are here
+                missing.append(error)
+        if missing:
+            raise missing[0]
+        return tuple(outcomes)

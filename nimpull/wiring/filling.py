@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from nimpull.core.artifacts import Artifact, Location, Outcome
 from nimpull.core.events import Note
 from nimpull.core.names import display
-from nimpull.core.ports import Clock, Emit
+from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.units import show_bytes, show_count
-from nimpull.wiring.looking import Found, Places, unsettled
+from nimpull.settings import Settings
+from nimpull.wiring.looking import Found, Places, find, unsettled
 
 if TYPE_CHECKING:
+    from nimpull.store.area import IngestArea
+    from nimpull.store.claims import Claims
+    from nimpull.store.sharing import SharedWork
     from nimpull.store.store import Store
 
 
 class Filling:
-    """The store while it is filled. ``ingests``: where a fetch writes. Raises StoreError."""
+    """The store while it is filled. Raises StoreError."""
 
     def __init__(self, store: Store, places: Places, *, clock: Clock, emit: Emit) -> None:
-        from nimpull.store.area import IngestArea
-
         self._store = store
         self.places = places
+        self._clock = clock
         self._emit = emit
-        self.ingests = IngestArea(store.tree, places.first, monotonic=clock.monotonic)
 
-    def __enter__(self) -> Self:
-        return self
+    @contextmanager
+    def sharing(
+        self, artifacts: Sequence[Artifact], claims: Claims, *, settings: Settings, cancel: Cancel
+    ) -> Iterator[tuple[SharedWork, IngestArea]]:
+        """What is missing as work that other pods may have begun, and where a fetch writes."""
+        from nimpull.store.area import IngestArea
+        from nimpull.store.sharing import SharedWork
 
-    def __exit__(self, *_: object) -> None:
-        self.ingests.close()
+        work = SharedWork(
+            artifacts,
+            claims,
+            self._by_now,
+            self._store.record.news,
+            pod=settings.pod,
+            index=settings.pod_index,
+            clock=self._clock,
+            cancel=cancel,
+            emit=self._emit,
+            patience=settings.retry_seconds,
+        )
+        tree, layout = self._store.tree, self.places.first
+        with closing(IngestArea(tree, layout, fence=work, monotonic=self._clock.monotonic)) as ingests:
+            yield work, ingests
+
+    def resumable(self, artifacts: Sequence[Artifact]) -> int:
+        """Bytes that earlier runs left of these."""
+        from nimpull.store.resuming import present_of
+
+        return present_of(self._store.tree, artifacts)
+
+    def _by_now(self, artifact: Artifact) -> Outcome | None:
+        """What another pod may have brought since this one looked."""
+        layout = self.places.first
+        if self._store.tree.lstat(layout.path_of(artifact)):
+            self._store.record.news()  # before it is read: a line of the record is cheaper
+        found = find(artifact, layout, None)
+        if found and (found.committed or layout.take(artifact, found.file)):
+            return found.outcome
+        return None
 
     def take(
         self, found: Sequence[Found]

@@ -1,14 +1,13 @@
-"""The volume of one request: opened on first use, probed before a write, leased while it is written."""
+"""The volume of one request: opened on first use, probed before a write."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from nimpull.core.abilities import WriteMode
 from nimpull.core.events import Note
@@ -18,18 +17,16 @@ from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.report import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import LeaseHeldError, NoSpaceError
+from nimpull.errors import NoSpaceError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
+    from nimpull.store.claims import Claims
     from nimpull.store.layouts import StoreLayout
-    from nimpull.store.lease import Lease
     from nimpull.store.ready import Ready
     from nimpull.store.store import Store
     from nimpull.wiring.cache import NimCacheStore
     from nimpull.wiring.looking import Places
-
-LEASE_PATIENCE: Final = 3600.0  # seconds to wait for another pod that pulls into the same store
 
 
 class Volume:
@@ -54,7 +51,7 @@ class Volume:
     @property
     def exists(self) -> bool:
         """A dry run makes no directory."""
-        return Path(self._request.store).is_dir()
+        return os.path.isdir(self._request.store)
 
     @cached_property
     def store(self) -> Store:
@@ -69,7 +66,7 @@ class Volume:
         from nimpull.wiring.cache import NimCacheStore
 
         path = self._request.cache
-        if not path or not Path(path).is_dir():
+        if not path or not os.path.isdir(path):
             return None
         hubs = self._settings.hf_hub_in(path), self._settings.ngc_hub_in(path)
         return self._stack.enter_context(NimCacheStore(path, *hubs, self._cancel))
@@ -97,7 +94,7 @@ class Volume:
     def ready(self, selection: str) -> Ready | None:
         """By the marker and stat calls alone; the manifest of a model-free pull is part of it."""
         written = self._request.runtime_manifest
-        if not self.exists or (written and not Path(written).is_file()):
+        if not self.exists or (written and not os.path.isfile(written)):
             return None
         return self.store.ready(selection)
 
@@ -117,22 +114,11 @@ class Volume:
         if self._request.runtime_manifest:
             probe_place(self._request.runtime_manifest)
 
-    @contextmanager
-    def leased(self) -> Iterator[None]:
-        """While this run alone writes into the store. Waits an hour for another; then LeaseHeldError."""
-        try:
-            held = self._lease(patience=0)
-        except LeaseHeldError as busy:
-            self._emit(Note(f"waiting for another run: {busy.message}", "warning"))
-            held = self._lease(patience=LEASE_PATIENCE)
-        with held.kept(self._cancel):
-            yield
+    def claims(self) -> Claims:
+        """For the time in which this run writes, beside any number of others."""
+        from nimpull.store.claims import Claims
 
-    def _lease(self, *, patience: float) -> Lease:
-        owner = f"{os.uname().nodename}:{os.getpid()}"
-        return self.store.lease(
-            "pull", owner=owner, clock=self._clock, cancel=self._cancel, patience=patience
-        )
+        return Claims(self.store.tree, owner=f"{self._settings.pod}:{os.getpid()}", clock=self._clock)
 
     def check_room(self, plan: Plan, layout: StoreLayout) -> None:
         """Raises NoSpaceError: before the first byte, and for a plan alone."""

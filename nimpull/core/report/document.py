@@ -15,7 +15,9 @@ from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Gpu, Hardware
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
-from nimpull.core.report.contents import (
+from nimpull.core.report.sentences import done, moving
+from nimpull.core.report.timeline import timeline_json
+from nimpull.core.report.values import (
     CachedProfile,
     Failure,
     ProfileVerdict,
@@ -27,8 +29,6 @@ from nimpull.core.report.contents import (
     StoreSummary,
     TransferSummary,
 )
-from nimpull.core.report.sentences import done, moving
-from nimpull.core.report.timeline import timeline_json
 from nimpull.core.units import show_time
 
 SCHEMA_VERSION: Final = "nimpull/v1"

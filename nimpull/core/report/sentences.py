@@ -8,7 +8,7 @@ from typing import Final
 from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.names import display
 from nimpull.core.redaction import prose
-from nimpull.core.report.contents import ProgressSummary, Report, State, TransferSummary
+from nimpull.core.report.values import ProgressSummary, Report, State, TransferSummary
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
 
 CLOSING_LINE_LIMIT: Final = 1800  # bytes; FallbackToLogsOnError shows the last 2048 bytes of the log

@@ -12,12 +12,11 @@
 All answer the same questions, see :class:`StoreLayout`. No file is believed for its name and size.
 """
 
-from nimpull.store.layouts.base import Fence, StoredFile, StoreLayout, unfenced
+from nimpull.store.layouts.base import StoredFile, StoreLayout
 from nimpull.store.layouts.hub import HuggingFaceHubLayout, NgcHubLayout, NimCacheLayout
 from nimpull.store.layouts.plain import LocalDirLayout, WorkspaceLayout
 
 __all__ = [
-    "Fence",
     "HuggingFaceHubLayout",
     "LocalDirLayout",
     "NgcHubLayout",
@@ -25,5 +24,4 @@ __all__ = [
     "StoreLayout",
     "StoredFile",
     "WorkspaceLayout",
-    "unfenced",
 ]

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from nimpull.core.abilities import WriteMode
@@ -72,21 +72,12 @@ class StoreLayout(ABC):
         """Write what stands beside the files. ``complete``: the listing is the whole repository."""
 
 
-#: Raises LeaseHeldError when another process took over; asked before each change that a reader sees.
-Fence = Callable[[], None]
-
-
-def unfenced() -> None:
-    """For a single writer."""
-
-
 class FileLayout(StoreLayout):
     """What the layouts of files have in common; each says where things stand."""
 
-    def __init__(self, tree: Tree, record: Record, fence: Fence = unfenced) -> None:
+    def __init__(self, tree: Tree, record: Record) -> None:
         self._tree = tree
         self._record = record
-        self._fence = fence
         self._above: dict[str, tuple[str, ...]] = {}
 
     # -- each layout's own -----------------------------------------------------------------------------
@@ -169,7 +160,6 @@ class FileLayout(StoreLayout):
         if of is None and file.path == self._file_of(artifact):
             self._note(artifact, file, artifact.etag)
             return file
-        self._fence()
         try:
             changed = self._link(artifact, file, of or self._tree)
         except OSError as error:
@@ -192,7 +182,6 @@ class FileLayout(StoreLayout):
 
     def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
         """Rename a finished file to ``path``, which can be replaced; make it read-only, and record it."""
-        self._fence()
         with self._tree.storing("commit", staged):
             descriptor = self._tree.open(staged)
             try:

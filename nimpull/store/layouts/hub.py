@@ -12,7 +12,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.layouts.base import Fence, FileLayout, StoredFile, StoreLayout, unfenced
+from nimpull.store.layouts.base import FileLayout, StoredFile, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -27,8 +27,8 @@ _SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
 class _HubLayout(FileLayout):
     """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
 
-    def __init__(self, tree: Tree, record: Record, hub: str, fence: Fence) -> None:
-        super().__init__(tree, record, fence)
+    def __init__(self, tree: Tree, record: Record, hub: str) -> None:
+        super().__init__(tree, record)
         self._hub = SafePath(hub)
         self._repositories: dict[tuple[str, ...], str] = {}
         self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
@@ -125,7 +125,6 @@ class _HubLayout(FileLayout):
         blob, status, entry = self._blob_for(artifact, digest, etag)
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
             self._record.add(replace(entry, identity=artifact.identity, endpoint=artifact.endpoint))
-            self._fence()
             with self._tree.storing("drop", staged):
                 self._tree.unlink(staged)
             return self._symlink(path, blob)
@@ -160,8 +159,8 @@ class NgcHubLayout(_HubLayout):
 
     name = "ngc-hub"
 
-    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub", fence: Fence = unfenced) -> None:
-        super().__init__(tree, record, hub, fence)
+    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub") -> None:
+        super().__init__(tree, record, hub)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
         """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
@@ -178,10 +177,8 @@ class HuggingFaceHubLayout(_HubLayout):
 
     name = "huggingface-hub"
 
-    def __init__(
-        self, tree: Tree, record: Record, hub: str = "huggingface/hub", fence: Fence = unfenced
-    ) -> None:
-        super().__init__(tree, record, hub, fence)
+    def __init__(self, tree: Tree, record: Record, hub: str = "huggingface/hub") -> None:
+        super().__init__(tree, record, hub)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.

@@ -9,7 +9,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
-from nimpull.store.layouts.base import Fence, FileLayout, StoredFile, unfenced
+from nimpull.store.layouts.base import FileLayout, StoredFile
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
@@ -45,9 +45,8 @@ class WorkspaceLayout(PlainLayout):
         tree: Tree,
         record: Record,
         destinations: Mapping[str, SafePath] | None = None,
-        fence: Fence = unfenced,
     ) -> None:
-        super().__init__(tree, record, fence)
+        super().__init__(tree, record)
         self._destinations = destinations or {}
 
     def path_of(self, artifact: Artifact) -> str:
@@ -60,8 +59,8 @@ class LocalDirLayout(PlainLayout):
     name = "local-dir"
     _BESIDE: Final = ".cache/huggingface"
 
-    def __init__(self, tree: Tree, record: Record, fence: Fence = unfenced) -> None:
-        super().__init__(tree, record, fence)
+    def __init__(self, tree: Tree, record: Record) -> None:
+        super().__init__(tree, record)
         self._described: set[str] = set()  # by this run: paths of metadata
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
