@@ -23,21 +23,21 @@ def main() -> None:
 
 def download_to_cache() -> None:
     begin()
-    from nimpull.cli.names import download_to_cache_script
+    from nimpull.cli.nim import download_to_cache_script
 
     download_to_cache_script()
 
 
 def create_model_store() -> None:
     begin()
-    from nimpull.cli.names import create_model_store_script
+    from nimpull.cli.nim import create_model_store_script
 
     create_model_store_script()
 
 
 def hugging_face() -> None:
     begin()
-    from nimpull.cli.hub import hugging_face_script
+    from nimpull.cli.hub_download import hugging_face_script
 
     hugging_face_script()
 
@@ -51,7 +51,7 @@ def list_model_profiles() -> None:
 
 def check_cache_env() -> None:
     begin()
-    from nimpull.cli.container import check_cache_env_script
+    from nimpull.cli.nim import check_cache_env_script
 
     check_cache_env_script()
 

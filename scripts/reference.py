@@ -11,11 +11,10 @@ from pathlib import Path
 
 import click
 
-from nimpull.cli.container import check_cache_env
-from nimpull.cli.hub import hugging_face
+from nimpull.cli.hub_download import hugging_face
 from nimpull.cli.list_profiles import list_model_profiles
 from nimpull.cli.main import cli
-from nimpull.cli.names import create_model_store, download_to_cache
+from nimpull.cli.nim import check_cache_env, create_model_store, download_to_cache
 from nimpull.cli.program import Ending
 from nimpull.errors import EXIT_CODES
 

@@ -25,7 +25,7 @@ from nimpull.cli.options import (
     store_path,
 )
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.running import execute
+from nimpull.cli.running import Output, execute
 from nimpull.core.criteria import Criteria
 from nimpull.core.events import Level
 from nimpull.core.names import display
@@ -212,12 +212,8 @@ def download(**given: Any) -> int:
     or the one that fits this machine's GPUs best. A second run fetches only what is missing.
     """
     options = Options(**given)
-    return execute(
-        lambda: ask(options),
-        output=options.output,
-        report_path=options.report_path,
-        progress=options.progress,
-    )
+    output = Output(options.output == "json", options.report_path, options.progress)
+    return execute(lambda: ask(options), output)
 
 
 def ask(options: Options) -> tuple[Request, Settings]:

@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 import nimpull.cli.completion as complete
+from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.streams import for_stdout
 from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes

@@ -23,7 +23,7 @@ COMMANDS: Final = {
         "fits",
         "Ask whether a NIM runs on some machine, before its image is pulled.",
     ),
-    "manifest": ("nimpull.cli.container", "manifest", "Print the model manifest that this image carries."),
+    "manifest": ("nimpull.cli.nim", "manifest", "Print the model manifest that this image carries."),
     "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
     "report": ("nimpull.cli.report", "report", "What a pull did, in words or as a page to look at."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
@@ -88,7 +88,7 @@ def bare_start(ctx: click.Context) -> int:
     from nimpull.settings import download_only_is_set
 
     if download_only_is_set():
-        from nimpull.cli.container import start
+        from nimpull.cli.nim import start
 
         return start()
     click.echo(ctx.get_help(), err=True)

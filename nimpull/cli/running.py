@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Event
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from nimpull import __version__
+from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
-from nimpull.cli.streams import hand_over, say
 from nimpull.core.report import Failure, Report, State, closing_line, to_text
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
 from nimpull.settings import Settings, in_pod, is_ascii_only, is_dumb_terminal, termination_log
+
+if TYPE_CHECKING:
+    from nimpull.core.ports import Clock
+    from nimpull.progress import Progress
 
 DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
 IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
@@ -25,21 +29,29 @@ IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_
 Ask = Callable[[], tuple[Request, Settings]]
 
 
-def execute(
-    ask: Ask,
-    *,
-    store: str = "",
-    output: str = "text",
-    report_path: str = "",
-    progress: str = "auto",
-    closing: bool = False,
-    answer: Callable[[], str] | None = None,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a run is told. ``report_path``: "" = in the store only, ``-`` = stdout; ``progress``: see Mode.
+
+    ``closing``: the last line goes to stderr also on success, because stdout has another reader; ``answer``:
+    what that reader gets of a run that is Ready.
+    """
+
+    as_json: bool = False
+    report_path: str = ""
+    progress: str = "auto"
+    closing: bool = False
+    answer: Callable[[], str] = str
+
+    @property
+    def report_to_stdout(self) -> bool:
+        return self.as_json or self.report_path == "-"
+
+
+def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     """Build the request, run the job, print what it came to; returns the exit code.
 
-    ``store``: where the report of a request that cannot be built goes, "" = nowhere. ``closing``: the last
-    line goes to stderr also on success, because stdout has another reader; ``answer``: what that reader gets
-    of a run that is Ready.
+    ``store``: where the report of a request that cannot be built goes, "" = nowhere.
     """
     try:
         request, settings = ask()
@@ -47,20 +59,18 @@ def execute(
         return fail_unasked(error, store)
     from nimpull.clock import SystemClock
     from nimpull.job import abandon, run
-    from nimpull.progress import Mode, Progress, choose_mode
     from nimpull.wiring.edges import Edges
 
     cancel = Event()
     clock = SystemClock()
-    mode = choose_mode(sys.stderr, dumb=is_dumb_terminal()) if progress == "auto" else Mode(progress)
-    if progress == "auto" and settings.jsonl_logging:
-        mode = Mode.JSON
     settings = replace(settings, drop_in=_is_drop_in())
-    shown = Progress(mode, sys.stderr, clock, level=settings.log_level, ascii=is_ascii_only())
-    edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown, report_path=report_path)
+    shown = progress_of(output, settings, clock)
+    edges = Edges(
+        request, settings, clock=clock, cancel=cancel, progress=shown, report_path=output.report_path
+    )
 
     def tell(report: Report) -> int:
-        code = show(report, request, output, to_stdout=report_path == "-", closing=closing, answer=answer)
+        code = show(report, request, output)
         unwritten = edges.reporter.unwritten
         return fail(unwritten) if unwritten and not code else code
 
@@ -69,27 +79,31 @@ def execute(
     return tell(report)
 
 
-def show(
-    report: Report,
-    request: Request,
-    output: str,
-    *,
-    to_stdout: bool,
-    closing: bool,
-    answer: Callable[[], str] | None = None,
-) -> int:
+def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:
+    from nimpull.progress import Mode, Progress, choose_mode
+
+    if output.progress != "auto":
+        mode = Mode(output.progress)
+    else:
+        mode = Mode.JSON if settings.jsonl_logging else choose_mode(sys.stderr, dumb=is_dumb_terminal())
+    return Progress(mode, sys.stderr, clock, level=settings.log_level, ascii=is_ascii_only())
+
+
+def show(report: Report, request: Request, output: Output) -> int:
     """The closing line comes last, also where a log has stdout and stderr as one. Returns the exit code."""
-    asked = to_text(report) if output == "json" or to_stdout else ""
-    if report.state is State.IN_PROGRESS:  # a dry run ends before it fetches
-        asked = asked or plan_text(report, request)
-    elif answer and report.state is State.READY and not asked:
-        asked = answer()
+    unfinished = report.state is State.IN_PROGRESS  # a dry run ends before it fetches
+    asked = ""
+    if output.report_to_stdout:
+        asked = to_text(report)
+    elif unfinished:
+        asked = plan_text(report, request)
+    elif report.state is State.READY:
+        asked = output.answer()
     unwritten = hand_over(asked) if asked else None
-    if report.state is not State.IN_PROGRESS:
+    if not unfinished:
         forgiven = request.ignore_failure and is_download_failure(report)
-        stdout_is_taken = closing or output == "json" or to_stdout
         line = closing_line(report) + (IGNORED if forgiven else "")
-        say(line, err=report.state is State.FAILED or stdout_is_taken)
+        say(line, err=bool(report.error) or output.closing or output.report_to_stdout)
         if report.error:
             return 0 if forgiven else report.error.exit_code
     return fail(unwritten) if unwritten else 0

@@ -14,10 +14,10 @@ import click
 
 import nimpull.cli.completion as complete
 from nimpull.cli.options import store_path
+from nimpull.cli.output import say
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.running import execute
+from nimpull.cli.running import Output, execute
 from nimpull.cli.signals import stopping
-from nimpull.cli.streams import say
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Wanted
@@ -28,10 +28,10 @@ from nimpull.settings import from_process
 
 if TYPE_CHECKING:
     from nimpull.store.presence import Presence
-    from nimpull.store.running import Running
     from nimpull.store.status import Status
     from nimpull.store.store import Store
     from nimpull.store.verify import Verification
+    from nimpull.store.watcher import Running
 
 _STORE = click.option(
     "--store",
@@ -128,7 +128,7 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
 def mend(root: str, plan: Repair) -> int:
     """Fetch what is lost. What nobody knows the source of is left: exit 33."""
     request = Request(store=root, layout=LayoutKind.WORKSPACE, refresh=True, repair=plan)
-    code = execute(lambda: (request, from_process()), closing=True)
+    code = execute(lambda: (request, from_process()), Output(closing=True))
     return code or (IntegrityError.exit_code if plan.unknown else 0)
 
 
@@ -189,7 +189,7 @@ def status(store: str | None, watching: bool, output: str) -> int:
 
     With --watch, the exit code is that of the pull: also for a Job's pod, from any other that has the volume.
     """
-    from nimpull.store.running import announced
+    from nimpull.store.watcher import announced
 
     if watching and output == "json":
         raise UsageError(

@@ -15,7 +15,7 @@ import click
 
 from nimpull.cli.options import limited, placed
 from nimpull.cli.program import Command, DownloadOnly, run_program, spread
-from nimpull.cli.running import execute
+from nimpull.cli.running import Output, execute
 from nimpull.core.names import ModelUri, display
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
@@ -116,14 +116,9 @@ def hub_download(
         )
         return (placed(request, settings) if local_dir else request), settings
 
-    return execute(
-        ask,
-        store="" if dry_run else local_dir or "",
-        output="json" if as_json else "text",
-        progress="quiet" if quiet or form == "quiet" else "auto",
-        closing=True,
-        answer=lambda: where,
-    )
+    progress = "quiet" if quiet or form == "quiet" else "auto"
+    output = Output(as_json, progress=progress, closing=True, answer=lambda: where)
+    return execute(ask, output, store="" if dry_run else local_dir or "")
 
 
 def wanted(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]) -> Wanted:
