@@ -200,12 +200,14 @@ def _connections(timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     interval = float(timeline["connectionIntervalSeconds"])
     lines = [_line(each["bytesPerSecond"]) for each in connections]
-    many = len({each["host"] for each in connections}) > 1
+    hosts = [str(host["host"]) for host in timeline["hosts"]]
+    many = len(hosts) > 1
     highest = max((rate for line in lines for rate in line), default=0.0)
     return [
         {
             "name": str(each["connection"]),
             "host": str(each["host"]) if many else "",
+            "line": hosts.index(each["host"]) + 1 if many and each["host"] in hosts else 0,
             "chart": sparkline(line, interval, highest),
             "bytes": sum(line) * interval,
             "highest": max(line, default=0.0),
