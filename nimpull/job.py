@@ -49,6 +49,7 @@ from nimpull.errors import (
     UsageError,
     hint_for,
 )
+from nimpull.mirroring import mirrored
 from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import Filling, check_owners
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
@@ -76,6 +77,8 @@ def run(request: Request, edges: Edges) -> Report:
                 report = _repair(request.repair, edges, report)
             else:
                 report = _pull(request, edges, report)
+            if request.mirror:
+                report = mirrored(request, edges, report)
     except NimpullError as error:
         report = _failed(edges.reporter.draft or report, error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace

@@ -13,7 +13,9 @@ import click
 from nimpull import __version__
 from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
-from nimpull.core.report import Failure, Report, State, closing_line, to_text
+from nimpull.core.mirror import Step
+from nimpull.core.names import display
+from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, to_text
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
@@ -125,12 +127,24 @@ def plan_text(report: Report, request: Request) -> str:
     total = sum(o.size for o in report.artifacts)
     free = report.store.free if report.store else None
     room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
+    if report.mirror:
+        lines += mirror_lines(report.mirror)
     lines.append(
         f"{show_count(len(report.artifacts), 'file')}, {show_bytes(total)}, "
         f"of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
     return "\n".join(lines)
+
+
+def mirror_lines(mirror: MirrorSummary) -> list[str]:
+    """What a mirror would get: size and key of each object, then the sum."""
+    sending = mirror.of(Step.SENT)
+    lines = [f"send   {show_bytes(one.size)}  {display(one.key, 1024)}" for one in sending]
+    size = show_bytes(sum(one.size for one in sending))
+    there = show_count(len(mirror.of(Step.SKIPPED)), "file")
+    total = f"{show_count(len(sending), 'file')}, {size} to send to {display(mirror.target)}; {there} there."
+    return [*lines, total]
 
 
 def fail_unasked(error: NimpullError, store: str = "") -> int:

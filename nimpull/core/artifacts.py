@@ -83,6 +83,7 @@ class Action(StrEnum):
     RESUMED = "resumed"
     FETCHED = "fetched"
     REPAIRED = "repaired"
+    SENT = "sent"  # to a mirror
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,18 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorTo:
+    """``target``: s3://bucket[/prefix], or a directory. ``check``: compare, and send nothing.
+
+    ``addressing``: where a bucket stands in a URL, auto, virtual or path.
+    """
+
+    target: str
+    check: bool = False
+    addressing: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """``uris`` are fetched whole (``wanted`` filters), or the profiles of ``manifest`` that match.
 
@@ -57,7 +69,7 @@ class Request:
     of a model-free pull is written, "" = nowhere; its files are named in the store's root too. ``offline``:
     the variable by which the network must not be asked, only a complete store be taken; "" = none.
     ``repair``: nothing is pulled but what a verification found lost. ``ignore_failure``: whoever runs this
-    goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL).
+    goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL). ``mirror``: where the files go from the store.
     """
 
     store: str
@@ -77,6 +89,7 @@ class Request:
     offline: str = ""
     ignore_failure: bool = False
     repair: Repair | None = None
+    mirror: MirrorTo | None = None
 
     def selection_key(self, profiles: tuple[str, ...], endpoints: tuple[str, ...]) -> str:
         """32 hex digits: equal for the same files of the same registries in the same layout; the name of the

@@ -29,7 +29,7 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
     except ModuleNotFoundError as error:
         raise UsageError("buckets need boto3, which is not installed", hint="Install nimpull[s3].") from error
     try:
-        session = _session(region, ca_bundle)
+        session = aws_session(region, ca_bundle)
         signature = "s3v4" if session.get_credentials() else UNSIGNED
         client = session.client(
             "s3",
@@ -86,7 +86,7 @@ def _no_credential(error: Exception) -> NimpullError:
     )
 
 
-def _session(region: str, ca_bundle: str) -> Session:
+def aws_session(region: str, ca_bundle: str) -> Session:
     """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name."""
     import boto3
     from botocore.exceptions import ProfileNotFound

@@ -12,6 +12,7 @@ from nimpull.core.report.timeline import Pause, PhaseSpan, RateLine, Timeline, s
 from nimpull.core.report.values import (
     CachedProfile,
     Failure,
+    MirrorSummary,
     ProgressSummary,
     Report,
     Repository,
@@ -25,6 +26,7 @@ __all__ = [
     "CLOSING_LINE_LIMIT",
     "CachedProfile",
     "Failure",
+    "MirrorSummary",
     "Pause",
     "PhaseSpan",
     "ProgressSummary",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.mirror import Step
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.sentences import done, moving
@@ -20,6 +21,7 @@ from nimpull.core.report.timeline import timeline_json
 from nimpull.core.report.values import (
     CachedProfile,
     Failure,
+    MirrorSummary,
     ProfileVerdict,
     ProgressSummary,
     Report,
@@ -57,6 +59,8 @@ def to_json(report: Report) -> dict[str, Any]:
         document["store"] = _store(report.store)
     if report.transfer:
         document["transfer"] = _transfer(report.transfer)
+    if report.mirror:
+        document["mirror"] = _mirror(report.mirror)
     if report.timeline:
         document["timeline"] = timeline_json(report.timeline)
     document["artifacts"] = [_artifact(outcome) for outcome in report.artifacts]
@@ -201,6 +205,25 @@ def _transfer(transfer: TransferSummary) -> dict[str, Any]:
         "bytesPerSecond": round(rate),
         "retries": transfer.retries,
         "connections": transfer.connections,
+    }
+
+
+def _mirror(mirror: MirrorSummary) -> dict[str, Any]:
+    sent, skipped = mirror.of(Step.SENT), mirror.of(Step.SKIPPED)
+    return {
+        "target": display(mirror.target, 4096),
+        "files": len(mirror.objects),
+        "bytes": sum(one.size for one in mirror.objects),
+        "filesSent": len(sent),
+        "bytesSent": sum(one.size for one in sent),
+        "filesSkipped": len(skipped),
+        "bytesSkipped": sum(one.size for one in skipped),
+        "marks": [display(key, 2048) for key in mirror.marks],
+        "manifest": display(mirror.manifest),
+        "objects": [
+            {"key": display(one.key, 2048), "size": one.size, "action": one.step.value}
+            for one in mirror.objects
+        ],
     }
 
 

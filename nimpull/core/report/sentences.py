@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from nimpull.core.artifacts import Action, Outcome
+from nimpull.core.mirror import MirrorObject, Step
 from nimpull.core.names import display
 from nimpull.core.redaction import prose
-from nimpull.core.report.values import ProgressSummary, Report, State, TransferSummary
+from nimpull.core.report.values import MirrorSummary, ProgressSummary, Report, State, TransferSummary
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
 
 CLOSING_LINE_LIMIT: Final = 1800  # bytes; FallbackToLogsOnError shows the last 2048 bytes of the log
@@ -55,7 +56,20 @@ def done(report: Report) -> str:
     checked = sorted({display(outcome.verified, 40) for outcome in outcomes if outcome.verified})
     if checked:
         parts.append("verified by " + " and ".join(checked))
-    return ", ".join(parts) + "; " + _fetched(report.transfer, outcomes)
+    told = ", ".join(parts) + "; " + _fetched(report.transfer, outcomes)
+    return f"{told}; {_mirrored(report.mirror)}" if report.mirror else told
+
+
+def _mirrored(mirror: MirrorSummary) -> str:
+    """``mirrored to s3://models: 14 files, 16.1 GiB, of which 3 files, 1.2 MiB were sent``."""
+    sent = mirror.of(Step.SENT)
+    whole = f"{show_count(len(mirror.objects), 'file')}, {_size(mirror.objects)}"
+    part = f"{show_count(len(sent), 'file')}, {_size(sent)} sent" if sent else "nothing to send"
+    return f"mirrored to {display(mirror.target)}: {whole}, {part}"
+
+
+def _size(objects: Iterable[MirrorObject]) -> str:
+    return show_bytes(sum(one.size for one in objects))
 
 
 def _fetched(transfer: TransferSummary | None, outcomes: Iterable[Outcome]) -> str:

@@ -17,6 +17,7 @@ TERMINATION_MESSAGE_LIMIT: Final = 4096
 #: What goes first where it does not fit. The condition of a failure repeats the error's message.
 _EXPENDABLE: Final = (
     "notes", "hardware", "tags", "source", "profiles", "conditions", "progress", "transfer", "store",
+    "mirror",
 )  # fmt: skip
 
 
@@ -32,6 +33,10 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
     document = to_json(report)
     for name in ("artifacts", "selection", "timeline"):
         document.pop(name, None)
+    if report.mirror:
+        document["mirror"] = {**document["mirror"]}
+        for name in ("objects", "marks"):
+            document["mirror"].pop(name)
     if report.hardware:
         document["hardware"] = {"origin": report.hardware.origin.value, "gpus": _gpu_counts(report.hardware)}
     for name in ("", *_EXPENDABLE):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nimpull.core.artifacts import Listing, Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
+from nimpull.core.mirror import MirrorObject, Step
 from nimpull.core.report.timeline import Timeline
 from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
 
@@ -151,6 +152,21 @@ class TransferSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSummary:
+    """``target``: as the user named it; ``objects``: what became of each; ``marks``: the keys of the lists of
+    checksums, one for each repository that is whole there; ``manifest``: the key of the manifest.
+    """
+
+    target: str
+    objects: tuple[MirrorObject, ...] = ()
+    marks: tuple[str, ...] = ()
+    manifest: str = ""
+
+    def of(self, step: Step) -> tuple[MirrorObject, ...]:
+        return tuple(one for one in self.objects if one.step is step)
+
+
+@dataclass(frozen=True, slots=True)
 class ProgressSummary:
     """How far a run is. Bytes; ``rate`` in bytes per second over the last half minute; ``eta`` in seconds;
     ``stalled``: seconds without a byte while some are missing.
@@ -209,6 +225,7 @@ class Report:
     hardware: Hardware | None = None
     store: StoreSummary | None = None
     transfer: TransferSummary | None = None
+    mirror: MirrorSummary | None = None
     progress: ProgressSummary | None = None
     timeline: Timeline | None = None
     artifacts: tuple[Outcome, ...] = ()

@@ -1,0 +1,243 @@
+"""A mirror in a bucket, written through boto3's transfer manager.
+
+Each object is sent with the SHA-256 of its content (of each part, for what is sent in parts), which S3 checks
+and keeps; with it go, as metadata, the digests by which a later run knows the content without reading it. An
+object that others wrote has no such metadata, or a checksum that does not fit it, and is sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from urllib.parse import quote
+
+from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.events import Advanced
+from nimpull.core.mirror import (
+    Content,
+    MirrorFile,
+    MirrorRepository,
+    Standing,
+    checksum_of_parts,
+    object_key,
+    part_size,
+)
+from nimpull.core.names import display
+from nimpull.core.ports import Cancel, Emit
+from nimpull.errors import IntegrityError
+from nimpull.mirror.s3_client import as_failure
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PART: Final = 8 << 20  # bytes; what is no larger is sent at once
+_BLOCK: Final = 1 << 20
+#: Metadata of an object: its digests, as ``algorithm:hex`` with blanks between.
+_DIGESTS: Final = "nimpull-digests"
+
+
+class S3Target:
+    """Implements :class:`nimpull.core.mirror.Target`. ``connections``: requests at a time; memory holds at
+    most that many parts and two more."""
+
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        prefix: str,
+        *,
+        opened: Callable[[str], BinaryIO],
+        connections: int,
+        cancel: Cancel,
+        emit: Emit,
+    ) -> None:
+        from s3transfer.manager import TransferConfig, TransferManager
+
+        self.name = f"s3://{bucket}" + (f"/{prefix.strip('/')}" if prefix.strip("/") else "")
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/".lstrip("/")
+        self._opened = opened
+        self._connections = connections
+        self._cancel = cancel
+        self._emit = emit
+        config = TransferConfig(
+            multipart_threshold=PART + 1,
+            multipart_chunksize=PART,
+            max_request_concurrency=connections,
+            max_submission_concurrency=2,
+            max_in_memory_upload_chunks=connections,
+        )
+        self._manager = TransferManager(client, config)
+
+    # -- Target ----------------------------------------------------------------------------------------
+
+    def key(self, repository: MirrorRepository, path: str) -> str:
+        return self._prefix + object_key(repository.uri.with_path(path))
+
+    def beside(self, key: str) -> str:
+        return self._prefix + key
+
+    def look(self, repository: MirrorRepository) -> Mapping[str, Standing]:
+        wanted = {self.key(repository, file.path) for file in repository.files}
+        listed = wanted & self._keys(self._prefix + object_key(repository.uri) + quote("?file=", safe=""))
+        with ThreadPoolExecutor(self._connections) as pool:
+            found = zip(listed, pool.map(self._standing, listed), strict=True)
+            return {key: standing for key, standing in found if standing}
+
+    def compare(self, key: str, file: MirrorFile) -> bool:
+        head = self._head(key)
+        if head is None or file.size not in (None, head["ContentLength"]):
+            return False
+        kept, size = head.get("ChecksumSHA256", ""), int(head["ContentLength"])
+        known = {digest.algorithm: digest.hex for digest in file.digests}
+        if kept and "-" not in kept and "sha256" in known:
+            return bool(b64decode(kept).hex() == known["sha256"])
+        if kept and file.stored:
+            part = size if "-" not in kept else part_size(size, PART)
+            if "-" not in kept or kept.endswith(f"-{-(-size // part)}"):
+                return bool(kept == self._checksum_of(file, part, whole="-" not in kept))
+        return self._read_back(key, file, size)
+
+    def send(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
+        in_parts = (file.size or 0) > PART
+        content = Content(opened, file, self._cancel, in_parts=True)
+        digests = [str(digest) for digest in file.digests]
+        body: Any = content
+        if not in_parts:
+            body = BytesIO(content.read())
+            digests += [f"blake3:{content.blake3}", f"sha256:{hashlib.sha256(body.getvalue()).hexdigest()}"]
+        arguments = {
+            "ChecksumAlgorithm": "SHA256",
+            "Metadata": {_DIGESTS: " ".join(dict.fromkeys(digests))},
+            "ContentType": "application/octet-stream",
+        }
+        with self._asking(f"object “{display(key, 300)}”"):
+            self._manager.upload(
+                body, self._bucket, key, arguments, cast(Any, [_Progress(self._emit)])
+            ).result()
+        self._confirm(key, content, in_parts=in_parts)
+        return content.blake3
+
+    def read(self, key: str) -> bytes | None:
+        with self._asking(f"object “{display(key, 300)}”"):
+            try:
+                return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            except self._client.exceptions.NoSuchKey:
+                return None
+
+    def write(self, key: str, content: bytes) -> None:
+        with self._asking(f"object “{display(key, 300)}”"):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=content,
+                ChecksumAlgorithm="SHA256",
+                ContentType="text/plain; charset=utf-8",
+            )
+
+    def check_room(self, size: int, files: int) -> None:
+        """A bucket does not say how much it takes."""
+
+    def publish(self, repository: MirrorRepository, files: Mapping[str, MirrorFile]) -> None:
+        """A bucket has nothing beside its objects."""
+
+    def close(self) -> None:
+        self._manager.shutdown(cancel=self._cancel.is_set())
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+        from s3transfer.exceptions import CancelledError, FatalError
+
+        try:
+            yield
+        except (Boto3Error, BotoCoreError, ClientError, CancelledError, FatalError) as error:
+            raise as_failure(error, f"{what} of s3://{self._bucket}") from error
+
+    def _keys(self, prefix: str) -> set[str]:
+        with self._asking("the listing"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            return {found["Key"] for page in pages for found in page.get("Contents", ())}
+
+    def _head(self, key: str) -> Any:
+        """None where there is no such object."""
+        with self._asking(f"object “{display(key, 300)}”"):
+            from botocore.exceptions import ClientError
+
+            try:
+                return self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                    return None
+                raise
+
+    def _standing(self, key: str) -> Standing | None:
+        head = self._head(key)
+        if head is None:
+            return None
+        noted = []
+        for text in head.get("Metadata", {}).get(_DIGESTS, "").split():
+            try:
+                noted.append(Digest.parse(text))
+            except ValueError:
+                continue
+        kept = head.get("ChecksumSHA256", "")
+        if kept and "-" not in kept:
+            whole = Digest.from_base64("sha256", kept)
+            if any(digest.algorithm == "sha256" and digest != whole for digest in noted):
+                noted = []  # what S3 has is not what the metadata speaks of
+            noted.append(whole)
+        return Standing(head["ContentLength"], tuple(dict.fromkeys(noted)))
+
+    def _confirm(self, key: str, content: Content, *, in_parts: bool) -> None:
+        """What the target has now. Raises IntegrityError."""
+        head = self._head(key)
+        expected = checksum_of_parts(content.parts) if in_parts else b64encode(content.parts[0]).decode()
+        if head is None:
+            problem = "it is not there"
+        elif head["ContentLength"] != content.size:
+            problem = f"it has {head['ContentLength']} bytes and not {content.size}"
+        elif head.get("ChecksumSHA256", expected) != expected:
+            problem = f"its SHA-256 is told as {display(head['ChecksumSHA256'], 80)} and not {expected}"
+        else:
+            return
+        raise IntegrityError(
+            f"s3://{self._bucket} took “{display(key, 300)}”, and then {problem}",
+            hint="Something else writes there, or the store is at fault. Run again: what was sent stays.",
+        )
+
+    def _checksum_of(self, file: MirrorFile, part: int, *, whole: bool) -> str:
+        """What S3 would keep for the file of the store."""
+        with Content(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+            while content.read(part or 1):
+                pass
+            parts = content.parts or [hashlib.sha256(b"").digest()]
+            return b64encode(parts[0]).decode() if whole else checksum_of_parts(parts)
+
+    def _read_back(self, key: str, file: MirrorFile, size: int) -> bool:
+        if file.digest is None:
+            return False
+        hasher = new_hasher(file.digest.algorithm, size)
+        with self._asking(f"object “{display(key, 300)}”"):
+            for block in self._client.get_object(Bucket=self._bucket, Key=key)["Body"].iter_chunks(_BLOCK):
+                hasher.update(block)
+        return hasher.hexdigest() == file.digest.hex
+
+
+class _Progress:
+    """A subscriber of the transfer manager: bytes as they go, negative where a try begins anew."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def on_progress(self, future: object, bytes_transferred: int, **_: object) -> None:  # noqa: ARG002 - boto3's
+        self._emit(Advanced(bytes_transferred))

@@ -1,0 +1,223 @@
+"""How a mirror is filled, told once: :func:`mirrored` brings what the store has to the target.
+
+For each repository: look at what is there, send what is missing or differs, and write the list of checksums
+last. Until then no reader takes the repository for whole, whenever this process ends; the next run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nimpull.core.artifacts import Action, Artifact, Outcome
+from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.events import Finished, Phase, Planned
+from nimpull.core.mirror import (
+    CHECKSUMS,
+    MirrorFile,
+    MirrorObject,
+    MirrorRepository,
+    Standing,
+    Step,
+    Target,
+    checksum_list,
+    digests_in,
+    is_there,
+    manifest_key,
+    mirror_manifest,
+)
+from nimpull.core.names import SafePath, display
+from nimpull.core.report import MirrorSummary, Report, State
+from nimpull.core.request import MirrorTo, Request
+from nimpull.core.units import show_count
+from nimpull.errors import IntegrityError
+from nimpull.wiring.edges import Edges
+from nimpull.wiring.mirror import MirrorStore
+
+_NAMED: Final = 5  # objects that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A repository and what is to be done: ``sending`` and ``there`` are its contents by their path."""
+
+    repository: MirrorRepository
+    standing: Mapping[str, Standing]
+    sending: tuple[MirrorFile, ...]
+    there: tuple[MirrorFile, ...]
+
+
+def mirrored(request: Request, edges: Edges, report: Report) -> Report:
+    """``report``: of the pull; with a mirror that is whole in the end, or as it would be (a dry run).
+
+    Raises NimpullError.
+    """
+    wanted = request.mirror
+    if wanted is None:
+        return report
+    edges.emit(Phase("mirroring", wanted.target))
+    draft = edges.reporter.drafted(
+        replace(report, state=State.IN_PROGRESS, mirror=MirrorSummary(wanted.target))
+    )
+    with MirrorStore(request, edges, report) as store:
+        work = tuple(_looked(repository, store.target) for repository in store.repositories)
+        if wanted.check:
+            return _compared(work, wanted, store.target, draft, edges)
+        _announce(work, edges)
+        if request.dry_run:
+            return replace(draft, mirror=_summary(wanted, store.target, work), updated=edges.clock.time())
+        store.target.check_room(*_to_send(work))
+        known: dict[tuple[str, str], str] = {}
+        for each in work:
+            known |= _written(each, store, edges)
+        manifest = _manifest(request, store, known)
+    summary = replace(_summary(wanted, store.target, work), manifest=manifest)
+    return replace(draft, state=State.READY, mirror=summary, updated=edges.clock.time(), progress=None)
+
+
+# -- what is there -------------------------------------------------------------------------------------
+
+
+def _looked(repository: MirrorRepository, target: Target) -> _Work:
+    standing = target.look(repository)
+    there: list[MirrorFile] = []
+    sending: list[MirrorFile] = []
+    for file in repository.contents:
+        found = standing.get(target.key(repository, file.path))
+        (there if is_there(file, found) else sending).append(file)
+    return _Work(repository, standing, tuple(sending), tuple(there))
+
+
+def _to_send(work: Iterable[_Work]) -> tuple[int, int]:
+    """Bytes and files."""
+    files = [file for each in work for file in each.sending]
+    return sum(file.size or 0 for file in files), len(files)
+
+
+def _announce(work: Sequence[_Work], edges: Edges) -> None:
+    size, count = _to_send(work)
+    there = [file.size or 0 for each in work for file in each.there]
+    edges.emit(Planned(count + len(there), size + sum(there), sum(there), len(there)))
+
+
+def _summary(wanted: MirrorTo, target: Target, work: Iterable[_Work]) -> MirrorSummary:
+    """Every file once: profiles share theirs."""
+    objects: dict[str, MirrorObject] = {}
+    marks = []
+    for each in work:
+        for files, step in ((each.there, Step.SKIPPED), (each.sending, Step.SENT)):
+            for file in files:
+                key = target.key(each.repository, file.path)
+                objects.setdefault(key, MirrorObject(key, file.size or 0, step))
+        marks.append(target.key(each.repository, CHECKSUMS))
+    listed = tuple(sorted(objects.values(), key=lambda one: one.key))
+    return MirrorSummary(wanted.target, listed, tuple(dict.fromkeys(marks)))
+
+
+# -- a comparison --------------------------------------------------------------------------------------
+
+
+def _compared(work: Sequence[_Work], wanted: MirrorTo, target: Target, draft: Report, edges: Edges) -> Report:
+    """Raises IntegrityError that names what differs."""
+    objects: dict[str, MirrorObject] = {}
+    marks = []
+    for each in work:
+        mark = target.key(each.repository, CHECKSUMS)
+        listed = digests_in(target.read(mark) or b"")
+        for file in each.repository.contents:
+            key = target.key(each.repository, file.path)
+            found = each.standing.get(key)
+            same = found is not None and file.path in listed and target.compare(key, file)
+            step = Step.MISSING if found is None else Step.SKIPPED if same else Step.DIFFERS
+            objects[key] = MirrorObject(key, found.size if found else 0, step)
+        if not listed:
+            objects[mark] = MirrorObject(mark, 0, Step.MISSING)
+        marks += [mark] if listed else []
+    summary = MirrorSummary(wanted.target, tuple(objects.values()), tuple(marks))
+    report = edges.reporter.drafted(replace(draft, mirror=summary))
+    if bad := [*summary.of(Step.MISSING), *summary.of(Step.DIFFERS)]:
+        names = "".join(f"\n  {one.step.value}: {display(one.key, 300)}" for one in bad[:_NAMED])
+        more = f"\n  and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise IntegrityError(
+            f"{show_count(len(bad), 'object')} of {target.name} "
+            f"{'is' if len(bad) == 1 else 'are'} not as in the store:{names}{more}",
+            hint="Run nimpull mirror without --check: it sends these, and nothing else.",
+        )
+    return replace(report, state=State.READY, updated=edges.clock.time(), progress=None)
+
+
+# -- sending -------------------------------------------------------------------------------------------
+
+
+def _written(work: _Work, store: MirrorStore, edges: Edges) -> dict[tuple[str, str], str]:
+    """The contents, then the commit mark, then what else readers look for. BLAKE3 by repository and path."""
+    repository, target = work.repository, store.target
+    sums = _sent(work, store, edges)
+    mark = target.key(repository, CHECKSUMS)
+    before = target.read(mark)
+    for file in work.there:
+        sums[file.path] = _known_blake3(file, work.standing[target.key(repository, file.path)], before, store)
+    if own := repository.own_list:
+        content = store.read(own)
+    else:
+        content = checksum_list(sums, b"" if repository.whole else before or b"")
+    if content != before:
+        target.write(mark, content)
+    described: dict[str, MirrorFile] = {file.path: _with_blake3(file, sums) for file in repository.contents}
+    listed = repository.own_list or MirrorFile(SafePath(CHECKSUMS), "", len(content), ())
+    target.publish(repository, {**described, CHECKSUMS: replace(listed, size=len(content))})
+    return {(str(repository.uri), path): hexadecimal for path, hexadecimal in sums.items()}
+
+
+def _sent(work: _Work, store: MirrorStore, edges: Edges) -> dict[str, str]:
+    """BLAKE3 by path. The first failure stops the others."""
+    repository, target = work.repository, store.target
+
+    def send(file: MirrorFile) -> tuple[str, str]:
+        begun = edges.clock.monotonic()
+        with store.open(file) as opened:
+            found = target.send(target.key(repository, file.path), file, opened)
+        artifact = Artifact(file.path, file.size, file.digests, repository.at)
+        seconds = edges.clock.monotonic() - begun
+        edges.progress(Finished(Outcome(artifact, Action.SENT, 0, 1, seconds, "blake3", file.size or 0)))
+        return file.path, found
+
+    largest_first = sorted(work.sending, key=lambda file: -(file.size or 0))
+    with ThreadPoolExecutor(store.workers, "nimpull-mirror") as pool:
+        futures = [pool.submit(send, file) for file in largest_first]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            if future.exception():
+                pool.shutdown(cancel_futures=True)
+                future.result()
+        return dict(future.result() for future in futures)
+
+
+def _known_blake3(file: MirrorFile, standing: Standing, before: bytes | None, store: MirrorStore) -> str:
+    """Of a file that was not sent: the store or the target knows it, or the list that was written before;
+    else the file is read once more."""
+    for digest in (*file.digests, *standing.digests):
+        if digest.algorithm == "blake3":
+            return digest.hex
+    if listed := digests_in(before or b"").get(file.path):
+        return listed
+    hasher = new_hasher("blake3", file.size or 0)
+    with store.open(file) as opened:
+        while block := opened.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _with_blake3(file: MirrorFile, sums: Mapping[str, str]) -> MirrorFile:
+    return replace(file, digests=tuple(dict.fromkeys((*file.digests, Digest("blake3", sums[file.path])))))
+
+
+def _manifest(request: Request, store: MirrorStore, blake3: Mapping[tuple[str, str], str]) -> str:
+    """The manifest that was given, or one that names what was mirrored. Returns its key."""
+    content = request.manifest or mirror_manifest(store.repositories, blake3)
+    key = store.target.beside(manifest_key(content))
+    if store.target.read(key) != content:
+        store.target.write(key, content)
+    return key

@@ -1,0 +1,212 @@
+"""What a mirror is made of and where it goes: repositories of the store, and a bucket or a directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from urllib.parse import unquote
+
+from nimpull.core.artifacts import Artifact
+from nimpull.core.manifest import parse_manifest
+from nimpull.core.mirror import MirrorFile, MirrorRepository, Target
+from nimpull.core.names import ModelUri, SafePath, Url, display
+from nimpull.core.plan import Needs, needs_of
+from nimpull.core.ports import Wanted
+from nimpull.core.report import Report
+from nimpull.core.request import MirrorTo, Request
+from nimpull.errors import StoreIOError, UsageError
+from nimpull.settings import Settings
+from nimpull.wiring.edges import Edges
+
+if TYPE_CHECKING:
+    from nimpull.store.ready import ReadyFile
+
+CONNECTIONS: Final = 8
+#: Of the memory limit, what the parts under way may take.
+_MEMORY_SHARE: Final = 4
+_SLOT: Final = 24 << 20  # bytes: a part of 8 MiB under way, and a small file that a worker holds
+
+
+class MirrorStore:
+    """The files of one request as they lie in its store, and the target; opened on first use.
+
+    ``report``: of the pull that made sure that they are there, or of a dry run of it.
+    """
+
+    def __init__(self, request: Request, edges: Edges, report: Report) -> None:
+        assert request.mirror is not None  # noqa: S101 - the job asks first
+        self._request = request
+        self._edges = edges
+        self._report = report
+        self._to: MirrorTo = request.mirror
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def workers(self) -> int:
+        """Files that are sent at a time."""
+        settings = self._edges.settings
+        affordable = CONNECTIONS
+        from nimpull.detect.cgroup import memory_limit
+
+        limits = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
+        if limits:
+            affordable = max(1, min(limits) // _MEMORY_SHARE // _SLOT)
+        return min(CONNECTIONS, affordable, settings.connections or CONNECTIONS)
+
+    # -- repositories ----------------------------------------------------------------------------------
+
+    @cached_property
+    def repositories(self) -> tuple[MirrorRepository, ...]:
+        """As they were asked for. Raises StoreIOError for a file that is not as it was committed."""
+        needs = self._needs
+        endpoints = self._edges.endpoints(needs.repositories)
+        ready = self._edges.volume.ready(self._request.selection_key(self._chosen, endpoints))
+        if ready is None:  # a dry run of what is not there
+            sources = [ModelUri.parse(source.uri) for source in self._report.sources]
+            return self._paired(needs, sources, ())
+        at = [ModelUri.parse(text) for text in ready.revisions]
+        return self._paired(needs, at, ready.files)
+
+    @property
+    def _chosen(self) -> tuple[str, ...]:
+        return self._report.selection.chosen if self._report.selection else ()
+
+    @property
+    def _needs(self) -> Needs:
+        """The order of its repositories is that of the ready marker's revisions."""
+        if not self._request.manifest:
+            return Needs(dict.fromkeys(self._request.uris, self._request.wanted))
+        chosen = frozenset(self._chosen)
+        profiles = parse_manifest(self._request.manifest).profiles
+        return needs_of(profile for profile in profiles if profile.id in chosen)
+
+    def _paired(
+        self, needs: Needs, at: Sequence[ModelUri], stored: Sequence[ReadyFile]
+    ) -> tuple[MirrorRepository, ...]:
+        asked = list(needs.repositories.items())
+        if len(asked) != len(at):
+            raise StoreIOError(
+                f"the store {display(self._request.store, 300)} is marked ready for other repositories",
+                hint="Run again with --refresh.",
+            )
+        return tuple(
+            MirrorRepository(
+                uri.repo,
+                revision.repo,
+                self._stored(revision.repo, stored) if stored else self._listed(revision.repo),
+                wanted == Wanted() and not uri.path,
+            )
+            for (uri, wanted), revision in zip(asked, at, strict=True)
+        )
+
+    def _stored(self, at: ModelUri, stored: Sequence[ReadyFile]) -> tuple[MirrorFile, ...]:
+        """The files of one revision among all of a ready marker."""
+        layout, endpoint = self._edges.volume.places({}).first, self._edges.registries.endpoint(at)
+        below = layout.path_of(Artifact(SafePath("x"), None, (), at)).removesuffix("x")
+        files = []
+        with self._edges.volume.store.tree.holding():
+            for each in stored:
+                if not each.path.startswith(below):
+                    continue
+                path = SafePath(each.path.removeprefix(below))
+                artifact = Artifact(path, each.size, (each.digest,), at, endpoint=endpoint)
+                file = layout.committed(artifact)
+                if file is None:
+                    raise StoreIOError(
+                        f"{display(path, 200)} of {display(at, 200)} is not as it was committed",
+                        hint="Run nimpull verify --repair, then mirror again.",
+                    )
+                files.append(MirrorFile(path, file.path, file.size, (file.digest,)))
+        return tuple(files)
+
+    def _listed(self, at: ModelUri) -> tuple[MirrorFile, ...]:
+        return tuple(
+            MirrorFile(outcome.artifact.path, "", outcome.artifact.size, outcome.artifact.digests)
+            for outcome in self._report.artifacts
+            if outcome.artifact.repo == at
+        )
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def open(self, file: MirrorFile) -> BinaryIO:
+        return self._open(file.stored)
+
+    def _open(self, stored: str) -> BinaryIO:
+        tree = self._edges.volume.store.tree
+        with tree.storing("read", stored):
+            return os.fdopen(tree.open(stored), "rb", buffering=0)
+
+    def read(self, file: MirrorFile) -> bytes:
+        """A small one, as it was committed. Raises IntegrityError for another."""
+        from nimpull.core.mirror import Content
+
+        with Content(self.open(file), file, self._edges.cancel) as content:
+            return content.read()
+
+    # -- the target ------------------------------------------------------------------------------------
+
+    @cached_property
+    def target(self) -> Target:
+        """Raises UsageError, NotWritableError."""
+        target = self._bucket() if self._to.target.startswith("s3://") else self._directory()
+        self._stack.callback(target.close)
+        return target
+
+    def _directory(self) -> Target:
+        from nimpull.store.mirror_directory import DirectoryTarget
+
+        return DirectoryTarget(
+            directory_of(self._to.target),
+            cancel=self._edges.cancel,
+            emit=self._edges.emit,
+            read_only=self._request.dry_run,
+        )
+
+    def _bucket(self) -> Target:
+        from nimpull.mirror import Addressing, S3Target, s3_client
+        from nimpull.sources.aws import aws_session
+
+        settings, uri = self._edges.settings, ModelUri.parse(self._to.target)
+        network = self._edges.transport().network
+        client = s3_client(
+            aws_session(settings.s3_region, network.authorities.path),
+            endpoint=settings.s3_endpoint,
+            addressing=Addressing(self._to.addressing),
+            proxy=network.proxy_for(_endpoint(settings)),
+            retry_seconds=settings.retry_seconds,
+            connections=self.workers + 2,
+            emit=self._edges.emit,
+        )
+        return S3Target(
+            client,
+            uri.name,
+            uri.location,
+            opened=self._open,
+            connections=self.workers,
+            cancel=self._edges.cancel,
+            emit=self._edges.emit,
+        )
+
+
+def directory_of(target: str) -> str:
+    """``DIR`` or ``file:///DIR``. Raises UsageError."""
+    if not target.startswith("file://"):
+        return target
+    uri = ModelUri.parse(target)
+    if uri.name not in ("", "localhost"):
+        raise UsageError(f"a file URI names no host: “{display(target, 200)}”", hint="Write three slashes.")
+    return "/" + unquote(uri.location).lstrip("/")
+
+
+def _endpoint(settings: Settings) -> Url:
+    region = settings.s3_region or "us-east-1"
+    return Url(settings.s3_endpoint or f"https://s3.{region}.amazonaws.com")
