@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from blake3 import blake3
+
+from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri
-from nimpull.sources.mirror import object_key
 from tests.servers import Peer, Seen
 
 AWS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "aws-canary"}
@@ -81,12 +83,18 @@ def etag_of(content: bytes) -> str:
     return f'"{hashlib.md5(content).hexdigest()}"'
 
 
+def listed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """With the list of checksums without which a mirror is not complete."""
+    sums = "".join(f"{blake3(content).hexdigest()}  {path}\n" for path, content in files.items())
+    return {"checksums.blake3": sums.encode(), **files}
+
+
 def mirrored(models: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
-    """The objects of a mirror of NGC: ``models`` are files by URI."""
+    """The objects of a whole mirror of NGC: ``models`` are files by URI."""
     return {
         object_key(ModelUri.parse(uri).with_path(path)): content
         for uri, files in models.items()
-        for path, content in files.items()
+        for path, content in listed(files).items()
     }
 
 

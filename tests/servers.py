@@ -184,8 +184,13 @@ class _Listener:
             pairs = (line.split(":", 1) for line in lines[1:])
             headers = {name.lower(): value.strip() for name, value in pairs}
             length = int(headers.get("content-length", 0))
+            if headers.get("expect") == "100-continue":
+                peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             while len(pending) < length:
-                pending += connection.recv(65536)
+                received = connection.recv(65536)
+                if not received:
+                    return
+                pending += received
             body, pending = pending[:length], pending[length:]
             method, target, _ = lines[0].split(" ", 2)
             seen = Seen(method, target, headers, body, number)

@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from blake3 import blake3
 
+from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Wanted
 from nimpull.errors import AuthError, UsageError
 from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer
-from nimpull.sources.mirror import object_key
 from nimpull.transport import HttpApi
-from tests.buckets import AWS, Bucket, mirrored, model_bucket
+from tests.buckets import AWS, Bucket, listed, mirrored, model_bucket
 from tests.calls import FILES, call, plain
 from tests.registry import Registry
 from tests.running import CLOSED
@@ -330,7 +330,7 @@ def hub_mirror(model: str, files: dict[str, bytes]) -> Bucket:
     made = Bucket("/nim_bucket/", mirrored({"ngc://nim/meta/tiny:hf-1": FILES}))
     made.page = 10
     uri = ModelUri.parse(model)
-    made.objects = {object_key(uri.with_path(path)): content for path, content in files.items()}
+    made.objects = {object_key(uri.with_path(path)): content for path, content in listed(files).items()}
     return made
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from blake3 import blake3
 
+from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Wanted
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, boto_signer
-from nimpull.sources.mirror import object_key
 from nimpull.transport import HttpApi
 from tests.buckets import Bucket, mirrored
 from tests.listings import content_of
@@ -95,7 +95,10 @@ def test_no_permission_says_what_it_may_mean(api: HttpApi, s3_server: ScriptedSe
 
 @pytest.mark.parametrize("body", [b"<html>", b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>'])
 def test_something_else_than_a_listing(api: HttpApi, s3_server: ScriptedServer, body: bytes) -> None:
-    s3_server.answer = lambda seen, peer: peer.reply(200, body)
+    right = s3_server.answer
+    s3_server.answer = lambda seen, peer: (
+        peer.reply(200, body) if "list-type" in seen.target else right(seen, peer)
+    )
     with pytest.raises(ListingError, match="not S3's listing"):
         s3_source(api, s3_server).list(MODEL, Wanted())
 
@@ -107,18 +110,41 @@ def test_a_web_server_gives_named_files_and_those_of_the_checksums(api: HttpApi)
         assert fetched(source, Wanted(paths=frozenset({"config.json"}))) == {"config.json": CONFIG}
         assert fetched(source, Wanted()) == FILES
         del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
-        with pytest.raises(ListingError, match="web server"):
+        with pytest.raises(NotFoundError, match="not completely"):
             source.list(MODEL, Wanted())
 
 
-def test_a_mirror_without_checksums_says_so(api: HttpApi) -> None:
-    bucket = Bucket("/", OBJECTS)
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(paths=frozenset({"config.json"}))])
+@pytest.mark.parametrize("kind", ["s3", "web"])
+def test_f70_a_mirror_without_its_list_of_checksums_is_not_complete(
+    api: HttpApi, s3_server: ScriptedServer, kind: str, wanted: Wanted
+) -> None:
+    bucket = Bucket("/nim_bucket/", OBJECTS)
     del bucket.objects[object_key(MODEL.with_path("checksums.blake3"))]
+    s3_server.answer = bucket
+    web = MirrorSource(api, override=s3_server.url("/nim_bucket/").reveal())
+    source = s3_source(api, s3_server) if kind == "s3" else web
+    with pytest.raises(NotFoundError, match="not mirrored, or not completely") as caught:
+        source.list(MODEL, wanted)
+    assert "nimpull mirror" in caught.value.hint
+
+
+def test_f67_a_file_that_the_list_does_not_name_is_no_part_of_the_mirror(api: HttpApi) -> None:
+    bucket = Bucket("/", {**OBJECTS, object_key(MODEL.with_path("late.bin")): b"late"})
     with ScriptedServer(bucket) as server:
         source = MirrorSource(api, override=server.url().reveal())
-        listing = source.list(MODEL, Wanted(paths=frozenset({"config.json"})))
-    assert "only the size" in listing.notes[0]
-    assert listing.artifacts[0].digests == ()
+        with pytest.raises(ListingError, match=r"late.bin.*does not name"):
+            source.list(MODEL, Wanted(paths=frozenset({"config.json", "late.bin"})))
+
+
+def test_f67_a_bucket_that_lacks_what_its_list_names_is_no_whole_model(
+    api: HttpApi, s3_server: ScriptedServer
+) -> None:
+    bucket = Bucket("/nim_bucket/", OBJECTS)
+    del bucket.objects[object_key(MODEL.with_path("config.json"))]
+    s3_server.answer = bucket
+    with pytest.raises(NotFoundError, match=r"config.json"):
+        s3_source(api, s3_server).list(MODEL, Wanted())
 
 
 @pytest.mark.parametrize("override", ["ngc://nim/meta/x:1", "file:///x", "bucket", "s3:///x"])

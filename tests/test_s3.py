@@ -11,7 +11,7 @@ from nimpull.core.ports import Source, Wanted
 from nimpull.errors import AuthError, ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, S3Source, boto_signer
 from nimpull.transport import HttpApi
-from tests.buckets import AWS, Bucket, mirrored
+from tests.buckets import AWS, Bucket, listed, mirrored
 from tests.listings import content_of
 from tests.servers import Peer, ScriptedServer, Seen
 
@@ -116,7 +116,9 @@ def test_names_stay_as_they_are_listed(api: HttpApi, encodes: bool) -> None:
 NGC = ModelUri.parse("ngc://nim/meta/tiny:hf")
 ENCODED = {
     "twice": mirrored({str(NGC): FILES}),
-    "once": {quote(f"nim/meta/tiny:hf?file={path}", safe=""): content for path, content in FILES.items()},
+    "once": {
+        quote(f"nim/meta/tiny:hf?file={path}", safe=""): content for path, content in listed(FILES).items()
+    },
 }
 
 
@@ -128,15 +130,14 @@ def test_a_mirror_gives_the_keys_that_it_has(
     with ScriptedServer(Bucket("/mirror/", objects, page=3)) as server:
         sign = boto_signer(server.url().reveal().rstrip("/"), "us-east-1")
         source = MirrorSource(api, override="s3://mirror", sign=sign)
-        assert contents(source, NGC, *named) == FILES
+        assert contents(source, NGC, *named) == (FILES if named else listed(FILES))
 
 
 @pytest.mark.parametrize("decoded", [False, True], ids=["encoded", "decoded"])
 def test_a_web_mirror_may_have_either_names_on_its_disk(api: HttpApi, decoded: bool) -> None:
     files = {"config.json": b"{}", "trt/rank 0.engine": b"weights"}
-    objects = {quote(f"nim/meta/tiny:hf?file={path}", safe=""): content for path, content in files.items()}
-    if decoded:
-        objects = {f"nim/meta/tiny:hf?file={path}": content for path, content in files.items()}
+    keys = {f"nim/meta/tiny:hf?file={path}": content for path, content in listed(files).items()}
+    objects = {key if decoded else quote(key, safe=""): content for key, content in keys.items()}
     with ScriptedServer(Bucket("/mirror/", objects)) as server:
         source = MirrorSource(api, override=server.url("/mirror").reveal())
         assert contents(source, NGC, *files) == files

@@ -9,7 +9,7 @@ import click
 
 from nimpull.cli.download import Options, ask, download
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.running import execute
+from nimpull.cli.running import Output, execute
 from nimpull.core.mirror import check_mirrored
 from nimpull.core.names import ModelUri
 from nimpull.core.request import LayoutKind, MirrorTo, Request
@@ -25,12 +25,8 @@ def mirror(to: str, check: bool, s3_addressing: str, **given: Any) -> int:
     reader takes the repository for whole. A second run sends nothing; one that was killed goes on.
     """
     options = Options(layout=LayoutKind.CACHE.value, **given)
-    return execute(
-        lambda: ask_mirror(options, MirrorTo(to, check, s3_addressing)),
-        output=options.output,
-        report_path=options.report_path,
-        progress=options.progress,
-    )
+    output = Output(options.output == "json", options.report_path, options.progress)
+    return execute(lambda: ask_mirror(options, MirrorTo(to, check, s3_addressing)), output)
 
 
 def ask_mirror(options: Options, to: MirrorTo) -> tuple[Request, Settings]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -250,12 +249,6 @@ def part_size(size: int, least: int) -> int:
     while -(-size // part) > 10_000:
         part *= 2
     return part
-
-
-def checksum_of_parts(parts: Iterable[bytes]) -> str:
-    """What S3 keeps as the SHA-256 of an upload in parts: the hash of their hashes and their number."""
-    hashes = tuple(parts)
-    return f"{b64encode(hashlib.sha256(b''.join(hashes)).digest()).decode()}-{len(hashes)}"
 
 
 class Target(Protocol):

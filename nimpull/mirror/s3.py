@@ -8,10 +8,11 @@ object that others wrote has no such metadata, or a checksum that does not fit i
 from __future__ import annotations
 
 import hashlib
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import quote
@@ -23,7 +24,6 @@ from nimpull.core.mirror import (
     MirrorFile,
     MirrorRepository,
     Standing,
-    checksum_of_parts,
     object_key,
     part_size,
 )
@@ -39,6 +39,35 @@ PART: Final = 8 << 20  # bytes; what is no larger is sent at once
 _BLOCK: Final = 1 << 20
 #: Metadata of an object: its digests, as ``algorithm:hex`` with blanks between.
 _DIGESTS: Final = "nimpull-digests"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The SHA-256 that S3 keeps of an object: of the whole, or of the SHA-256 of its ``parts`` (0 = whole).
+
+    Amazon S3 User Guide, "Checking object integrity": of parts it reads ``<base64>-<number>``. Some servers
+    leave the number out; the ETag has it too.
+    """
+
+    sha256: str
+    parts: int
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any]) -> _Kept | None:
+        """None where nothing is kept, or nothing that can be read."""
+        text, _, number = head.get("ChecksumSHA256", "").partition("-")
+        number = number or head.get("ETag", "").strip('"').partition("-")[2]
+        try:
+            return cls(b64decode(text, validate=True).hex(), int(number or 0)) if text else None
+        except ValueError:
+            return None
+
+    @classmethod
+    def made(cls, parts: Sequence[bytes], *, in_parts: bool) -> _Kept:
+        """``parts``: the SHA-256 of each; an empty file has none."""
+        if in_parts:
+            return cls(hashlib.sha256(b"".join(parts)).hexdigest(), len(parts))
+        return cls(parts[0].hex() if parts else hashlib.sha256(b"").hexdigest(), 0)
 
 
 class S3Target:
@@ -94,14 +123,14 @@ class S3Target:
         head = self._head(key)
         if head is None or file.size not in (None, head["ContentLength"]):
             return False
-        kept, size = head.get("ChecksumSHA256", ""), int(head["ContentLength"])
+        kept, size = _Kept.of(head), int(head["ContentLength"])
         known = {digest.algorithm: digest.hex for digest in file.digests}
-        if kept and "-" not in kept and "sha256" in known:
-            return bool(b64decode(kept).hex() == known["sha256"])
+        if kept and not kept.parts and "sha256" in known:
+            return kept.sha256 == known["sha256"]
         if kept and file.stored:
-            part = size if "-" not in kept else part_size(size, PART)
-            if "-" not in kept or kept.endswith(f"-{-(-size // part)}"):
-                return bool(kept == self._checksum_of(file, part, whole="-" not in kept))
+            part = part_size(size, PART) if kept.parts else size
+            if not kept.parts or kept.parts == -(-size // part):
+                return kept == self._kept_of(file, part, in_parts=kept.parts > 0)
         return self._read_back(key, file, size)
 
     def send(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
@@ -190,9 +219,9 @@ class S3Target:
                 noted.append(Digest.parse(text))
             except ValueError:
                 continue
-        kept = head.get("ChecksumSHA256", "")
-        if kept and "-" not in kept:
-            whole = Digest.from_base64("sha256", kept)
+        kept = _Kept.of(head)
+        if kept and not kept.parts:
+            whole = Digest("sha256", kept.sha256)
             if any(digest.algorithm == "sha256" and digest != whole for digest in noted):
                 noted = []  # what S3 has is not what the metadata speaks of
             noted.append(whole)
@@ -201,13 +230,13 @@ class S3Target:
     def _confirm(self, key: str, content: Content, *, in_parts: bool) -> None:
         """What the target has now. Raises IntegrityError."""
         head = self._head(key)
-        expected = checksum_of_parts(content.parts) if in_parts else b64encode(content.parts[0]).decode()
+        expected = _Kept.made(content.parts, in_parts=in_parts)
         if head is None:
             problem = "it is not there"
         elif head["ContentLength"] != content.size:
             problem = f"it has {head['ContentLength']} bytes and not {content.size}"
-        elif head.get("ChecksumSHA256", expected) != expected:
-            problem = f"its SHA-256 is told as {display(head['ChecksumSHA256'], 80)} and not {expected}"
+        elif (kept := _Kept.of(head)) and kept != expected:
+            problem = f"its SHA-256 is told as {kept.sha256} and not {expected.sha256}"
         else:
             return
         raise IntegrityError(
@@ -215,13 +244,12 @@ class S3Target:
             hint="Something else writes there, or the store is at fault. Run again: what was sent stays.",
         )
 
-    def _checksum_of(self, file: MirrorFile, part: int, *, whole: bool) -> str:
+    def _kept_of(self, file: MirrorFile, part: int, *, in_parts: bool) -> _Kept:
         """What S3 would keep for the file of the store."""
         with Content(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
             while content.read(part or 1):
                 pass
-            parts = content.parts or [hashlib.sha256(b"").digest()]
-            return b64encode(parts[0]).decode() if whole else checksum_of_parts(parts)
+            return _Kept.made(content.parts, in_parts=in_parts)
 
     def _read_back(self, key: str, file: MirrorFile, size: int) -> bool:
         if file.digest is None:

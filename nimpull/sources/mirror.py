@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api, Reply, Wanted
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
@@ -52,32 +53,31 @@ class MirrorSource:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`. A web server cannot be listed: it has the files that
-        are named, or those of the model's ``checksums.blake3``."""
+        are named, or those of the model's ``checksums.blake3``.
+
+        That list is written after all else: without it the mirror is not complete (NotFoundError). So is a
+        file that it does not name, unless S3 has a checksum of it.
+        """
         wanted = narrowed(wanted, uri)
         repo = uri.repo
         checksums = self._checksums(repo)
-        promised = dict(checksum_lines(checksums or b""))
+        promised = dict(checksum_lines(checksums))
         entries = Entries(repo, f"{self._mirror} ({display(repo)})")
         if wanted.paths:
             for path in sorted(wanted.paths):
                 entries.add(path)
-        elif self._bucket:
-            self._add_objects(repo, self._bucket, entries, promised)
-        elif checksums is None:
-            raise ListingError(
-                f"{self._mirror} cannot say which files {display(repo)} has: it is a web server, and has no "
-                f"{CHECKSUMS} of it",
-                hint="Name a profile of a manifest: that names the files. Or mirror to s3://.",
-            )
         else:
-            for path in (*promised, CHECKSUMS):
+            if self._bucket:
+                self._add_objects(repo, self._bucket, entries, promised)
+            for path in (*promised, CHECKSUMS):  # also what a bucket lacks: a part is not the whole
                 entries.add(path)
-        add_checksums(entries, checksums or b"")
+        add_checksums(entries, checksums)
         artifacts = entries.artifacts(wanted)
         if self._bucket:
             artifacts = with_digests(artifacts, lambda path: self._about(repo.with_path(path)))
         else:
             artifacts = with_sizes(artifacts, lambda one: self._about(one.uri).size)
+        self._refuse_unlisted(artifacts)
         artifacts, at = self._at_revision(repo, artifacts)
         return Listing(at, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
 
@@ -177,10 +177,10 @@ class MirrorSource:
 
         return self._found(file, ask)
 
-    def _checksums(self, repo: ModelUri) -> bytes | None:
-        """NGC models carry the BLAKE3 digests of their files; a mirror of one has that file too."""
+    def _checksums(self, repo: ModelUri) -> bytes:
+        """The commit mark of a model in a mirror: NGC's own list, or the one that nimpull wrote."""
 
-        def ask(name: str) -> bytes | None:
+        def ask(name: str) -> bytes:
             reply = self._api.request("GET", self._place(name).url)
             if reply.status == 200 and is_page(reply):
                 raise NotFoundError("a page instead of a list")
@@ -190,8 +190,23 @@ class MirrorSource:
 
         try:
             return self._found(repo.with_path(CHECKSUMS), ask)
-        except (NotFoundError, ForbiddenError):
-            return None
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{self._mirror} has no {CHECKSUMS} of {display(repo)}: "
+                "it is not mirrored, or not completely",
+                hint="nimpull mirror writes it last: run that again. In a mirror made by hand, put the "
+                "output of b3sum there under that key. Check NIM_REPOSITORY_OVERRIDE.",
+            ) from error
+
+    def _refuse_unlisted(self, artifacts: tuple[Artifact, ...]) -> None:
+        """What a killed run left, or nobody can check."""
+        unlisted = [one.path for one in artifacts if not one.digests and one.path != CHECKSUMS]
+        if unlisted:
+            raise ListingError(
+                f"{self._mirror} has “{display(unlisted[0], 120)}”, which {CHECKSUMS} there does not name: "
+                "it is not completely mirrored",
+                hint="Run nimpull mirror again; in a mirror made by hand, add the file to the list (b3sum).",
+            )
 
     def _refusal(self, reply: Reply, what: str) -> NimpullError:
         if self._bucket:
@@ -199,11 +214,6 @@ class MirrorSource:
         return web_refusal(
             reply, what, "Mirror it under the key that NIM expects, and check NIM_REPOSITORY_OVERRIDE."
         )
-
-
-def object_key(uri: ModelUri) -> str:
-    """The key of a file in a mirror, or what the keys of a repository begin with."""
-    return quote(str(uri).partition("://")[2], safe="")
 
 
 def _is_encoded_twice(text: str) -> bool:

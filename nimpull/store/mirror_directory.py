@@ -35,10 +35,10 @@ class DirectoryTarget:
     """
 
     def __init__(self, root: str, *, cancel: Cancel, emit: Emit, read_only: bool = False) -> None:
-        if not read_only:
-            preflight.probe(root)
         self.name = os.path.abspath(root)
         self._tree = Tree(root, cancel)
+        if not read_only:
+            self._tree.adapt(preflight.probe(root))
         self._record = Record(self._tree)
         self._cancel = cancel
         self._emit = emit
@@ -157,7 +157,7 @@ class DirectoryTarget:
     def _alias(self, name: str, own: str, *, needed: bool) -> None:
         """``needed``: a key of NIM's, for which the bytes are written twice where no link can be made."""
         try:
-            if self._tree.symlinks:
+            if self._tree.abilities.symlinks:
                 self._tree.symlink(own, name)
                 return
             self._tree.link(os.path.basename(own), name)

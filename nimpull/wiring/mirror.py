@@ -176,7 +176,7 @@ class MirrorStore:
         from nimpull.sources.aws import aws_session
 
         settings, uri = self._edges.settings, ModelUri.parse(self._to.target)
-        network = self._edges.transport().network
+        network = self._edges.network
         client = s3_client(
             aws_session(settings.s3_region, network.authorities.path),
             endpoint=settings.s3_endpoint,
