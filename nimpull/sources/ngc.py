@@ -34,7 +34,7 @@ from nimpull.sources.ngc_access import KEY_HINT, Access
 _LATEST: Final = "latest"
 _PAGE_SIZE: Final = 500
 #: Presigned URLs have 1 KB and more: the newest are kept, the others asked for when their file's turn comes.
-_KEPT_PLACES: Final = 10_000
+_KEPT_PLACES: Final = 5_000
 _CATALOG: Final = "https://catalog.ngc.nvidia.com"
 _TRANSIENT: Final = ("INTERNAL_ERROR", "TIMEOUT", "SERVICE_UNAVAILABLE", "UNKNOWN")
 _STATUS_OF: Final = {
