@@ -50,10 +50,12 @@ from nimpull.errors import (
     hint_for,
 )
 from nimpull.mirroring import mirrored
+from nimpull.store.layouts import Found
+from nimpull.store.repair import make_links
 from nimpull.wiring.edges import Edges
-from nimpull.wiring.filling import Filling, check_owners
+from nimpull.wiring.filling import Filling
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
-from nimpull.wiring.looking import Found, Places, find, outcomes_of, tell_of_ready
+from nimpull.wiring.looking import Places, check_owners, look, outcomes_of, tell_of_ready
 
 if TYPE_CHECKING:
     from nimpull.store.claims import Claims
@@ -136,7 +138,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         report = drafted(replace(report, sources=tuple(map(Repository.of, listings))))
         places = volume.places(resolved(destinations(profiles), listed))
         found, missing = _look(listings, places, key, edges)
-        filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+        filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
         outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
         named = finish(volume.store, places, listings, request, edges.emit)
         tell_of_homes(request, edges.settings, listings, edges.emit)
@@ -163,7 +165,7 @@ def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, 
     places = volume.places(resolved(destinations(profiles), listed))
     found, missing = _look(listings, places, key, edges)
     present = tuple(each.outcome for each in found)
-    filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+    filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
     resumed = filling.resumable(missing) if volume.exists else 0
     plan = _planned(listings, present, missing, resumed, edges)
     volume.check_room(plan, places.first)
@@ -181,9 +183,9 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
         listings = tuple(_list(needs_to_repair(repair), edges).values())
         places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
         found, missing = _look(listings, places, "", edges)
-        filling = Filling(volume.store, places, clock=edges.clock, emit=edges.emit)
+        filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
         outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
-        volume.store.make_links(repair.links)
+        make_links(volume.store.tree, repair.links)
     repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
     outcomes = tuple(replace(each, action=repaired.get(each.action, each.action)) for each in outcomes)
     return _ready(report, (), outcomes, transfer, edges)
@@ -241,14 +243,10 @@ def _look(
     """(what needs no byte, what is missing). Raises NotWritableError for another model's files in the way."""
     edges.emit(Phase("checking what is there"))
     volume, artifacts = edges.volume, distinct(listings)
-    if not volume.exists:
+    if not volume.exists:  # a dry run makes none
         return (), artifacts
-    with volume.store.tree.holding():
-        looked = [find(artifact, places.first, volume.cache) or artifact for artifact in artifacts]
-    found = tuple(each for each in looked if isinstance(each, Found))
-    missing = tuple(each for each in looked if isinstance(each, Artifact))
-    moving = (*(each.artifact for each in found if each.action is Action.LINKED), *missing)
-    check_owners(volume.store, places, artifacts, moving, selection=key, emit=edges.emit)
+    found, missing = look(volume.store, places, artifacts, volume.cache)
+    check_owners(volume.store, places, found, missing, selection=key, emit=edges.emit)
     return found, missing
 
 
@@ -265,7 +263,7 @@ def _fill(
     present, unlinked, copies = filling.take(found)
     missing = (*unlinked, *missing)
     plan = _planned(listings, present, missing, filling.resumable(missing), edges)
-    edges.volume.check_room(plan, filling.places.first)
+    edges.volume.check_room(plan, filling.layout)
     filling.check_targets(plan.missing)
     begun = edges.clock.monotonic()
     fetched: list[Outcome] = []

@@ -18,21 +18,9 @@ from nimpull.core.abilities import Abilities
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import NotWritableError
-from nimpull.store.layouts import StoreLayout
+from nimpull.store.layouts import How, StoreLayout
 from nimpull.store.store import Store
-from tests.committing import (
-    COMMIT,
-    HUB,
-    NGC,
-    artifact,
-    commit,
-    digest_of,
-    listing,
-    open_store,
-    take_elsewhere,
-    take_standing,
-    tree_of,
-)
+from tests.committing import COMMIT, HUB, NGC, artifact, commit, digest_of, listing, open_store, take, tree_of
 
 CONFIG = b'{"model_type": "llama"}'
 WEIGHTS = b"\0\1\2\3" * 1000
@@ -179,7 +167,7 @@ def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:
     commit(store, layout, engine, WEIGHTS, etag="3e710a79e58ddecbe63a8dffa7464658-3091")
     commit(store, layout, notice, b"notice", etag="7e7e0309232a0651ebe8764260b49162")
     commit(store, layout, plan, b"plan", etag='W/"weak/../name')
-    assert take_elsewhere(layout, same_notice) is not None
+    assert take(layout, same_notice, How.ELSEWHERE) is not None
     layout.finish(listing(engine, notice))
     layout.finish(listing(same_notice, plan))
     model = "ngc/hub/models--nim--meta--llama-3_1-8b-instruct"
@@ -234,8 +222,8 @@ def test_hugging_face_content_is_shared_between_revisions_and_hubs(store: Store)
     from_ngc = artifact("weights/model.bin", WEIGHTS)
     for one in (second, from_ngc):
         assert layout.committed(one) is None
-        assert take_standing(layout, one) is None
-        assert take_elsewhere(layout, one) is not None
+        assert take(layout, one, How.READ) is None
+        assert take(layout, one, How.ELSEWHERE) is not None
         assert layout.committed(one) is not None
     inodes = {os.stat(Path(store.root, layout.path_of(one))).st_ino for one in (first, second, from_ngc)}
     assert len(inodes) == 1
@@ -283,7 +271,7 @@ def test_f35_f34_what_stands_at_the_destination(store: Store, kind: str, name: s
     prepare(path, kind)
     before = stat.S_IFMT(path.lstat().st_mode)
     assert layout.committed(weights) is None, "never believed without our own record"
-    found = take_standing(layout, weights)
+    found = take(layout, weights, How.READ)
     assert (found is not None) == (kind == "same")
     if found:
         assert layout.committed(weights) == found
@@ -346,8 +334,8 @@ def test_f39_a_blob_that_no_record_and_no_link_names_is_found_by_its_content(tmp
     shutil.rmtree(tmp_path / ".nimpull" / "record")
     with open_store(str(tmp_path)) as store:
         layout = store.nim_cache()
-        found = take_elsewhere(layout, one)
+        found = take(layout, one, How.ELSEWHERE)
         assert found is not None
         assert found.path.endswith("/blobs/opaque-model.bin")
         assert (tmp_path / layout.path_of(one)).read_bytes() == b"content"
-        assert take_elsewhere(layout, artifact("model.bin", b"CONTENT")) is None
+        assert take(layout, artifact("model.bin", b"CONTENT"), How.ELSEWHERE) is None

@@ -78,6 +78,7 @@ def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
     those of a download.
     """
     from nimpull.detect.cgroup import processors
+    from nimpull.store.repair import plan_repair
 
     with open_store(store) as opened:
         root = opened.root
@@ -88,7 +89,7 @@ def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
                 f"{display(root, 300)} holds no file that nimpull downloaded: there is nothing to verify",
                 hint="Run nimpull download, or give the directory of an earlier one with --store.",
             )
-        plan = opened.plan_repair(result)
+        plan = plan_repair(opened.tree, opened.record, result)
     if output == "text":
         show_verification(result, root)
     code = 0 if result.sound else IntegrityError.exit_code
@@ -109,6 +110,7 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
     """
     from nimpull.clock import SystemClock
     from nimpull.progress import Mode, Progress
+    from nimpull.store.verify import sources_of
     from nimpull.wiring.edges import Edges
 
     cancel, clock, settings = Event(), SystemClock(), from_process()
@@ -116,7 +118,7 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
     with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
         edges = Edges(Request(store=store.root), settings, clock=clock, cancel=cancel, progress=shown)
         with edges:
-            for (uri, endpoint), paths in store.sources().items():
+            for (uri, endpoint), paths in sources_of(store.record).items():
                 if endpoint not in ("", edges.registries.endpoint(uri)):
                     say(f"not asked: {uri} came from {display(endpoint)}", err=True)
                     continue

@@ -183,23 +183,18 @@ def behind(tree: Tree, path: str) -> tuple[str, os.stat_result | None]:
 def superseded(tree: Tree, marker: Ready) -> Iterator[Ready]:
     """Markers whose files this one has replaced, or that an earlier version wrote of the same files."""
     standing = {file.path: file for file in (*marker.files, *marker.names)}
-    for old in all_ready(tree):
-        if old.selection == marker.selection:
-            continue
+    for old in all_ready(tree, but=marker.selection):
         files = (*old.files, *old.names)
         replaced = any(file.path in standing and standing[file.path] != file for file in files)
         if replaced or (not old.endpoints and all(standing.get(file.path) == file for file in files)):
             yield old
 
 
-def all_ready(tree: Tree) -> tuple[Ready, ...]:
-    """Every marker that can be understood, whether or not its files still stand."""
+def all_ready(tree: Tree, *, but: str = "") -> tuple[Ready, ...]:
+    """Every marker that can be understood, whether or not its files still stand. ``but``: of a selection."""
     found = []
-    for name in tree.names(READY):
-        try:
-            ready = parse_ready(tree, f"{READY}/{name}")
-        except StoreError:
-            continue  # not a file of ours
-        if ready:
-            found.append(ready)
+    for path in (f"{READY}/{name}" for name in tree.names(READY)):
+        with suppress(StoreError):  # not a file of ours
+            if (not but or path != marker_of(but)) and (ready := parse_ready(tree, path)):
+                found.append(ready)
     return tuple(found)

@@ -6,9 +6,8 @@
     store = Store(root)                                    # writes nothing
     layout = store.nim_cache(hub="huggingface/hub")        # or local_dir(), workspace(), …
     ready = store.ready(selection)                         # Ready or None, offline
-    file = layout.committed(artifact) or layout.read(artifact) or layout.elsewhere(artifact)
-    layout.take(artifact, file)                            # a line in the record, or a link to it
-    store.check_room(need)                                 # NoSpaceError: needs, has, short by
+    found = layout.find(artifact)                          # in its place, or elsewhere in this store
+    layout.take(found)                                     # a line in the record, or a link to it
     with Claims(store.tree, owner=…, clock=…) as claims:   # beside any number of other runs
         …  # ingests commit through layout.place()
     layout.finish(listing, complete=True)                  # refs, tags, tree file
@@ -21,18 +20,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.names import STATE_DIRECTORY, ModelUri, SafePath
+from nimpull.core.names import STATE_DIRECTORY, SafePath
 from nimpull.core.ports import Cancel
-from nimpull.core.request import Lost, Repair
-from nimpull.errors import NotWritableError, StoreIOError, UsageError
-from nimpull.store import preflight
+from nimpull.core.request import Lost
+from nimpull.errors import StoreIOError
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import (
+    How,
     HuggingFaceHubLayout,
     LocalDirLayout,
     NgcHubLayout,
@@ -40,10 +38,9 @@ from nimpull.store.layouts import (
     StoreLayout,
     WorkspaceLayout,
 )
-from nimpull.store.owners import Owners
 from nimpull.store.ready import Ready, ReadyFile, marker_of, read_ready, superseded, write_ready
 from nimpull.store.record import Record
-from nimpull.store.repair import RestoredLayout, make_links, plan_repair
+from nimpull.store.repair import RestoredLayout
 from nimpull.store.status import Status, status_of
 from nimpull.store.tree import Tree
 from nimpull.store.verify import Promised, Verification, verify_store
@@ -88,31 +85,7 @@ class Store:
         """``lost``: by the identity of the file."""
         return RestoredLayout(self.tree, self.record, lost)
 
-    def name_too(self, artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
-        """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
-        try:
-            file = first.committed(artifact)
-            if file is None or second.committed(artifact):
-                return ""
-            taken = second.take(artifact, second.read(artifact) or file)
-            return "" if taken else "this file system has no hard links"
-        except NotWritableError as error:
-            return error.message
-
-    # -- room ------------------------------------------------------------------------------------------
-
-    def room(self) -> preflight.Room:
-        return preflight.room(self.root)
-
-    def check_room(self, need: int, *, files: int = 0) -> None:
-        """``need`` bytes and ``files`` still to be made."""
-        preflight.check_room(self.root, need, files=files)
-
     # -- markers -----------------------------------------------------------------------------------------
-
-    def foreign(self, targets: Sequence[tuple[str, Artifact]], selection: str) -> tuple[str, ...]:
-        """See :meth:`nimpull.store.owners.Owners.foreign`."""
-        return Owners(self.tree, self.record, selection).foreign(targets)
 
     def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
         """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
@@ -123,8 +96,8 @@ class Store:
         file, path = layout.committed(artifact), layout.path_of(artifact)
         if file is None and self.record.news():  # another run put the same content there once more
             file = layout.committed(artifact)
-        if file is None and (read := layout.read(artifact)):  # some servers set the time of a file late
-            file = layout.take(artifact, read)
+        if file is None and (found := layout.find(artifact)) and found.how is How.READ:
+            file = layout.take(found)  # some servers set the time of a file late
         if file is None:
             raise StoreIOError(
                 f"{self.tree.absolute(path)} is not as it was committed",
@@ -150,22 +123,6 @@ class Store:
     def verify(self, *, workers: int = 0, promised: Promised | None = None) -> Verification:
         """Read everything again; see ``verify.verify_store``."""
         return verify_store(self.tree, self.record, workers=workers, promised=promised)
-
-    def sources(self) -> dict[tuple[ModelUri, str], frozenset[str]]:
-        """Paths of the recorded files, by repository and endpoint."""
-        found: dict[tuple[ModelUri, str], set[str]] = {}
-        for entry in self.record.entries:
-            with suppress(UsageError):  # a line that names no model
-                uri = ModelUri.parse(entry.identity)
-                found.setdefault((uri.repo, entry.endpoint), set()).add(uri.path)
-        return {source: frozenset(paths) for source, paths in found.items()}
-
-    def plan_repair(self, found: Verification) -> Repair:
-        return plan_repair(self.tree, self.record, found)
-
-    def make_links(self, links: Iterable[tuple[str, str]]) -> None:
-        """(link, blob) of a hub cache."""
-        make_links(self.tree, links)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Files that no reader should meet."""

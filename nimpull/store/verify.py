@@ -12,7 +12,8 @@ from itertools import count
 from typing import Final
 
 from nimpull.core.digest import Digest, strongest
-from nimpull.errors import Cancelled, StoreError
+from nimpull.core.names import ModelUri
+from nimpull.errors import Cancelled, StoreError, UsageError
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready, behind
 from nimpull.store.record import Entry, Record
@@ -193,3 +194,13 @@ def _stamp(tree: Tree, path: str, mtime_ns: int | None = None) -> None:
                 os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(descriptor)
+
+
+def sources_of(record: Record) -> dict[tuple[ModelUri, str], frozenset[str]]:
+    """Paths of the recorded files, by the repository and the endpoint that they came from."""
+    found: dict[tuple[ModelUri, str], set[str]] = {}
+    for entry in record.entries:
+        with suppress(UsageError):  # a line that names no model
+            uri = ModelUri.parse(entry.identity)
+            found.setdefault((uri.repo, entry.endpoint), set()).add(uri.path)
+    return {source: frozenset(paths) for source, paths in found.items()}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.ports import Cancel, Wanted
 from nimpull.errors import StoreError
-from nimpull.store.layouts import StoredFile
+from nimpull.store.layouts import Found, How
 from nimpull.store.store import Store
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -31,15 +32,11 @@ class NimCacheStore:
         self._layout = self._store.nim_cache(hub, ngc_hub)
         self.tree = self._store.tree
 
-    def find(self, artifact: Artifact) -> StoredFile | None:
-        layout = self._layout
+    def find(self, artifact: Artifact) -> Found | None:
         with suppress(StoreError):
-            return layout.committed(artifact) or layout.read(artifact) or layout.elsewhere(artifact)
+            found = self._layout.find(artifact)
+            return replace(found, how=How.ELSEWHERE, tree=self.tree) if found else None
         return None
-
-    def location(self, file: StoredFile) -> Location:
-        """Of a file that cannot be linked: it is copied, and checked on the way."""
-        return Location(Url(Path(self.tree.absolute(file.path)).as_uri()))
 
     def listing(
         self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest], endpoint: str
@@ -51,10 +48,10 @@ class NimCacheStore:
         for path in sorted(wanted.paths):
             digest = promised.get(str(uri.with_path(path)))
             digests = (digest,) if digest else ()
-            file = self.find(Artifact(SafePath(path), None, digests, uri.repo, endpoint=endpoint))
-            if file is None:
+            found = self.find(Artifact(SafePath(path), None, digests, uri.repo, endpoint=endpoint))
+            if found is None:
                 return None
-            artifacts.append(Artifact(SafePath(path), file.size, (file.digest,), uri.repo))
+            artifacts.append(Artifact(SafePath(path), found.file.size, (found.file.digest,), uri.repo))
         return Listing(uri.repo, uri.revision, tuple(artifacts), Url(Path(self.tree.root).as_uri()))
 
     def __enter__(self) -> Self:

@@ -10,8 +10,10 @@ from nimpull.core.manifest import runtime_manifest
 from nimpull.core.names import SafePath, display
 from nimpull.core.ports import Emit, Wanted
 from nimpull.core.request import LayoutKind, Request
+from nimpull.errors import NotWritableError
 from nimpull.settings import Settings
 from nimpull.store.durable import replace_file, storing
+from nimpull.store.layouts import Found, How, StoreLayout
 from nimpull.store.ready import Ready
 from nimpull.store.store import Store
 from nimpull.wiring.looking import Places
@@ -67,7 +69,7 @@ def _name_twice(
     with store.tree.holding():
         for listing in listings:
             for artifact in listing.artifacts:
-                if reason := store.name_too(artifact, places.first, second):
+                if reason := _name_too(artifact, places.first, second):
                     failed.setdefault(reason.rpartition(": ")[2], []).append((artifact.path, reason))
                 else:
                     named.append(artifact)
@@ -77,6 +79,18 @@ def _name_twice(
         what = f"{len(others) + 1} files are" if others else f"{path} is"
         emit(Note(f"{what} only in {places.only}: {reason}", "warning"))
     return tuple(named)
+
+
+def _name_too(artifact: Artifact, first: StoreLayout, second: StoreLayout) -> str:
+    """Give what ``first`` has committed its place in ``second`` too. Returns why not, or ""."""
+    try:
+        file = first.committed(artifact)
+        if file is None:
+            return ""
+        found = second.find(artifact) or Found(artifact, file, How.ELSEWHERE)
+        return "" if second.take(found) else "this file system has no hard links"
+    except NotWritableError as error:
+        return error.message
 
 
 def tell_of_homes(request: Request, settings: Settings, listings: Sequence[Listing], emit: Emit) -> None:

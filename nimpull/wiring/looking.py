@@ -1,4 +1,4 @@
-"""Looking at the volume: what of a pull is there already. Nothing is written."""
+"""Looking at the volume: what of a pull is there already, and what is in its way. Nothing is written."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
 from nimpull.core.ports import Emit
 from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
+from nimpull.store.layouts import Found, How, StoreLayout
+from nimpull.store.owners import Owners
+from nimpull.store.ready import Ready
+from nimpull.store.store import Store
 
 if TYPE_CHECKING:
-    from nimpull.store.layouts import StoredFile, StoreLayout
-    from nimpull.store.ready import Ready
     from nimpull.wiring.cache import NimCacheStore
 
 
@@ -31,47 +33,49 @@ class Places:
     only: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Content that needs no byte. ``committed``: it stands in its place and the record says so; ``cache``:
-    the store that it is in, None = this one.
+def look(
+    store: Store, places: Places, artifacts: Sequence[Artifact], cache: NimCacheStore | None
+) -> tuple[tuple[Found, ...], tuple[Artifact, ...]]:
+    """(what needs no byte, what is missing). ``cache``: looked into last. Raises StoreError."""
+    found: list[Found] = []
+    missing: list[Artifact] = []
+    with store.tree.holding():
+        for artifact in artifacts:
+            there = places.first.find(artifact) or (cache.find(artifact) if cache else None)
+            if there:
+                found.append(there)
+            else:
+                missing.append(artifact)
+    return tuple(found), tuple(missing)
+
+
+def check_owners(
+    store: Store,
+    places: Places,
+    found: Sequence[Found],
+    missing: Sequence[Artifact],
+    *,
+    selection: str,
+    emit: Emit,
+) -> None:
+    """Before anything changes: what nimpull did not write is replaced, and named in one line.
+
+    Raises NotWritableError for files of another model.
     """
-
-    artifact: Artifact
-    file: StoredFile
-    action: Action
-    committed: bool = False
-    cache: NimCacheStore | None = None
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome.present(self.artifact, self.action, self.file.size, self.file.digest)
-
-
-def find(artifact: Artifact, layout: StoreLayout, cache: NimCacheStore | None) -> Found | None:
-    """In its place, elsewhere in this store, or in the NIM cache: the cheapest look first.
-
-    Raises StoreError.
-    """
-    if file := layout.committed(artifact):
-        return Found(artifact, file, Action.SKIPPED, committed=True)
-    if file := layout.read(artifact):
-        return Found(artifact, file, Action.SKIPPED)
-    if file := layout.elsewhere(artifact):
-        return Found(artifact, file, Action.LINKED)
-    if cache and (file := cache.find(artifact)):
-        return Found(artifact, file, Action.LINKED, cache=cache)
-    return None
-
-
-def unsettled(layout: StoreLayout, artifacts: Sequence[Artifact]) -> list[tuple[str, Artifact]]:
-    """(path, artifact) of those that do not stand in their place, where they can: a planted link hinders."""
-    found = []
-    for artifact in artifacts:
-        with suppress(NotWritableError):
-            if not (layout.committed(artifact) or layout.read(artifact)):
-                found.append((layout.path_of(artifact), artifact))
-    return found
+    moving = (*(each.artifact for each in found if each.how is How.ELSEWHERE), *missing)
+    targets = [(places.first.path_of(each), each) for each in moving]
+    if second := places.second:
+        with store.tree.holding():
+            for artifact in (*(each.artifact for each in found), *missing):
+                with suppress(NotWritableError):  # a planted link: only the first place has it then
+                    there = second.find(artifact)
+                    if there is None or there.how is How.ELSEWHERE:
+                        targets.append((second.path_of(artifact), artifact))
+    foreign = Owners(store.tree, store.record, selection).foreign(targets)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        files = f"{display(foreign[0], 300)}{more} in {display(store.root, 200)}"
+        emit(Note(f"replaced, for nimpull did not write it: {files}", "warning"))
 
 
 def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
@@ -79,15 +83,11 @@ def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
     source = ModelUri("file")
     with suppress(UsageError):  # anyone may have written the marker
         source = ModelUri.parse(ready.revisions[0]) if len(ready.revisions) == 1 else source
-    return tuple(
-        Outcome.present(
-            Artifact(SafePath(file.path, MAX_STORED_BYTES), file.size, (file.digest,), source),
-            Action.SKIPPED,
-            file.size,
-            file.digest,
-        )
-        for file in ready.files
-    )
+    found = []
+    for file in ready.files:
+        artifact = Artifact(SafePath(file.path, MAX_STORED_BYTES), file.size, (file.digest,), source)
+        found.append(Outcome.present(artifact, Action.SKIPPED, file.size, file.digest))
+    return tuple(found)
 
 
 def tell_of_ready(ready: Ready, now: float, emit: Emit, *, options: bool) -> None:

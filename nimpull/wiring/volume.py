@@ -130,17 +130,19 @@ class Volume:
                 hint="Ask for a larger volume (NIMCache: spec.storage.pvc.size), or choose fewer profiles.",
             )
         if self.exists:
-            from nimpull.store.preflight import inodes_for
+            from nimpull.store.preflight import check_room, inodes_for
 
             # what was resumed has its files already; how many, only the ingests know
             paths = () if plan.resumed else (layout.path_of(artifact) for artifact in plan.missing)
             each = 1 if self._request.layout is LayoutKind.WORKSPACE else 2
             files = inodes_for(self.store.tree, paths, each=each) if plan.missing else 0
-            self.store.check_room(plan.to_fetch, files=files)
+            check_room(self.store.root, plan.to_fetch, files=files)
 
     def summary(self, size: int = 0) -> StoreSummary:
         """``size``: bytes of the selection."""
-        free = self.store.room().bytes if self.exists else None
+        from nimpull.store.preflight import room
+
+        free = room(self.store.root).bytes if self.exists else None
         can = self.store.tree.abilities
         return StoreSummary(
             self._request.store, self._request.layout.value, size, free, can.mode.value, can.missing

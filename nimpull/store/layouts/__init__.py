@@ -9,14 +9,16 @@
 ``WorkspaceLayout``: plain files at chosen places, for ``create-model-store``.
 ``NimCacheLayout``: the first two, by the scheme of the artifact.
 
-All answer the same questions, see :class:`StoreLayout`. No file is believed for its name and size.
+All answer the same questions, see :class:`StoreLayout`.
 """
 
-from nimpull.store.layouts.base import StoredFile, StoreLayout
+from nimpull.store.layouts.base import Found, How, StoredFile, StoreLayout
 from nimpull.store.layouts.hub import HuggingFaceHubLayout, NgcHubLayout, NimCacheLayout
 from nimpull.store.layouts.plain import LocalDirLayout, WorkspaceLayout
 
 __all__ = [
+    "Found",
+    "How",
     "HuggingFaceHubLayout",
     "LocalDirLayout",
     "NgcHubLayout",

@@ -6,11 +6,13 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from nimpull.core.abilities import WriteMode
-from nimpull.core.artifacts import Artifact, Listing
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.digest import Digest
 from nimpull.errors import StoreError
 from nimpull.store.durable import set_mode, store_error
@@ -29,11 +31,33 @@ class StoredFile:
     digest: Digest
 
 
+class How(Enum):
+    """By what a content is known to be there, and whether it stands in its place."""
+
+    RECORDED = "in its place, and the record says so"
+    READ = "in its place, whoever wrote it: it was hashed"
+    ELSEWHERE = "under another name, or in another store"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Content that needs no byte. ``tree``: of the store that it is in, None = this one."""
+
+    artifact: Artifact
+    file: StoredFile
+    how: How
+    tree: Tree | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        action = Action.LINKED if self.how is How.ELSEWHERE else Action.SKIPPED
+        return Outcome.present(self.artifact, action, self.file.size, self.file.digest)
+
+
 class StoreLayout(ABC):
     """Where files stand, as their consumer expects them.
 
-    ``committed``, ``read`` and ``elsewhere`` only look, each at more cost than the one before; ``take`` and
-    ``place`` change what a reader sees.
+    ``committed`` and ``find`` only look; ``take`` and ``place`` change what a reader sees.
     """
 
     name: str
@@ -47,18 +71,19 @@ class StoreLayout(ABC):
         """By this store's own record and one stat. Raises NotWritableError where a link was planted."""
 
     @abstractmethod
-    def read(self, artifact: Artifact) -> StoredFile | None:
-        """Hash what stands there, whoever wrote it; None unless it is the content."""
+    def find(self, artifact: Artifact) -> Found | None:
+        """Anywhere in this store, the cheapest look first. No file is believed for its name and size.
+
+        Raises NotWritableError where a link was planted in its place.
+        """
 
     @abstractmethod
-    def elsewhere(self, artifact: Artifact) -> StoredFile | None:
-        """Content that another profile or tool brought into this store, by its record or its hash."""
+    def take(self, found: Found) -> StoredFile | None:
+        """Let it be the artifact's: a line in the record where it stands in its place, else a link to it.
 
-    @abstractmethod
-    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
-        """Let ``file``, of this store or of the store ``of``, be the artifact's: a line in the record where
-        it stands in its place, else a link to it. None where no hard link can be made: another file system,
-        one without hard links, or a file that is not ours (proc(5), protected_hardlinks)."""
+        None where no hard link can be made: another file system, one without hard links, or a file that is
+        not ours (proc(5), protected_hardlinks).
+        """
 
     @abstractmethod
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
@@ -82,18 +107,18 @@ class FileLayout(StoreLayout):
 
     # -- each layout's own -----------------------------------------------------------------------------
 
-    def _file_of(self, artifact: Artifact) -> str | None:
-        """The file behind ``path_of``, below the root, if there is one; None for a link that is not ours."""
-        return self.path_of(artifact)
+    def _standing(self, artifact: Artifact) -> tuple[str, os.stat_result | None]:
+        """The file behind ``path_of``, below the root; no status where there is none, or a link not ours."""
+        return self._look(self.path_of(artifact))
 
     @abstractmethod
     def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         """Let ``path_of`` lead to a file of the tree ``of``; the directories that changed. OSError where it
         cannot be linked."""
 
-    def _blobs_of(self, artifact: Artifact) -> Iterator[str]:  # noqa: ARG002 - the layouts without blobs
+    def _blobs_of(self, artifact: Artifact) -> Iterable[str]:  # noqa: ARG002 - the layouts without blobs
         """Files that would hold the content by their name; to be hashed."""
-        return iter(())
+        return ()
 
     def _is_own_link(self, path: str, target: str) -> bool:  # noqa: ARG002 - plain layouts make no links
         return False
@@ -101,45 +126,44 @@ class FileLayout(StoreLayout):
     # -- looking ---------------------------------------------------------------------------------------
 
     def committed(self, artifact: Artifact) -> StoredFile | None:
-        path = self._file_of(artifact)
-        return self._recorded(path, artifact) if path else None
+        return self._recorded(artifact, *self._standing(artifact))
 
-    def read(self, artifact: Artifact) -> StoredFile | None:
-        path = self._file_of(artifact)
-        return self._hashed(path, artifact) if path else None
-
-    def elsewhere(self, artifact: Artifact) -> StoredFile | None:
-        standing = self._file_of(artifact)  # ``read`` has hashed that one
+    def find(self, artifact: Artifact) -> Found | None:
+        standing = self._standing(artifact)
+        if file := self._recorded(artifact, *standing):
+            return Found(artifact, file, How.RECORDED)
+        if file := self._hashed(artifact, *standing):
+            return Found(artifact, file, How.READ)
         recorded = (entry.path for entry in self._record.of(artifact))
         for path in dict.fromkeys((*self._blobs_of(artifact), *recorded)):
-            if path == standing:
+            if path == standing[0]:
                 continue
-            try:
-                file = self._recorded(path, artifact) or self._hashed(path, artifact)
-            except StoreError:
-                continue  # moved or replaced by something else: not a source, and no reason to stop
-            if file:
-                return file
+            with suppress(
+                StoreError
+            ):  # moved or replaced by something else: not a source, and no reason to stop
+                there = self._look(path)
+                if file := self._recorded(artifact, *there) or self._hashed(artifact, *there):
+                    return Found(artifact, file, How.ELSEWHERE)
         return None
 
-    def _recorded(self, path: str, artifact: Artifact) -> StoredFile | None:
+    def _look(self, path: str) -> tuple[str, os.stat_result | None]:
         status = self._tree.lstat(path)
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return None
-        entry = self._record.content_at(path, status, artifact)
+        return path, status if status and stat.S_ISREG(status.st_mode) else None
+
+    def _recorded(self, artifact: Artifact, path: str, status: os.stat_result | None) -> StoredFile | None:
+        entry = self._record.content_at(path, status, artifact) if status else None
         return StoredFile(path, entry.size, entry.mtime_ns, entry.digest) if entry else None
 
-    def _hashed(self, path: str, artifact: Artifact) -> StoredFile | None:
-        """By its digest alone: no file is believed for its name and size.
-
-        Where the listing has no digest, by the one that this store computed when it committed the file.
-        """
-        status = self._tree.lstat(path)
-        if status is None or not stat.S_ISREG(status.st_mode):
+    def _hashed(self, artifact: Artifact, path: str, status: os.stat_result | None) -> StoredFile | None:
+        """By the listing's digest, else by the one that this store computed when it committed the file: its
+        time says nothing where a server sets it once more after the commit (CIFS, s3fs)."""
+        if status is None or artifact.size not in (None, status.st_size):
             return None
-        if artifact.size is not None and status.st_size != artifact.size:
-            return None
-        expected = artifact.digest or self._committed_digest(path, status, artifact)
+        entries = self._record.of_path(path)
+        own = (
+            each.digest for each in entries if each.size == status.st_size and each.is_content_of(artifact)
+        )
+        expected = artifact.digest or next(own, None)
         if expected is None:
             return None
         try:
@@ -148,29 +172,24 @@ class FileLayout(StoreLayout):
             return None
         return StoredFile(path, status.st_size, status.st_mtime_ns, found) if found == expected else None
 
-    def _committed_digest(self, path: str, status: os.stat_result, artifact: Artifact) -> Digest | None:
-        """The time of a file says nothing where a server sets it once more after the commit (CIFS, s3fs)."""
-        entries = self._record.of_path(path)
-        same = (each for each in entries if each.size == status.st_size and each.is_content_of(artifact))
-        return next((each.digest for each in same), None)
-
     # -- changing --------------------------------------------------------------------------------------
 
-    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
-        if of is None and file.path == self._file_of(artifact):
-            self._note(artifact, file, artifact.etag)
+    def take(self, found: Found) -> StoredFile | None:
+        artifact, file, of = found.artifact, found.file, found.tree or self._tree
+        if found.how is How.RECORDED:
             return file
-        try:
-            changed = self._link(artifact, file, of or self._tree)
-        except OSError as error:
-            if error.errno in NO_LINKS | {errno.EXDEV}:
-                return None
-            raise store_error(error, "link", (of or self._tree).absolute(file.path)) from error
-        for directory in changed:
-            self._tree.sync(directory)
-        taken = replace(file, path=self._file_of(artifact) or file.path)
-        self._note(artifact, taken, artifact.etag)
-        return taken
+        if found.how is How.ELSEWHERE:
+            try:
+                changed = self._link(artifact, file, of)
+            except OSError as error:
+                if error.errno in NO_LINKS | {errno.EXDEV}:
+                    return None
+                raise store_error(error, "link", of.absolute(file.path)) from error
+            for directory in changed:
+                self._tree.sync(directory)
+            file = replace(file, path=self._standing(artifact)[0])
+        self._note(artifact, file, "")
+        return file
 
     def _note(self, artifact: Artifact, file: StoredFile, etag: str) -> None:
         known = artifact.etag or etag

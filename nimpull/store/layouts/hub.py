@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.layouts.base import FileLayout, StoredFile, StoreLayout
+from nimpull.store.layouts.base import FileLayout, Found, StoredFile, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -25,38 +25,37 @@ _SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
 
 
 class _HubLayout(FileLayout):
-    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub."""
+    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub. ``hub``: below the root."""
 
     def __init__(self, tree: Tree, record: Record, hub: str) -> None:
         super().__init__(tree, record)
         self._hub = SafePath(hub)
-        self._repositories: dict[tuple[str, ...], str] = {}
+        self._repositories: dict[ModelUri, str] = {}
+        self._snapshots: dict[ModelUri, str] = {}
         self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
 
-    def repository(self, uri: ModelUri) -> str:
-        """``<hub>/models--…``, below the root."""
-        key = (uri.repo_type, uri.scheme, uri.org, uri.team, uri.name, uri.location)
-        if key not in self._repositories:
-            self._repositories[key] = self._name(uri)
-        return self._repositories[key]
-
-    def _name(self, uri: ModelUri) -> str:
-        kind = "datasets" if uri.repo_type == "dataset" else "models"
-        if uri.scheme in ("ngc", "hf"):
-            names = uri.repo_id.split("/")
-        else:  # a bucket, mirror or directory: its address, without user info
-            names = [part for part in (uri.name.rpartition("@")[2], *uri.location.split("/")) if part]
-        return f"{self._hub}/{SafePath('--'.join((kind, *names)))}"
+    def repository(self, repo: ModelUri) -> str:
+        """``<hub>/models--…``, below the root. ``repo``: at any revision."""
+        if repo not in self._repositories:
+            kind = "datasets" if repo.repo_type == "dataset" else "models"
+            if repo.scheme in ("ngc", "hf"):
+                names = repo.repo_id.split("/")
+            else:  # a bucket, mirror or directory: its address, without user info
+                names = [part for part in (repo.name.rpartition("@")[2], *repo.location.split("/")) if part]
+            self._repositories[repo] = f"{self._hub}/{SafePath('--'.join((kind, *names)))}"
+        return self._repositories[repo]
 
     def _revision(self, uri: ModelUri) -> SafePath:
         return SafePath(uri.revision.replace("/", "--") or "latest")  # a bucket has no revisions
 
     def path_of(self, artifact: Artifact) -> str:
-        snapshot = f"{self.repository(artifact.uri)}/snapshots/{self._revision(artifact.uri)}"
-        return f"{snapshot}/{artifact.path}"
+        repo = artifact.repo
+        if repo not in self._snapshots:
+            self._snapshots[repo] = f"{self.repository(repo)}/snapshots/{self._revision(repo)}"
+        return f"{self._snapshots[repo]}/{artifact.path}"
 
     def _blob(self, artifact: Artifact, name: str) -> str:
-        return f"{self.repository(artifact.uri)}/blobs/{name}"
+        return f"{self.repository(artifact.repo)}/blobs/{name}"
 
     def _blob_for(
         self, artifact: Artifact, digest: Digest, etag: str
@@ -67,26 +66,25 @@ class _HubLayout(FileLayout):
         """
         name = artifact.etag or etag
         if _BLOB_NAME.fullmatch(name):
-            blob, status, entry = self._standing(self._blob(artifact, name))
+            blob, status, entry = self._blob_at(self._blob(artifact, name))
             if not (entry and entry.digest.algorithm == digest.algorithm and entry.digest != digest):
                 return blob, status, entry
-        return self._standing(self._blob(artifact, digest.hex))
+        return self._blob_at(self._blob(artifact, digest.hex))
 
-    def _standing(self, blob: str) -> tuple[str, os.stat_result | None, Entry | None]:
+    def _blob_at(self, blob: str) -> tuple[str, os.stat_result | None, Entry | None]:
         status = self._tree.lstat(blob)
         return blob, status, self._record.at(blob, status) if status else None
 
-    def _file_of(self, artifact: Artifact) -> str | None:
+    def _standing(self, artifact: Artifact) -> tuple[str, os.stat_result | None]:
         path = self.path_of(artifact)
         target = self._tree.readlink(path)
         if target is None:
-            return path
+            return self._look(path)
         if not self._is_own_link(path, target):
-            return None
-        return self._blob_file(artifact, target.rpartition("/")[2])
+            return path, None
+        return self._look(self._blob_file(self._blob(artifact, target.rpartition("/")[2])))
 
-    def _blob_file(self, artifact: Artifact, name: str) -> str:
-        blob = self._blob(artifact, name)
+    def _blob_file(self, blob: str) -> str:
         shared = _SHARED_BLOB.fullmatch(self._tree.readlink(blob) or "")
         return f"{self._hub}/blobs/{shared[1]}" if shared else blob
 
@@ -96,11 +94,10 @@ class _HubLayout(FileLayout):
             return bool(_SHARED_BLOB.fullmatch(target))
         return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == inside.count("/") - 1
 
-    def _blobs_of(self, artifact: Artifact) -> Iterator[str]:
+    def _blobs_of(self, artifact: Artifact) -> Iterable[str]:
         if _BLOB_NAME.fullmatch(artifact.etag):
-            yield self._blob_file(artifact, artifact.etag)
-        elif artifact.size:
-            yield from self._strays(self.repository(artifact.uri)).get(artifact.size, ())
+            return (self._blob_file(self._blob(artifact, artifact.etag)),)
+        return self._strays(self.repository(artifact.repo)).get(artifact.size or 0, ())
 
     def _strays(self, repository: str) -> dict[int, list[str]]:
         """Blobs, by size, that the record does not know: a run ended between a rename and the record's line.
@@ -143,7 +140,7 @@ class _HubLayout(FileLayout):
         self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.abilities.symlinks:
             return self._with_parents(self._tree.link(file.path, path, of=of))
-        blobs = f"{self.repository(artifact.uri)}/blobs"
+        blobs = f"{self.repository(artifact.repo)}/blobs"
         above, name = os.path.split(file.path)
         if of is self._tree and above == blobs:
             return self._symlink(path, file.path)
@@ -159,9 +156,6 @@ class NgcHubLayout(_HubLayout):
 
     name = "ngc-hub"
 
-    def __init__(self, tree: Tree, record: Record, hub: str = "ngc/hub") -> None:
-        super().__init__(tree, record, hub)
-
     def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
         """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
         version = self._revision(listing.uri)
@@ -176,9 +170,6 @@ class HuggingFaceHubLayout(_HubLayout):
     """A huggingface_hub cache. ``hub``: its directory (``HF_HUB_CACHE``, ``$HF_HOME/hub``) below the root."""
 
     name = "huggingface-hub"
-
-    def __init__(self, tree: Tree, record: Record, hub: str = "huggingface/hub") -> None:
-        super().__init__(tree, record, hub)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.
@@ -210,22 +201,19 @@ class NimCacheLayout(StoreLayout):
         return self._huggingface if uri.scheme == "hf" else self._ngc
 
     def path_of(self, artifact: Artifact) -> str:
-        return self._of(artifact.uri).path_of(artifact)
+        return self._of(artifact.repo).path_of(artifact)
 
     def committed(self, artifact: Artifact) -> StoredFile | None:
-        return self._of(artifact.uri).committed(artifact)
+        return self._of(artifact.repo).committed(artifact)
 
-    def read(self, artifact: Artifact) -> StoredFile | None:
-        return self._of(artifact.uri).read(artifact)
+    def find(self, artifact: Artifact) -> Found | None:
+        return self._of(artifact.repo).find(artifact)
 
-    def elsewhere(self, artifact: Artifact) -> StoredFile | None:
-        return self._of(artifact.uri).elsewhere(artifact)
-
-    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
-        return self._of(artifact.uri).take(artifact, file, of=of)
+    def take(self, found: Found) -> StoredFile | None:
+        return self._of(found.artifact.repo).take(found)
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        return self._of(artifact.uri).place(artifact, staged, digest=digest, etag=etag)
+        return self._of(artifact.repo).place(artifact, staged, digest=digest, etag=etag)
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         self._of(listing.uri).finish(listing, complete=complete)

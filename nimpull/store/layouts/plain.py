@@ -9,7 +9,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
-from nimpull.store.layouts.base import FileLayout, StoredFile
+from nimpull.store.layouts.base import FileLayout, Found, How, StoredFile
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
@@ -67,10 +67,10 @@ class LocalDirLayout(PlainLayout):
         changed = super().place(artifact, staged, digest=digest, etag=etag)
         return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
 
-    def take(self, artifact: Artifact, file: StoredFile, *, of: Tree | None = None) -> StoredFile | None:
-        taken = super().take(artifact, file, of=of)
-        if taken:
-            self._describe(artifact, artifact.etag or taken.digest.hex)
+    def take(self, found: Found) -> StoredFile | None:
+        taken = super().take(found)
+        if taken and found.how is not How.RECORDED:
+            self._describe(found.artifact, found.artifact.etag or taken.digest.hex)
         return taken
 
     def _metadata_of(self, artifact: Artifact) -> str:
