@@ -64,7 +64,7 @@ def test_a_pull_is_followed_to_its_end(tree: Tree, capsys: pytest.CaptureFixture
         assert watch(tree.root, sleep=steps(lambda: None, end)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown == [
-        "fetching  75% |##################      | 3.0 GiB of 4.0 GiB, 1.0 MiB/s",
+        "fetching: 3.0 GiB of 4.0 GiB (75%), 1.0 MiB/s",
         "nimpull: Ready: 14 files",
     ]
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from nimpull.core.names import display
-from nimpull.core.report import ProgressSummary, progress_text
+from nimpull.core.report import ProgressSummary
+from nimpull.core.report.sentences import moving
 from nimpull.core.units import show_bytes
 from nimpull.errors import Cancelled
 from nimpull.progress import Mode, choose_mode
@@ -25,7 +26,7 @@ LOOK: Final = 1.0  # seconds between two looks; a report is rewritten every five
 LINE: Final = 10.0  # seconds between two lines of a log
 _MOST_REPORT: Final = 64 << 20  # bytes
 _MOST_FILES: Final = 8  # lines of files in flight
-_BAR: Final = 24  # columns
+_BAR: Final = 72  # columns
 
 
 def watch(root: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
@@ -76,18 +77,18 @@ def _ended(report: dict[str, Any], screen: Screen) -> int:
 def lines_of(report: dict[str, Any], runs: tuple[Running, ...], files: tuple[Partial, ...]) -> list[str]:
     """The bar of the whole, a line for each file in flight, and who works here."""
     progress = progress_of(report)
-    lines = ["starting" if progress is None else bar(progress)]
+    lines = [moving(progress), bar(progress)] if progress else ["starting"]
     writing = {run.token for run in runs}
     # where a store has but one writer, an ingest has no token
-    moving = [each for each in files if each.name.partition(".")[2] in {*writing, ""}]
-    for each in sorted(moving, key=lambda part: -part.modified)[:_MOST_FILES]:
+    under_way = [each for each in files if each.name.partition(".")[2] in {*writing, ""}]
+    for each in sorted(under_way, key=lambda part: -part.modified)[:_MOST_FILES]:
         name = each.identity.rpartition("?file=")[2] or each.name[:16]
         share = (
             f"{min(100, 100 * each.bytes // each.size):>3}% of {show_bytes(each.size)}" if each.size else ""
         )
         lines.append(f"  {display(name, 60)}  {share or show_bytes(each.bytes)}")
-    if len(moving) > _MOST_FILES:
-        lines.append(f"  and {len(moving) - _MOST_FILES} more files")
+    if len(under_way) > _MOST_FILES:
+        lines.append(f"  and {len(under_way) - _MOST_FILES} more files")
     return [*lines, *([f"writing: {', '.join(run.owner for run in runs)}"] if runs else [])]
 
 
@@ -109,10 +110,9 @@ def progress_of(report: dict[str, Any]) -> ProgressSummary | None:
 
 
 def bar(progress: ProgressSummary) -> str:
-    total = progress.total or 1
-    share = min(1.0, progress.done / total)
-    drawn = f"{'#' * int(share * _BAR):<{_BAR}}"
-    return f"{progress.phase} {100 * share:3.0f}% |{drawn}| {progress_text(progress, percent=False)}"
+    """Nothing to fetch is all of it."""
+    share = min(1.0, progress.done / progress.total) if progress.total else 1.0
+    return f"  |{'#' * int(share * _BAR):<{_BAR}}|"
 
 
 def _part(report: dict[str, Any], name: str) -> dict[str, Any]:
