@@ -13,7 +13,8 @@ edges        ``settings`` (reads the environment),           core only, never ea
              listing -> location), ``transport`` (opens
              sockets), ``fetch`` (plan -> bytes),
              ``store`` (renames and fsyncs),
-             ``progress``, ``clock``
+             ``progress``, ``pictures`` (pages to look
+             at), ``clock``
 core         ``nimpull.core``                                errors; values in, values out: no os,
                                                              socket, time, logging, open()
 errors       ``nimpull.errors``                              nothing

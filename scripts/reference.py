@@ -1,4 +1,4 @@
-"""docs/options.md and the man pages, from the same click commands as ``--help``.
+"""docs/options.md and the man pages, from the commands themselves; docs/map.md, from docstrings.
 
 ``python -m scripts.reference`` writes them; tests/test_reference.py tells when they are not current.
 """
@@ -17,6 +17,7 @@ from nimpull.cli.main import cli
 from nimpull.cli.nim import check_cache_env, create_model_store, download_to_cache
 from nimpull.cli.program import Ending
 from nimpull.errors import EXIT_CODES
+from scripts.package_map import MAP, as_map
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ROOT / "docs/options.md"
@@ -123,7 +124,7 @@ def roff(text: str) -> str:
 
 def made() -> dict[Path, str]:
     pages = {PAGES / f"{name}.1": as_man(name, program) for name, program in PROGRAMS.items()}
-    return {OPTIONS: as_markdown(), **pages}
+    return {OPTIONS: as_markdown(), MAP: as_map(), **pages}
 
 
 if __name__ == "__main__":

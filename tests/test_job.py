@@ -209,7 +209,7 @@ def test_f29_too_little_room_is_told_before_the_first_byte(registry: Registry, t
     cache.write_text(
         "apiVersion: apps.nvidia.com/v1alpha1\nkind: NIMCache\nmetadata: {name: tiny}\nspec:\n"
         f"  source: {{hf: {{endpoint: '{registry.hub_url}', namespace: acme, modelName: tiny,\n"
-        "    authSecret: hf, modelPuller: 'nimpull:1'}}\n"
+        "    authSecret: hf, pullSecret: ngc, modelPuller: 'nimpull:1'}}\n"
         "  storage: {pvc: {create: true, size: 1Mi, volumeAccessMode: ReadWriteMany}}\n"
     )
     run = nimpull(registry, tmp_path / "s", "download", "-f", str(cache))

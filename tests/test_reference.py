@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from scripts.package_map import MAP, PACKAGE
 from scripts.reference import PAGES, PROGRAMS, made
 
 
 @pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
 def test_it_is_current(path: Path) -> None:
     assert path.read_text() == made()[path], "run python -m scripts.reference"
+
+
+def test_the_map_has_a_line_for_every_module() -> None:
+    rows = re.findall(r"^\| `(\w+\.py)` \| (.+) \|$", MAP.read_text(), re.MULTILINE)
+    modules = sorted(path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    assert sorted(name for name, _ in rows) == modules
+    assert all(line.strip() for _, line in rows)
 
 
 def test_there_is_no_page_of_a_program_that_is_gone() -> None:

@@ -14,7 +14,7 @@ SAMPLE_SPACING: Final = 0.5  # seconds between two samples of the window
 _PRESENT: Final = (Action.SKIPPED, Action.LINKED)  # counted by the plan already
 
 
-class Meter:
+class ProgressMeter:
     """Counts events; not safe for threads by itself. ``now``: seconds of one monotonic clock."""
 
     def __init__(self, now: float) -> None:

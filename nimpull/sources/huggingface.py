@@ -68,7 +68,7 @@ class HubSource:
         asked = uri.repo if uri.revision else uri.repo.with_revision("main")
         about = self._document(f"{self._api_url(asked)}/revision/{quote(asked.revision, safe='')}", asked)
         repo = asked.with_revision(self._commit(about, asked))
-        entries = Entries(repo)
+        entries = Entries(repo, endpoint=str(Url(self._base)))
         if not self._read_tree(repo, entries):
             self._read_siblings(about, repo, entries)
         artifacts = entries.artifacts(narrowed(wanted, uri))

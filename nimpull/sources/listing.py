@@ -32,10 +32,12 @@ class Entries:
     There may be a million of them, so each is held once, as the artifact that it becomes.
     """
 
-    def __init__(self, repo: ModelUri, where: str = "") -> None:
-        """``where``: the place of ``repo`` in messages, if that is not its URI; it must be safe to print."""
+    def __init__(self, repo: ModelUri, where: str = "", endpoint: str = "") -> None:
+        """``where``: the place of ``repo`` in messages, if that is not its URI; it must be safe to print.
+        ``endpoint``: of the artifacts, if it is known here."""
         self._repo = repo.repo
         self._where = where or display(repo.repo)
+        self._endpoint = endpoint
         self._files: dict[str, Artifact] = {}
 
     def __len__(self) -> int:
@@ -53,7 +55,7 @@ class Entries:
         """
         if not isinstance(path, str):
             raise ListingError(f"{self._where}: a listed file has no name", hint=_REPORT)
-        file = Artifact(SafePath(path), self._size(path, size), digests, self._repo, etag)
+        file = Artifact(SafePath(path), self._size(path, size), digests, self._repo, etag, self._endpoint)
         known = self._files.get(file.path)
         file = self._files[file.path] = self._merge(known, file) if known else file
         if len(self._files) > MAX_FILES:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Container
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location
@@ -20,10 +20,9 @@ from nimpull.core.ports import Api, Reply, Wanted
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
-from nimpull.sources.listing import Entries, narrowed, pinned, sealed, unverifiable, with_sizes
+from nimpull.sources.listing import Entries, Told, narrowed, pinned, sealed, unverifiable
 from nimpull.sources.s3 import About, Bucket, Sign, with_digests
 
-Told = TypeVar("Told")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -72,13 +71,9 @@ class MirrorSource:
             for path in (*promised, CHECKSUMS):  # also what a bucket lacks: a part is not the whole
                 entries.add(path)
         add_checksums(entries, checksums)
-        artifacts = entries.artifacts(wanted)
-        if self._bucket:
-            artifacts = with_digests(artifacts, lambda path: self._about(repo.with_path(path)))
-        else:
-            artifacts = with_sizes(artifacts, lambda one: self._about(one.uri).size)
-        self._refuse_unlisted(artifacts)
-        artifacts, at = self._at_revision(repo, artifacts)
+        described = with_digests(entries.artifacts(wanted), lambda path: self._about(repo.with_path(path)))
+        self._refuse_unlisted(described)
+        artifacts, at = self._at_revision(repo, described)
         return Listing(at, uri.revision, artifacts, Url(self._base), unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached

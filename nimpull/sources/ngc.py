@@ -77,7 +77,7 @@ class NgcSource:
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
         repo = self._pinned(uri.repo)
-        entries = Entries(repo)
+        entries = Entries(repo, endpoint=str(Url(self._base)))
         notes: list[str] = []
         self._read_files(repo, entries)
         try:

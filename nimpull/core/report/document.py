@@ -16,9 +16,7 @@ from nimpull.core.hardware import Gpu, Hardware
 from nimpull.core.mirror import Step
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
-from nimpull.core.report.sentences import done, moving
-from nimpull.core.report.timeline import timeline_json
-from nimpull.core.report.values import (
+from nimpull.core.report.contents import (
     CachedProfile,
     Failure,
     MirrorSummary,
@@ -31,6 +29,8 @@ from nimpull.core.report.values import (
     StoreSummary,
     TransferSummary,
 )
+from nimpull.core.report.sentences import done, moving
+from nimpull.core.report.timeline import timeline_json
 from nimpull.core.units import show_time
 
 SCHEMA_VERSION: Final = "nimpull/v1"

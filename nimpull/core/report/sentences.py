@@ -9,7 +9,7 @@ from nimpull.core.artifacts import Action, Outcome
 from nimpull.core.mirror import MirrorObject, Step
 from nimpull.core.names import display
 from nimpull.core.redaction import prose
-from nimpull.core.report.values import MirrorSummary, ProgressSummary, Report, State, TransferSummary
+from nimpull.core.report.contents import MirrorSummary, ProgressSummary, Report, State, TransferSummary
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
 
 CLOSING_LINE_LIMIT: Final = 1800  # bytes; FallbackToLogsOnError shows the last 2048 bytes of the log

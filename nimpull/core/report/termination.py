@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from nimpull.core.hardware import Hardware
 from nimpull.core.redaction import clean
+from nimpull.core.report.contents import Report
 from nimpull.core.report.document import to_json
-from nimpull.core.report.values import Report
 
 #: Bytes per container; Kubernetes, "Determine the Reason for Pod Failure".
 TERMINATION_MESSAGE_LIMIT: Final = 4096
