@@ -188,6 +188,10 @@ def build_all(place: Place, base: str) -> None:
     build(context, f"{IMAGE}-none", "--target=runtime", *options)
 
 
+#: How the operator's probe finds out by which command an image downloads.
+CAPABILITIES = "command -v download-to-cache >/dev/null && python3 -c 'from nimlib import nimutils'"
+
+
 def probed(image: str) -> Ran:
     return as_operator(["sh", "-c", PROBE], {}, {}, Pod(image))
 
@@ -199,6 +203,8 @@ def check_image(place: Place) -> None:
     place.check("the probe pod reads the manifest, and nothing else", found, probe)
     none = probed(f"{IMAGE}-none")
     place.check("without a manifest it says so", none.text == "model_manifest.yaml not found\n", none)
+    able = as_operator(["sh", "-c", CAPABILITIES], {}, {})
+    place.check("what the operator asks the image for is there", (able.code, able.text) == (0, ""), able)
     call = "from nimlib import nimutils; nimutils.download_models()"
     asked = as_operator(["python3", "-c", call], {}, {})
     place.check("the operator's call of nimlib is a download", asked.code == 11, asked)

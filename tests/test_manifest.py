@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -210,3 +211,11 @@ def test_what_only_this_node_may_see_is_for_trusted_manifests(uri: str) -> None:
     for text in (listed, component):
         assert "NIM_MANIFEST_ALLOW_UNSAFE" in parse_manifest(text).profiles[0].problem
         assert parse_manifest(text, unsafe=True).profiles[0].problem == ""
+
+
+def test_the_log_of_the_operators_probe_is_a_manifest_too() -> None:
+    plain = Path("profiles/example-v2.yaml").read_bytes()
+    probed = b"NIM_OPERATOR_CAP_A=true\nNIM_OPERATOR_CAP_B=false\n" + plain
+    assert parse_manifest(probed) == parse_manifest(plain)
+    with pytest.raises(ManifestError, match="line 3"):
+        parse_manifest(b"NIM_OPERATOR_CAP_A=true\nNIM_OPERATOR_CAP_B=false\na: b: c\n")

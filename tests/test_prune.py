@@ -48,7 +48,7 @@ def test_an_old_snapshot_goes_and_what_the_marker_names_stays(registry: Registry
     before = tree(updated)
     dry = nimpull(registry, updated, "prune")
     assert (dry.code, tree(updated)) == (0, before)
-    assert "old snapshot: hf://acme/tiny:" in dry.out and "3.1 MiB would be freed" in dry.out
+    assert "unused snapshot: hf://acme/tiny:" in dry.out and "3.1 MiB would be freed" in dry.out
     assert len(revisions(updated)) == 2
     done = nimpull(registry, updated, "prune", "--yes")
     assert done.code == 0 and "3.1 MiB freed." in done.out, done.text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
@@ -66,7 +67,7 @@ def parse_manifest(data: bytes, *, unsafe: bool = False) -> Manifest:
     The parser is chosen as the NIM Operator does: a ``schema_version`` whose text contains a 2 is v2, all
     else is v1 (or, without ``schema_version``, the legacy wrapping). Raises ManifestError naming the line.
     """
-    root = load_yaml(data)
+    root = load_yaml(_without_probe(data))
     reader = _Reader(unsafe)
     if isinstance(root, YamlMap):
         version = root.get("schema_version")
@@ -75,6 +76,16 @@ def parse_manifest(data: bytes, *, unsafe: bool = False) -> Manifest:
         if "schema_version" not in root and isinstance(root.get("manifest"), YamlList):
             return reader.legacy(root)
     return reader.v1(root)
+
+
+def _without_probe(data: bytes) -> bytes:
+    """Without the lines that the NIM Operator's probe prints before a manifest: people save its pod's log.
+
+    They become comments, so that the lines of the rest keep their numbers.
+    """
+    return re.sub(
+        rb"\A(?:NIM_OPERATOR_CAP[^\n]*\n)+", lambda found: re.sub(rb"(?m)^N", b"#N", found[0]), data
+    )
 
 
 def _refuse(line: int, problem: str) -> NoReturn:

@@ -152,7 +152,7 @@ def _of_repository(
         beside = (*_references(tree, repository, name), f"{repository}/trees/{name}.json")
         for blob in mine:
             del blobs[blob]
-        yield Removable("old snapshot", own[name], (*beside, *leaves[name], *mine), size)
+        yield Removable("unused snapshot", own[name], (*beside, *leaves[name], *mine), size)
     if blobs:
         size = sum(_freed(tree, blob) for blob in blobs)
         yield Removable("blobs of no snapshot", repository, tuple(blobs), size)
