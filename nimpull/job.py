@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
@@ -50,15 +50,13 @@ from nimpull.errors import (
     hint_for,
 )
 from nimpull.mirroring import mirrored
+from nimpull.store.claims import Claims
 from nimpull.store.layouts import Found
 from nimpull.store.repair import make_links
 from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import Filling
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
 from nimpull.wiring.looking import Places, check_owners, look, outcomes_of, tell_of_ready
-
-if TYPE_CHECKING:
-    from nimpull.store.claims import Claims
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {

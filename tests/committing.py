@@ -11,7 +11,7 @@ from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.store import preflight
-from nimpull.store.layouts import How, StoredFile, StoreLayout
+from nimpull.store.layouts import FoundBy, StoredFile, StoreLayout
 from nimpull.store.store import Store
 
 NGC = ModelUri.parse("ngc://nim/meta/llama-3_1-8b-instruct:hf-8c22764-b")
@@ -55,10 +55,10 @@ def open_store(root: str) -> Store:
     return Store(root)
 
 
-def take(layout: StoreLayout, one: Artifact, how: How) -> StoredFile | None:
+def take(layout: StoreLayout, one: Artifact, by: FoundBy) -> StoredFile | None:
     """What a run does with content that is there: in its place, whoever wrote it, or under another name."""
     found = layout.find(one)
-    return layout.take(found) if found and found.how is how else None
+    return layout.take(found) if found and found.by is by else None
 
 
 def tree_of(root: Path) -> dict[str, str]:

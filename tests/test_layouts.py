@@ -18,7 +18,7 @@ from nimpull.core.abilities import Abilities
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.errors import NotWritableError
-from nimpull.store.layouts import How, StoreLayout
+from nimpull.store.layouts import FoundBy, StoreLayout
 from nimpull.store.store import Store
 from tests.committing import COMMIT, HUB, NGC, artifact, commit, digest_of, listing, open_store, take, tree_of
 
@@ -63,7 +63,7 @@ def fill_hub(store: Store, layout: StoreLayout, uri: ModelUri = HUB) -> tuple[Ar
 def test_huggingface_hub_reads_its_cache_offline(store: Store, tmp_path: Path, links: bool) -> None:
     if not links:
         store.tree.adapt(Abilities(symlinks=False))
-    fill_hub(store, store.hugging_face("hub"))
+    fill_hub(store, store.nim_cache("hub"))
     answer = read_offline(
         "path = hub.snapshot_download('meta/llama', revision='main')\n"
         "file = hub.hf_hub_download('meta/llama', 'onnx/model.bin')\n"
@@ -89,8 +89,8 @@ def test_huggingface_hub_reads_its_cache_offline(store: Store, tmp_path: Path, l
 
 
 def test_an_offline_reader_can_tell_a_partial_snapshot(store: Store) -> None:
-    _, weights = fill_hub(store, store.hugging_face("hub"))
-    os.unlink(store.tree.absolute(store.hugging_face("hub").path_of(weights)))
+    _, weights = fill_hub(store, store.nim_cache("hub"))
+    os.unlink(store.tree.absolute(store.nim_cache("hub").path_of(weights)))
     answer = read_offline(
         "try:\n    hub.snapshot_download('meta/llama')\n    answer = {'error': ''}\n"
         "except Exception as error:\n    answer = {'error': type(error).__name__}",
@@ -101,7 +101,7 @@ def test_an_offline_reader_can_tell_a_partial_snapshot(store: Store) -> None:
 
 def test_a_filtered_listing_leaves_no_tree_file(store: Store) -> None:
     config = artifact("config.json", CONFIG, HUB, algorithm="git")
-    layout = store.hugging_face("hub")
+    layout = store.nim_cache("hub")
     commit(store, layout, config, CONFIG)
     layout.finish(listing(config))
     assert tree_of(Path(store.root)) == {
@@ -114,7 +114,7 @@ def test_a_filtered_listing_leaves_no_tree_file(store: Store) -> None:
 
 
 def test_a_dataset_has_its_own_directory(store: Store) -> None:
-    layout = store.hugging_face("hub")
+    layout = store.nim_cache("hub")
     fill_hub(store, layout, replace(HUB, repo_type="dataset"))
     answer = read_offline(
         "answer = {'path': hub.snapshot_download('meta/llama', repo_type='dataset')}", Path(store.root)
@@ -167,7 +167,7 @@ def test_the_ngc_tree_is_that_of_a_nim_container(store: Store) -> None:
     commit(store, layout, engine, WEIGHTS, etag="3e710a79e58ddecbe63a8dffa7464658-3091")
     commit(store, layout, notice, b"notice", etag="7e7e0309232a0651ebe8764260b49162")
     commit(store, layout, plan, b"plan", etag='W/"weak/../name')
-    assert take(layout, same_notice, How.ELSEWHERE) is not None
+    assert take(layout, same_notice, FoundBy.ELSEWHERE) is not None
     layout.finish(listing(engine, notice))
     layout.finish(listing(same_notice, plan))
     model = "ngc/hub/models--nim--meta--llama-3_1-8b-instruct"
@@ -206,7 +206,7 @@ def test_buckets_and_mirrors_stand_apart_and_tell_no_password(store: Store) -> N
 
 
 def test_one_etag_for_two_contents_keeps_both(store: Store) -> None:
-    layout = store.ngc_hub()
+    layout = store.nim_cache()
     one, other = artifact("a", b"one"), artifact("b", b"other")
     commit(store, layout, one, b"one", etag="same")
     commit(store, layout, other, b"other", etag="same")
@@ -222,8 +222,8 @@ def test_hugging_face_content_is_shared_between_revisions_and_hubs(store: Store)
     from_ngc = artifact("weights/model.bin", WEIGHTS)
     for one in (second, from_ngc):
         assert layout.committed(one) is None
-        assert take(layout, one, How.READ) is None
-        assert take(layout, one, How.ELSEWHERE) is not None
+        assert take(layout, one, FoundBy.HASH) is None
+        assert take(layout, one, FoundBy.ELSEWHERE) is not None
         assert layout.committed(one) is not None
     inodes = {os.stat(Path(store.root, layout.path_of(one))).st_ino for one in (first, second, from_ngc)}
     assert len(inodes) == 1
@@ -271,7 +271,7 @@ def test_f35_f34_what_stands_at_the_destination(store: Store, kind: str, name: s
     prepare(path, kind)
     before = stat.S_IFMT(path.lstat().st_mode)
     assert layout.committed(weights) is None, "never believed without our own record"
-    found = take(layout, weights, How.READ)
+    found = take(layout, weights, FoundBy.HASH)
     assert (found is not None) == (kind == "same")
     if found:
         assert layout.committed(weights) == found
@@ -311,7 +311,7 @@ def test_f37_names_of_255_bytes(store: Store, name: str) -> None:
 @pytest.mark.parametrize("etag", ["v1", ""], ids=["one-etag", "no-etag"])
 def test_equal_files_without_a_listed_digest_share_a_blob(store: Store, etag: str) -> None:
     """A mirror may name no digest, and give two files one ETag: S3's is often the MD5 of the content."""
-    layout = store.ngc_hub()
+    layout = store.nim_cache()
     uris = NGC.with_path("config.json"), NGC.with_revision("other").with_path("config.json")
     same = [Artifact(SafePath("config.json"), len(CONFIG), (), uri) for uri in uris]
     different = Artifact(SafePath("model.bin"), len(WEIGHTS), (), NGC.with_path("model.bin"))
@@ -334,8 +334,8 @@ def test_f39_a_blob_that_no_record_and_no_link_names_is_found_by_its_content(tmp
     shutil.rmtree(tmp_path / ".nimpull" / "record")
     with open_store(str(tmp_path)) as store:
         layout = store.nim_cache()
-        found = take(layout, one, How.ELSEWHERE)
+        found = take(layout, one, FoundBy.ELSEWHERE)
         assert found is not None
         assert found.path.endswith("/blobs/opaque-model.bin")
         assert (tmp_path / layout.path_of(one)).read_bytes() == b"content"
-        assert take(layout, artifact("model.bin", b"CONTENT"), How.ELSEWHERE) is None
+        assert take(layout, artifact("model.bin", b"CONTENT"), FoundBy.ELSEWHERE) is None

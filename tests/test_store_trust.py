@@ -15,7 +15,7 @@ import pytest
 
 from nimpull.core.artifacts import Artifact
 from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
-from nimpull.store.layouts import How, StoreLayout
+from nimpull.store.layouts import FoundBy, StoreLayout
 from nimpull.store.reading import hash_file
 from nimpull.store.ready import Ready, ReadyFile, marker_of, missing_of
 from nimpull.store.store import Store
@@ -98,8 +98,8 @@ def test_f34_a_file_that_changed_is_not_trusted(store: Store, damage: str) -> No
     with open_store(store.root) as again:
         layout = again.nim_cache()
         assert layout.committed(weights) is None
-        assert take(layout, weights, How.READ) is None
-        assert take(layout, weights, How.ELSEWHERE) is None
+        assert take(layout, weights, FoundBy.HASH) is None
+        assert take(layout, weights, FoundBy.ELSEWHERE) is None
         assert layout.committed(config) is not None
 
 
@@ -108,7 +108,7 @@ def test_a_touched_file_is_read_and_then_trusted(store: Store) -> None:
     _, weights = fill(store, layout)
     os.utime(blob(store, layout, weights))
     assert layout.committed(weights) is None
-    assert take(layout, weights, How.READ) is not None
+    assert take(layout, weights, FoundBy.HASH) is not None
     assert layout.committed(weights) is not None
 
 
@@ -123,7 +123,7 @@ def test_without_a_digest_only_the_own_record_counts(store: Store) -> None:
     bare = Artifact(artifact("x", b"x").path, 1, (), NGC.with_path("x"))
     Path(store.root, "x").write_bytes(b"x")
     assert layout.committed(bare) is None
-    assert take(layout, bare, How.READ) is None
+    assert take(layout, bare, FoundBy.HASH) is None
     commit(store, layout, bare, b"x")
     assert layout.committed(bare) is not None
 
@@ -300,7 +300,7 @@ def test_status_counts_a_shared_file_once(store: Store) -> None:
     layout = store.nim_cache()
     config, weights = fill(store, layout)
     mark(store, layout, config, weights)
-    assert take(layout, artifact("weights.bin", WEIGHTS, HUB), How.ELSEWHERE) is not None
+    assert take(layout, artifact("weights.bin", WEIGHTS, HUB), FoundBy.ELSEWHERE) is not None
     ingest = Path(store.root, ".nimpull/ingest/0123")
     ingest.mkdir(parents=True)
     (ingest / "data").write_bytes(bytes(8192))

@@ -246,18 +246,3 @@ class Supply(Protocol):
         ends the run.
         """
         ...
-
-
-# -- inside the store: ingest -> layout ----------------------------------------------------------------
-
-
-class Layout(Protocol):
-    """Where a committed file stands, as its consumer expects it."""
-
-    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        """Rename ``staged`` (a path in the ingest area: complete, synced) to its final name, make links.
-
-        Returns the directories whose entries changed, for the caller's group fsync. All paths are below the
-        store's root. Raises StoreError.
-        """
-        ...

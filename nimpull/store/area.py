@@ -16,8 +16,9 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from nimpull.core.artifacts import Artifact
+from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
-from nimpull.core.ports import Layout, Verified
+from nimpull.core.ports import Verified
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
 from nimpull.store.durable import set_mode
@@ -52,13 +53,21 @@ class Fence(Protocol):
     def committed(self, artifacts: Sequence[Artifact]) -> None: ...
 
 
+class Destination(Protocol):
+    """The part of a layout that a commit needs."""
+
+    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
+        """See :meth:`nimpull.store.layouts.StoreLayout.place`."""
+        ...
+
+
 class IngestArea:
     """Implements :class:`nimpull.core.ports.Ingests` in ``tree``. ``fence`` None: no other run writes."""
 
     def __init__(
         self,
         tree: Tree,
-        layout: Layout,
+        layout: Destination,
         *,
         fence: Fence | None = None,
         monotonic: Callable[[], float] = time.monotonic,

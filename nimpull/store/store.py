@@ -29,15 +29,7 @@ from nimpull.core.ports import Cancel
 from nimpull.core.request import Lost
 from nimpull.errors import StoreIOError
 from nimpull.store.durable import store_error
-from nimpull.store.layouts import (
-    How,
-    HuggingFaceHubLayout,
-    LocalDirLayout,
-    NgcHubLayout,
-    NimCacheLayout,
-    StoreLayout,
-    WorkspaceLayout,
-)
+from nimpull.store.layouts import FoundBy, HubLayout, LocalDirLayout, StoreLayout, WorkspaceLayout
 from nimpull.store.ready import Ready, ReadyFile, marker_of, read_ready, superseded, write_ready
 from nimpull.store.record import Record
 from nimpull.store.repair import RestoredLayout
@@ -63,16 +55,9 @@ class Store:
 
     # -- layouts ---------------------------------------------------------------------------------------
 
-    def ngc_hub(self, hub: str = "") -> NgcHubLayout:
-        """``hub``: NIM's cache of NGC below the root, "" = ``ngc/hub``."""
-        return NgcHubLayout(self.tree, self.record, hub or "ngc/hub")
-
-    def hugging_face(self, hub: str = "") -> HuggingFaceHubLayout:
-        """``hub``: the hub cache directory below the root, "" = ``huggingface/hub``."""
-        return HuggingFaceHubLayout(self.tree, self.record, hub or "huggingface/hub")
-
-    def nim_cache(self, hub: str = "", ngc_hub: str = "") -> NimCacheLayout:
-        return NimCacheLayout(self.ngc_hub(ngc_hub), self.hugging_face(hub))
+    def nim_cache(self, hub: str = "", ngc_hub: str = "") -> HubLayout:
+        """The caches of huggingface_hub and of NIM below the root, "" = where NIM has them."""
+        return HubLayout(self.tree, self.record, hub or "huggingface/hub", ngc_hub or "ngc/hub")
 
     def local_dir(self) -> LocalDirLayout:
         return LocalDirLayout(self.tree, self.record)
@@ -96,7 +81,7 @@ class Store:
         file, path = layout.committed(artifact), layout.path_of(artifact)
         if file is None and self.record.news():  # another run put the same content there once more
             file = layout.committed(artifact)
-        if file is None and (found := layout.find(artifact)) and found.how is How.READ:
+        if file is None and (found := layout.find(artifact)) and found.by is FoundBy.HASH:
             file = layout.take(found)  # some servers set the time of a file late
         if file is None:
             raise StoreIOError(

@@ -14,7 +14,7 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.ports import Cancel, Wanted
 from nimpull.errors import StoreError
-from nimpull.store.layouts import Found, How
+from nimpull.store.layouts import Found, FoundBy
 from nimpull.store.store import Store
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -35,7 +35,7 @@ class NimCacheStore:
     def find(self, artifact: Artifact) -> Found | None:
         with suppress(StoreError):
             found = self._layout.find(artifact)
-            return replace(found, how=How.ELSEWHERE, tree=self.tree) if found else None
+            return replace(found, by=FoundBy.ELSEWHERE, tree=self.tree) if found else None
         return None
 
     def listing(

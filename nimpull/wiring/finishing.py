@@ -13,7 +13,7 @@ from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import NotWritableError
 from nimpull.settings import Settings
 from nimpull.store.durable import replace_file, storing
-from nimpull.store.layouts import Found, How, StoreLayout
+from nimpull.store.layouts import Found, FoundBy, StoreLayout
 from nimpull.store.ready import Ready
 from nimpull.store.store import Store
 from nimpull.wiring.looking import Places
@@ -87,7 +87,7 @@ def _name_too(artifact: Artifact, first: StoreLayout, second: StoreLayout) -> st
         file = first.committed(artifact)
         if file is None:
             return ""
-        found = second.find(artifact) or Found(artifact, file, How.ELSEWHERE)
+        found = second.find(artifact) or Found(artifact, file, FoundBy.ELSEWHERE)
         return "" if second.take(found) else "this file system has no hard links"
     except NotWritableError as error:
         return error.message

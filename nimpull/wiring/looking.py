@@ -13,7 +13,7 @@ from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
 from nimpull.core.ports import Emit
 from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
-from nimpull.store.layouts import Found, How, StoreLayout
+from nimpull.store.layouts import Found, FoundBy, StoreLayout
 from nimpull.store.owners import Owners
 from nimpull.store.ready import Ready
 from nimpull.store.store import Store
@@ -62,14 +62,14 @@ def check_owners(
 
     Raises NotWritableError for files of another model.
     """
-    moving = (*(each.artifact for each in found if each.how is How.ELSEWHERE), *missing)
+    moving = (*(each.artifact for each in found if each.by is FoundBy.ELSEWHERE), *missing)
     targets = [(places.first.path_of(each), each) for each in moving]
     if second := places.second:
         with store.tree.holding():
             for artifact in (*(each.artifact for each in found), *missing):
                 with suppress(NotWritableError):  # a planted link: only the first place has it then
                     there = second.find(artifact)
-                    if there is None or there.how is How.ELSEWHERE:
+                    if there is None or there.by is FoundBy.ELSEWHERE:
                         targets.append((second.path_of(artifact), artifact))
     foreign = Owners(store.tree, store.record, selection).foreign(targets)
     if foreign:

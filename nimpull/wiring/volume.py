@@ -87,9 +87,7 @@ class Volume:
                 else Places(cache)
             )
         plain = store.local_dir() if request.layout is LayoutKind.LOCAL_DIR else store.workspace(destinations)
-        return (
-            Places(plain, store.hugging_face(request.hub), "the plain tree") if request.hub else Places(plain)
-        )
+        return Places(plain, store.nim_cache(request.hub), "the plain tree") if request.hub else Places(plain)
 
     def ready(self, selection: str) -> Ready | None:
         """By the marker and stat calls alone; the manifest of a model-free pull is part of it."""

@@ -31,11 +31,11 @@ class StoredFile:
     digest: Digest
 
 
-class How(Enum):
+class FoundBy(Enum):
     """By what a content is known to be there, and whether it stands in its place."""
 
-    RECORDED = "in its place, and the record says so"
-    READ = "in its place, whoever wrote it: it was hashed"
+    RECORD = "in its place, and the record says so"
+    HASH = "in its place, whoever wrote it: it was hashed"
     ELSEWHERE = "under another name, or in another store"
 
 
@@ -45,45 +45,33 @@ class Found:
 
     artifact: Artifact
     file: StoredFile
-    how: How
+    by: FoundBy
     tree: Tree | None = None
 
     @property
     def outcome(self) -> Outcome:
-        action = Action.LINKED if self.how is How.ELSEWHERE else Action.SKIPPED
+        action = Action.LINKED if self.by is FoundBy.ELSEWHERE else Action.SKIPPED
         return Outcome.present(self.artifact, action, self.file.size, self.file.digest)
 
 
 class StoreLayout(ABC):
-    """Where files stand, as their consumer expects them.
+    """Where files stand, as their consumer expects them: what the layouts have in common.
 
     ``committed`` and ``find`` only look; ``take`` and ``place`` change what a reader sees.
     """
 
     name: str
 
+    def __init__(self, tree: Tree, record: Record) -> None:
+        self._tree = tree
+        self._record = record
+        self._above: dict[str, tuple[str, ...]] = {}
+
+    # -- each layout's own -----------------------------------------------------------------------------
+
     @abstractmethod
     def path_of(self, artifact: Artifact) -> str:
         """What a reader opens, below the root."""
-
-    @abstractmethod
-    def committed(self, artifact: Artifact) -> StoredFile | None:
-        """By this store's own record and one stat. Raises NotWritableError where a link was planted."""
-
-    @abstractmethod
-    def find(self, artifact: Artifact) -> Found | None:
-        """Anywhere in this store, the cheapest look first. No file is believed for its name and size.
-
-        Raises NotWritableError where a link was planted in its place.
-        """
-
-    @abstractmethod
-    def take(self, found: Found) -> StoredFile | None:
-        """Let it be the artifact's: a line in the record where it stands in its place, else a link to it.
-
-        None where no hard link can be made: another file system, one without hard links, or a file that is
-        not ours (proc(5), protected_hardlinks).
-        """
 
     @abstractmethod
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
@@ -96,25 +84,14 @@ class StoreLayout(ABC):
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """Write what stands beside the files. ``complete``: the listing is the whole repository."""
 
-
-class FileLayout(StoreLayout):
-    """What the layouts of files have in common; each says where things stand."""
-
-    def __init__(self, tree: Tree, record: Record) -> None:
-        self._tree = tree
-        self._record = record
-        self._above: dict[str, tuple[str, ...]] = {}
-
-    # -- each layout's own -----------------------------------------------------------------------------
-
-    def _standing(self, artifact: Artifact) -> tuple[str, os.stat_result | None]:
-        """The file behind ``path_of``, below the root; no status where there is none, or a link not ours."""
-        return self._look(self.path_of(artifact))
-
     @abstractmethod
     def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         """Let ``path_of`` lead to a file of the tree ``of``; the directories that changed. OSError where it
         cannot be linked."""
+
+    def _standing(self, artifact: Artifact) -> tuple[str, os.stat_result | None]:
+        """The file behind ``path_of``, below the root; no status where there is none, or a link not ours."""
+        return self._look(self.path_of(artifact))
 
     def _blobs_of(self, artifact: Artifact) -> Iterable[str]:  # noqa: ARG002 - the layouts without blobs
         """Files that would hold the content by their name; to be hashed."""
@@ -126,14 +103,19 @@ class FileLayout(StoreLayout):
     # -- looking ---------------------------------------------------------------------------------------
 
     def committed(self, artifact: Artifact) -> StoredFile | None:
+        """By this store's own record and one stat. Raises NotWritableError where a link was planted."""
         return self._recorded(artifact, *self._standing(artifact))
 
     def find(self, artifact: Artifact) -> Found | None:
+        """Anywhere in this store, the cheapest look first. No file is believed for its name and size.
+
+        Raises NotWritableError where a link was planted in its place.
+        """
         standing = self._standing(artifact)
         if file := self._recorded(artifact, *standing):
-            return Found(artifact, file, How.RECORDED)
+            return Found(artifact, file, FoundBy.RECORD)
         if file := self._hashed(artifact, *standing):
-            return Found(artifact, file, How.READ)
+            return Found(artifact, file, FoundBy.HASH)
         recorded = (entry.path for entry in self._record.of(artifact))
         for path in dict.fromkeys((*self._blobs_of(artifact), *recorded)):
             if path == standing[0]:
@@ -143,7 +125,7 @@ class FileLayout(StoreLayout):
             ):  # moved or replaced by something else: not a source, and no reason to stop
                 there = self._look(path)
                 if file := self._recorded(artifact, *there) or self._hashed(artifact, *there):
-                    return Found(artifact, file, How.ELSEWHERE)
+                    return Found(artifact, file, FoundBy.ELSEWHERE)
         return None
 
     def _look(self, path: str) -> tuple[str, os.stat_result | None]:
@@ -175,10 +157,15 @@ class FileLayout(StoreLayout):
     # -- changing --------------------------------------------------------------------------------------
 
     def take(self, found: Found) -> StoredFile | None:
+        """Let it be the artifact's: a line in the record where it stands in its place, else a link to it.
+
+        None where no hard link can be made: another file system, one without hard links, or a file that is
+        not ours (proc(5), protected_hardlinks).
+        """
         artifact, file, of = found.artifact, found.file, found.tree or self._tree
-        if found.how is How.RECORDED:
+        if found.by is FoundBy.RECORD:
             return file
-        if found.how is How.ELSEWHERE:
+        if found.by is FoundBy.ELSEWHERE:
             try:
                 changed = self._link(artifact, file, of)
             except OSError as error:

@@ -12,7 +12,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.layouts.base import FileLayout, Found, StoredFile, StoreLayout
+from nimpull.store.layouts.base import StoredFile, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -21,15 +21,22 @@ from nimpull.store.tree import Tree
 _BLOB_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}")
 _BLOB_LINK: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z][0-9A-Za-z._-]{0,199})")
 #: huggingface_hub 2 keeps Xet blobs once for all repositories; the repository's blob is then a link.
-_SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/([0-9a-f]{2}/[0-9a-f]{64})")
+_SHARED_BLOB: Final = re.compile(r"\.\./\.\./blobs/[0-9a-f]{2}/[0-9a-f]{64}")
+_PLACE: Final = re.compile(r".*?/(?:models|datasets)--[^/]+/(?P<kind>blobs|snapshots)/(?P<below>.+)")
 
 
-class _HubLayout(FileLayout):
-    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub. ``hub``: below the root."""
+class HubLayout(StoreLayout):
+    """blobs, refs and snapshots, the cut that NIM took over from huggingface_hub.
 
-    def __init__(self, tree: Tree, record: Record, hub: str) -> None:
+    ``hub``: huggingface_hub's cache (``HF_HUB_CACHE``, ``$HF_HOME/hub``) below the root, for what comes from
+    a Hub; ``ngc_hub``: NIM's own, for all else.
+    """
+
+    name = "cache"
+
+    def __init__(self, tree: Tree, record: Record, hub: str, ngc_hub: str) -> None:
         super().__init__(tree, record)
-        self._hub = SafePath(hub)
+        self._hub, self._ngc_hub = SafePath(hub), SafePath(ngc_hub)
         self._repositories: dict[ModelUri, str] = {}
         self._snapshots: dict[ModelUri, str] = {}
         self._unrecorded: dict[str, dict[int, list[str]]] = {}  # blobs by repository and size
@@ -42,7 +49,8 @@ class _HubLayout(FileLayout):
                 names = repo.repo_id.split("/")
             else:  # a bucket, mirror or directory: its address, without user info
                 names = [part for part in (repo.name.rpartition("@")[2], *repo.location.split("/")) if part]
-            self._repositories[repo] = f"{self._hub}/{SafePath('--'.join((kind, *names)))}"
+            hub = self._hub if repo.scheme == "hf" else self._ngc_hub
+            self._repositories[repo] = f"{hub}/{SafePath('--'.join((kind, *names)))}"
         return self._repositories[repo]
 
     def _revision(self, uri: ModelUri) -> SafePath:
@@ -85,14 +93,15 @@ class _HubLayout(FileLayout):
         return self._look(self._blob_file(self._blob(artifact, target.rpartition("/")[2])))
 
     def _blob_file(self, blob: str) -> str:
-        shared = _SHARED_BLOB.fullmatch(self._tree.readlink(blob) or "")
-        return f"{self._hub}/blobs/{shared[1]}" if shared else blob
+        target = self._tree.readlink(blob) or ""
+        shared = _SHARED_BLOB.fullmatch(target)
+        return os.path.normpath(f"{os.path.dirname(blob)}/{target}") if shared else blob
 
     def _is_own_link(self, path: str, target: str) -> bool:
-        inside = path.removeprefix(f"{self._hub}/")
-        if inside.split("/")[1] == "blobs":
-            return bool(_SHARED_BLOB.fullmatch(target))
-        return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == inside.count("/") - 1
+        place = _PLACE.fullmatch(path)
+        if place is None or place["kind"] == "blobs":
+            return place is not None and bool(_SHARED_BLOB.fullmatch(target))
+        return bool(_BLOB_LINK.fullmatch(target)) and target.count("../") == place["below"].count("/") + 1
 
     def _blobs_of(self, artifact: Artifact) -> Iterable[str]:
         if _BLOB_NAME.fullmatch(artifact.etag):
@@ -150,70 +159,24 @@ class _HubLayout(FileLayout):
         changed = self._with_parents(self._tree.link(file.path, f"{blobs}/{name}", of=of))
         return changed + self._symlink(path, f"{blobs}/{name}")
 
-
-class NgcHubLayout(_HubLayout):
-    """``$NIM_CACHE_PATH/ngc/hub``; the root is ``NIM_CACHE_PATH``. A snapshot is named by the NGC version."""
-
-    name = "ngc-hub"
-
-    def finish(self, listing: Listing, *, complete: bool = False) -> None:  # noqa: ARG002 - NGC has no tree file
-        """``refs/<version>``, and the ``tmp`` directory that a NIM container makes beside the models."""
-        version = self._revision(listing.uri)
-        reference = f"{self.repository(listing.uri)}/refs/{version}"
-        if self._tree.read(reference) != version.encode():
-            self._tree.write(reference, version.encode())
-        with self._tree.directory("/".join((self._hub, "tmp")), create=True):
-            pass
-
-
-class HuggingFaceHubLayout(_HubLayout):
-    """A huggingface_hub cache. ``hub``: its directory (``HF_HUB_CACHE``, ``$HF_HOME/hub``) below the root."""
-
-    name = "huggingface-hub"
-
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
-        """``refs/<requested>`` (the commit, no newline), ``CACHEDIR.TAG``, and a whole repository's tree.
+        """``refs/<requested>`` (the commit, no newline), and what stands beside it in either cache.
 
         By the tree file an offline ``snapshot_download`` tells a partial snapshot. Written for a filtered
         listing it would make huggingface_hub take the part for the whole, so it is not.
         """
-        repository, commit = self.repository(listing.uri), listing.uri.revision
-        if listing.requested != commit:
-            reference = f"{repository}/refs/{SafePath(listing.requested)}"
-            if self._tree.read(reference) != commit.encode():
-                self._tree.write(reference, commit.encode())
+        repository, revision = self.repository(listing.uri), self._revision(listing.uri)
+        if listing.uri.scheme != "hf":
+            self._write_reference(f"{repository}/refs/{revision}", revision)
+            with self._tree.directory("/".join((self._ngc_hub, "tmp")), create=True):
+                return  # a NIM container makes it beside the models
+        if listing.requested != revision:
+            self._write_reference(f"{repository}/refs/{SafePath(listing.requested)}", revision)
         write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
         tree_file = hub_tree(listing) if complete else None
         if tree_file:
-            self._tree.write(f"{repository}/trees/{SafePath(commit)}.json", tree_file)
+            self._tree.write(f"{repository}/trees/{revision}.json", tree_file)
 
-
-class NimCacheLayout(StoreLayout):
-    """What ``download-to-cache`` fills: Hugging Face artifacts in the hub's cache, all others in NIM's."""
-
-    name = "cache"
-
-    def __init__(self, ngc: StoreLayout, huggingface: StoreLayout) -> None:
-        self._ngc = ngc
-        self._huggingface = huggingface
-
-    def _of(self, uri: ModelUri) -> StoreLayout:
-        return self._huggingface if uri.scheme == "hf" else self._ngc
-
-    def path_of(self, artifact: Artifact) -> str:
-        return self._of(artifact.repo).path_of(artifact)
-
-    def committed(self, artifact: Artifact) -> StoredFile | None:
-        return self._of(artifact.repo).committed(artifact)
-
-    def find(self, artifact: Artifact) -> Found | None:
-        return self._of(artifact.repo).find(artifact)
-
-    def take(self, found: Found) -> StoredFile | None:
-        return self._of(found.artifact.repo).take(found)
-
-    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        return self._of(artifact.repo).place(artifact, staged, digest=digest, etag=etag)
-
-    def finish(self, listing: Listing, *, complete: bool = False) -> None:
-        self._of(listing.uri).finish(listing, complete=complete)
+    def _write_reference(self, path: str, revision: str) -> None:
+        if self._tree.read(path) != revision.encode():
+            self._tree.write(path, revision.encode())

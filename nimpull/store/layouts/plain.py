@@ -9,13 +9,13 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
-from nimpull.store.layouts.base import FileLayout, Found, How, StoredFile
+from nimpull.store.layouts.base import Found, FoundBy, StoredFile, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
 
 
-class PlainLayout(FileLayout):
+class PlainLayout(StoreLayout):
     """Plain files below the root, at their own paths."""
 
     def path_of(self, artifact: Artifact) -> str:
@@ -69,7 +69,7 @@ class LocalDirLayout(PlainLayout):
 
     def take(self, found: Found) -> StoredFile | None:
         taken = super().take(found)
-        if taken and found.how is not How.RECORDED:
+        if taken and found.by is not FoundBy.RECORD:
             self._describe(found.artifact, found.artifact.etag or taken.digest.hex)
         return taken
 
