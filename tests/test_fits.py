@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from nimpull.core.fits_table import FitTable, Machine, render_json
+from nimpull.core.hardware import Hardware, Origin, parse_gpu_override
 from nimpull.core.nim_metadata import parse_metadata, parse_resource
 from nimpull.errors import ListingError, UsageError
 from tests.calls import call
+from tests.gpus import TABLE
 from tests.registry import Fault, Registry, faults
 
 NIM = ("nim/meta/llama-3.3-70b-instruct", "1.8.5")
@@ -53,12 +56,12 @@ def asked(registry: Registry, tmp_path: Path, *options: str) -> tuple[int, str]:
     return call(registry, tmp_path, "nimpull", "fits", NAME, *options, NGC_API_KEY="", NIMPULL_GPUS="")
 
 
-def verdicts(registry: Registry, tmp_path: Path, profile: dict[str, Any], *gpus: str) -> list[Any]:
-    registry.ngc.metadata[NIM] = {"profiles": [profile]}
-    options = [word for gpu in gpus for word in ("--gpu", gpu)]
-    code, text = asked(registry, tmp_path, *options, "-o", "json")
-    assert code == 0, text
-    return [verdict["fits"] for verdict in json.loads(text)["profiles"][0]["verdicts"]]
+def verdicts(profile: dict[str, Any], *gpus: str) -> list[bool | None]:
+    machines = [
+        Machine(each, Hardware(parse_gpu_override(each, TABLE), origin=Origin.OVERRIDE)) for each in gpus
+    ]
+    table = FitTable.of(NAME, machines, parse_metadata({"profiles": [profile]}), TABLE)
+    return [verdict["fits"] for verdict in json.loads(render_json(table))["profiles"][0]["verdicts"]]
 
 
 def test_a_column_for_each_machine(registry: Registry, tmp_path: Path) -> None:
@@ -99,10 +102,8 @@ def test_a_column_for_each_machine(registry: Registry, tmp_path: Path) -> None:
         (without(GENERIC, min_vram_per_device_gb=70), [True, False]),
     ],
 )
-def test_what_is_not_said_is_unknown(
-    registry: Registry, tmp_path: Path, profile: dict[str, Any], expected: list[bool | None]
-) -> None:
-    assert verdicts(registry, tmp_path, profile, "H100:4", "L40S:2") == expected
+def test_what_is_not_said_is_unknown(profile: dict[str, Any], expected: list[bool | None]) -> None:
+    assert verdicts(profile, "H100:4", "L40S:2") == expected
 
 
 @pytest.mark.parametrize("document", [None, {}, {"features": {"context": 1}}, {"profiles": []}])
