@@ -56,6 +56,7 @@ class LazyGroup(CommandGroup):
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [ARGS]...",
     examples=(
         "nimpull download hf://sentence-transformers/all-MiniLM-L6-v2 --store ./store",
         "nimpull help download",
