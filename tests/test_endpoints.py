@@ -189,6 +189,19 @@ def test_the_job_of_an_ngc_address(registry: Registry, tmp_path: Path) -> None:
     assert len(registry.log()) == asked, "the NIMCache asks for what its Job has left"
 
 
+def test_a_nimcache_without_a_secret_is_for_later_operators(registry: Registry, tmp_path: Path) -> None:
+    for model in registry.ngc.models.values():
+        model.public = True
+    store, cache = tmp_path / "pvc", tmp_path / "nimcache.yaml"
+    cache.write_text(NIMCACHE.replace("authSecret: secret, ", ""))
+    command = ("nimpull", "download", "-f", str(cache), "--store", str(store))
+    code, text = call(registry, store, *command, NGC_API_KEY="")
+    assert (code, "authSecret: Required value" in text, "--lenient" in text) == (2, True, True), text
+    code, text = call(registry, store, *command, "--lenient", NGC_API_KEY="")
+    assert code == 0, text
+    assert plain(store) == FILES
+
+
 REFERRING = """  env:
   - {name: PLACE, valueFrom: {configMapKeyRef: {name: places, key: ngc}}}
   - {name: NGC_API_ENDPOINT, value: "$(PLACE)"}

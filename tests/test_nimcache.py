@@ -262,7 +262,8 @@ def test_what_a_pull_can_do_without_is_pardoned_where_it_is_asked() -> None:
     assert cache.notes == (
         "spec.source.hf.revison: unknown field. It has no effect. Did you mean revision?",
         "spec.storage: Required value",
-        "spec.source.hf.authSecret: Required value",
+        "spec.source.hf.authSecret: Required value. "
+        "Older operators want a secret also for public models, later ones do not",
         "spec.source.hf.modelPuller: Required value",
         "spec.source.hf.pullSecret: Required value",
         "metadata.name: Required value",

@@ -127,6 +127,7 @@ NIMCACHE: Final[Node] = {
 
 
 UNKNOWN: Final = "unknown field"
+_KEYLESS: Final = "Older operators want a secret also for public models, later ones do not."
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ def _fields(value: Mapping[str, object], node: Mapping[str, Node], path: str) ->
     fields = {name.rstrip("!"): inner for name, inner in node.items()}
     for name in node:
         if name.endswith("!") and value.get(name[:-1]) is None:
-            yield Finding(_at(path, name[:-1]), "Required value", pardonable=True)
+            hint = _KEYLESS if name == "authSecret!" else ""
+            yield Finding(_at(path, name[:-1]), "Required value", hint, pardonable=True)
     for name, item in value.items():
         inner = fields.get(name, fields.get("*", ...))
         if inner is ...:
