@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nimpull.cli.gpus import gpus
+from nimpull.cli.gpus import show_gpus
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.detect import detect, shipped_table
 from tests.fakenvml import mkpcitree
@@ -359,7 +359,7 @@ def test_names_from_the_driver_s_files_cannot_steer_a_terminal(stand: Stand) -> 
 
 
 def _run(*arguments: str) -> str:
-    done = CliRunner().invoke(gpus, arguments)
+    done = CliRunner().invoke(show_gpus, arguments)
     assert done.exit_code == 0, done.output
     return done.stdout
 
@@ -399,6 +399,6 @@ def test_gpus_that_are_named_need_no_machine_that_has_them(monkeypatch: pytest.M
 
 
 def test_a_gpu_that_is_not_one_is_a_usage_error() -> None:
-    done = CliRunner().invoke(gpus, ["--gpu", "H1000:2"])
+    done = CliRunner().invoke(show_gpus, ["--gpu", "H1000:2"])
     assert done.exit_code == 2
     assert "unknown GPU" in done.stderr and "H100:8" in done.stderr

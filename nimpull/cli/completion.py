@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from nimpull.cli.options import find_manifest
 from nimpull.cli.program import Command, OneOf
 from nimpull.core.manifest import Profile, parse_manifest
 from nimpull.core.names import STATE_DIRECTORY
@@ -89,6 +88,8 @@ def tags(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 def _profiles(ctx: click.Context) -> Iterator[Profile]:
     """None where no manifest can be read: a shell that completes must not be told so."""
+    from nimpull.cli.options import find_manifest  # it has the options that complete by this
+
     try:
         yield from parse_manifest(
             find_manifest(ctx.params.get("manifest_file") or "", from_process())

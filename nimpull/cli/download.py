@@ -11,11 +11,16 @@ import click
 import nimpull.cli.completion as complete
 from nimpull.cli.options import (
     CONNECTIONS,
+    MANIFEST,
+    OUTPUT,
     RETRY_SECONDS,
     SERVING_HUB,
+    STORE,
     as_bytes,
+    choosing,
     criteria,
     find_manifest,
+    gpus_option,
     limited,
     model_of,
     placed,
@@ -106,29 +111,9 @@ class Options:
     help="Do what this NIMCache asks for.",
 )
 @click.option("--lenient", is_flag=True, help="With -f: unknown fields and missing secrets are only told.")
-@click.option(
-    "--manifest",
-    "manifest_file",
-    metavar="FILE",
-    shell_complete=complete.files,
-    help="Model manifest to choose profiles from.",
-)
-@click.option(
-    "-p",
-    "--profile",
-    "profiles",
-    multiple=True,
-    metavar="ID|NAME",
-    shell_complete=complete.profiles,
-    help="Profile; repeatable.",
-)
+@MANIFEST
+@choosing
 @click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
-@click.option("--engine", default="", shell_complete=complete.tags, help="tensorrt_llm, vllm, sglang, …")
-@click.option("--precision", default="", shell_complete=complete.tags, help="fp8, bf16, …")
-@click.option(
-    "--tp", "tensor_parallelism", default="", shell_complete=complete.tags, help="Tensor parallelism."
-)
-@click.option("--qos", default="", shell_complete=complete.tags, help="latency or throughput.")
 @click.option(
     "--lora", type=_TRISTATE, is_flag=False, flag_value="true", help="Profiles with, or without, LoRA."
 )
@@ -141,22 +126,10 @@ class Options:
 )
 @click.option("--product", "products", multiple=True, help="GPU product in the profile's tag; repeatable.")
 @click.option("--gpu-id", "gpu_ids", multiple=True, help="PCI device id in the profile's tag; repeatable.")
-@click.option(
-    "--gpu",
-    "gpus",
-    default="",
-    metavar="H100:8",
-    shell_complete=complete.gpus,
-    help="GPUs to choose for, in place of this machine's.",
-)
+@gpus_option("GPUs to choose for, in place of this machine's.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only these files of the model; repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not these files; repeatable.")
-@click.option(
-    "--store",
-    metavar="DIR",
-    shell_complete=complete.stores,
-    help="Model store [NIM_CACHE_PATH, else /model-store].",
-)
+@STORE
 @click.option(
     "--layout",
     type=OneOf([kind.value for kind in LayoutKind if kind is not LayoutKind.WORKSPACE]),
@@ -198,7 +171,7 @@ class Options:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the closing line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also a line for each file.")
-@click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 @click.option(
     "--progress",
     type=OneOf(["auto", "bar", "lines", "json", "quiet"]),

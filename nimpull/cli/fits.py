@@ -7,7 +7,7 @@ import threading
 
 import click
 
-import nimpull.cli.completion as complete
+from nimpull.cli.options import gpus_option
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.signals import stopping
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
@@ -26,14 +26,7 @@ from nimpull.settings import Settings, from_process
     exits=(2, 22, 30),
 )
 @click.argument("nim", metavar="IMAGE|RESOURCE")
-@click.option(
-    "--gpu",
-    "gpus",
-    multiple=True,
-    metavar="H100:8",
-    shell_complete=complete.gpus,
-    help="A machine type, in place of this one; repeatable: a column each.",
-)
+@gpus_option("A machine type, in place of this one; repeatable: a column each.", multiple=True)
 @click.option("--explain", is_flag=True, help="Say of each profile why it fits, or why not.")
 @click.option("-o", "--output", type=OneOf(("table", "json")), default="table", show_default=True)
 @click.option("--html", metavar="PATH", help="Write a page: what runs on which machine; - = stdout.")

@@ -7,9 +7,9 @@ from typing import Final
 
 import click
 
-import nimpull.cli.completion as complete
+from nimpull.cli.options import OUTPUT, gpus_option
 from nimpull.cli.output import for_stdout
-from nimpull.cli.program import Command, OneOf
+from nimpull.cli.program import Command
 from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes
@@ -23,19 +23,14 @@ _ORIGIN: Final = {
 }
 
 
-@click.command(cls=Command, exits=(2,), examples=("nimpull gpus", "nimpull gpus --gpu H100:8 -o json"))
-@click.option(
-    "--gpu",
-    "named",
-    default="",
-    metavar="H100:8",
-    shell_complete=complete.gpus,
-    help="GPUs to show in place of this machine's: product or PCI id, with a count [NIMPULL_GPUS].",
+@click.command(
+    "gpus", cls=Command, exits=(2,), examples=("nimpull gpus", "nimpull gpus --gpu H100:8 -o json")
 )
-@click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
-def gpus(named: str, output: str) -> None:
+@gpus_option("GPUs to show in place of this machine's: product or PCI id, with a count [NIMPULL_GPUS].")
+@OUTPUT
+def show_gpus(gpus: str, output: str) -> None:
     """Show the GPUs that profiles are chosen for, and where they were read."""
-    hardware = _hardware(named or from_process().gpus)
+    hardware = _hardware(gpus or from_process().gpus)
     if output == "json":
         click.echo(json.dumps(hardware_json(hardware), indent=2, ensure_ascii=False))
     else:

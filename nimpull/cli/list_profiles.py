@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import click
 
-import nimpull.cli.completion as complete
-from nimpull.cli.options import find_manifest, store_path
+from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, store_path
 from nimpull.cli.program import Command, OneOf, run_program
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
@@ -54,52 +53,21 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     ),
     exits=(2, 10, 11),
 )
-@click.option(
-    "--manifest",
-    "manifest_file",
-    metavar="FILE",
-    shell_complete=complete.files,
-    help="Model manifest [NIM_MANIFEST_PATH].",
-)
-@click.option(
-    "--gpu",
-    "gpus",
-    default="",
-    metavar="H100:8",
-    shell_complete=complete.gpus,
-    help="Answer for these GPUs, not this machine's.",
-)
-@click.option(
-    "-p",
-    "--profile",
-    "profiles",
-    multiple=True,
-    metavar="ID|NAME",
-    shell_complete=complete.profiles,
-    help="Only this; repeatable.",
-)
-@click.option("--engine", default="", shell_complete=complete.tags, help="Only tensorrt_llm, vllm, sglang, …")
-@click.option("--precision", default="", shell_complete=complete.tags, help="Only fp8, bf16, …")
-@click.option(
-    "--tp",
-    "tensor_parallelism",
-    default="",
-    shell_complete=complete.tags,
-    help="Only this tensor parallelism.",
-)
-@click.option("--qos", default="", shell_complete=complete.tags, help="Only latency, or throughput.")
+@MANIFEST
+@gpus_option("Answer for these GPUs, not this machine's.")
+@choosing
 @click.option("--lora/--no-lora", default=None, help="Only with, or only without, LoRA.")
 @click.option("--buildable/--no-buildable", default=None, help="Only if built on the node, or only if not.")
 @click.option(
     "--explain", is_flag=True, help="Say of each profile why it fits, or what would have to change."
 )
-@click.option("--sizes", "with_sizes", is_flag=True, help="Ask the registry how large the profiles are.")
 @click.option(
-    "--store",
-    metavar="DIR",
-    shell_complete=complete.stores,
-    help="What --sizes counts as there [NIM_CACHE_PATH, else /model-store].",
+    "--sizes",
+    "with_sizes",
+    is_flag=True,
+    help="Ask the registry how large the profiles are, and what of them --store has.",
 )
+@STORE
 @click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
 @click.option("--html", metavar="PATH", help="Write a page: what runs on which hardware; - = stdout.")
 def list_profiles(

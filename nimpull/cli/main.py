@@ -13,7 +13,7 @@ from nimpull.cli.program import Command, CommandGroup
 COMMANDS: Final = {
     "download": ("nimpull.cli.download", "download", "Pull models or manifest profiles into a store."),
     "mirror": ("nimpull.cli.mirror", "command", "Fill a bucket or a directory that others pull from."),
-    "gpus": ("nimpull.cli.gpus", "gpus", "Show the GPUs that profiles are chosen for."),
+    "gpus": ("nimpull.cli.gpus", "show_gpus", "Show the GPUs that profiles are chosen for."),
     "list-profiles": (
         "nimpull.cli.list_profiles",
         "list_profiles",

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import click
 
-from nimpull.cli.options import SERVING_HUB, criteria, find_manifest, is_served, model_of, placed
+from nimpull.cli.options import MANIFEST, SERVING_HUB, criteria, find_manifest, is_served, model_of, placed
 from nimpull.cli.program import Command, run_program, spread
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
@@ -174,7 +174,7 @@ def start() -> int:
 
 
 @click.command("manifest", cls=Command, exits=(2,))
-@click.option("--manifest", "manifest_file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
+@MANIFEST
 def manifest(manifest_file: str | None) -> None:
     """Print the model manifest that this image carries, byte for byte."""
     click.echo(find_manifest(manifest_file or "", from_process()), nl=False)

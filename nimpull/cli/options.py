@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import click
 
+import nimpull.cli.completion as complete
+from nimpull.cli.program import OneOf
 from nimpull.core.addresses import as_model
 from nimpull.core.names import ModelUri, display
 from nimpull.core.request import LayoutKind, Request
@@ -15,11 +19,69 @@ from nimpull.core.units import parse_quantity
 from nimpull.errors import ManifestError, UsageError
 from nimpull.settings import MOST_CONNECTIONS, Settings
 
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
 MAX_MANIFEST_BYTES = 16 << 20
 DEFAULT_STORE = "/model-store"
 CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
 RETRY_SECONDS = click.FloatRange(0, 1e6)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
+
+
+# -- options ---------------------------------------------------------------------------------------------
+
+STORE = click.option(
+    "--store",
+    metavar="DIR",
+    shell_complete=complete.stores,
+    help="Model store [NIM_CACHE_PATH, else /model-store].",
+)
+MANIFEST = click.option(
+    "--manifest",
+    "manifest_file",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="Model manifest [NIM_MANIFEST_PATH].",
+)
+OUTPUT = click.option(
+    "-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True, help="On stdout."
+)
+
+
+def gpus_option(help: str, *, multiple: bool = False) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        "--gpu",
+        "gpus",
+        default=None if multiple else "",
+        multiple=multiple,
+        metavar="H100:8",
+        shell_complete=complete.gpus,
+        help=help,
+    )
+
+
+def choosing(command: Decorated) -> Decorated:
+    """-p, --engine, --precision, --tp, --qos: which profiles of a manifest."""
+    name = click.option(
+        "-p",
+        "--profile",
+        "profiles",
+        multiple=True,
+        metavar="ID|NAME",
+        shell_complete=complete.profiles,
+        help="This profile; repeatable.",
+    )
+    tags = (
+        (("--engine",), "tensorrt_llm, vllm, sglang, …"),
+        (("--precision",), "fp8, bf16, …"),
+        (("--tp", "tensor_parallelism"), "Tensor parallelism."),
+        (("--qos",), "latency or throughput."),
+    )
+    for names, help in reversed(tags):
+        command = click.option(*names, default="", shell_complete=complete.tags, help=help)(command)
+    return name(command)
+
+
+# -- what they mean --------------------------------------------------------------------------------------
 
 
 def read_file(path: str, what: str, most: int = MAX_MANIFEST_BYTES) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from nimpull.cli.options import read_file
+from nimpull.cli.options import STORE, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
 from nimpull.core.names import display
@@ -25,7 +25,7 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
     exits=(2, 41, 42),
 )
 @click.argument("report", required=False, metavar="[REPORT]")
-@click.option("--store", metavar="DIR", help="Its last report [NIM_CACHE_PATH, else /model-store].")
+@STORE
 @click.option(
     "--html", metavar="PATH", help="Write a page of its own, without network or script; - = stdout."
 )

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-import nimpull.cli.completion as complete
-from nimpull.cli.options import store_path
+from nimpull.cli.options import OUTPUT, STORE, store_path
 from nimpull.cli.output import say
-from nimpull.cli.program import Command, OneOf
+from nimpull.cli.program import Command
 from nimpull.cli.running import Output, execute
 from nimpull.cli.signals import stopping
 from nimpull.core.digest import Digest
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
     from nimpull.store.store import Store
     from nimpull.store.verify import Verification
     from nimpull.store.watcher import Running
-
-_STORE = click.option(
-    "--store",
-    metavar="DIR",
-    shell_complete=complete.stores,
-    help="Model store [NIM_CACHE_PATH, else /model-store].",
-)
-_OUTPUT = click.option("-o", "--output", type=OneOf(["text", "json"]), default="text", show_default=True)
 
 
 def open_store(root: str | None) -> Store:
@@ -67,10 +58,10 @@ def open_store(root: str | None) -> Store:
     examples=("nimpull verify --store ./store", "nimpull verify --store ./store --repair"),
     exits=(2, 33, 41, 42),
 )
-@_STORE
+@STORE
 @click.option("--refresh", is_flag=True, help="Compare with what the registries list now.")
 @click.option("--repair", is_flag=True, help="Fetch what is lost again from where it came from.")
-@_OUTPUT
+@OUTPUT
 def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
     """Hash every committed file again. Exit 0: all is as it was downloaded; 33: it is not; 2: there is none.
 
@@ -183,9 +174,9 @@ def show_verification(result: Verification, root: str) -> None:
     examples=("nimpull status --store ./store", "nimpull status --store ./store --watch"),
     exits=(2, 41, 42),
 )
-@_STORE
+@STORE
 @click.option("--watch", "watching", is_flag=True, help="Follow the pull that runs; exit as it does.")
-@_OUTPUT
+@OUTPUT
 def status(store: str | None, watching: bool, output: str) -> int:
     """What is in a store, what is half done, and who writes there. Looks at names and sizes only.
 
@@ -270,9 +261,9 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
     examples=("nimpull prune --store ./store", "nimpull prune --store ./store --yes"),
     exits=(2, 41, 42, 43),
 )
-@_STORE
+@STORE
 @click.option("--yes", is_flag=True, help="Remove what is listed; without it nothing is.")
-@_OUTPUT
+@OUTPUT
 def prune(store: str | None, yes: bool, output: str) -> int:
     """What in a store nobody needs: half-done files and snapshots that no marker names, reports of failures.
 
