@@ -132,7 +132,7 @@ def test_no_manifest_is_told_with_the_places(run: Run, monkeypatch: pytest.Monke
     assert "no model manifest was found at /opt/nim/etc/default/model_manifest.yaml or /etc" in result.stderr
     assert "pull" not in result.stderr.replace("nimpull", "")
     monkeypatch.setenv("NIM_MANIFEST_PATH", "/nonexistent/manifest.yaml")
-    assert "no model manifest was found at /nonexistent/manifest.yaml — Give" in run().stderr
+    assert "no model manifest was found at /nonexistent/manifest.yaml — Set NIM_MANIFEST_PATH" in run().stderr
 
 
 def test_the_group_knows_the_command() -> None:
