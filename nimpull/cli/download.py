@@ -159,6 +159,7 @@ class Options:
     "report_path",
     default="",
     metavar="PATH",
+    shell_complete=complete.files,
     callback=report_place,
     help="Where the report goes; - is stdout.",
 )
@@ -166,6 +167,7 @@ class Options:
     "--metrics",
     default="",
     metavar="PATH",
+    shell_complete=complete.files,
     callback=report_place,
     help="Where the metrics go [NIMPULL_METRICS, else .nimpull/metrics.prom in the store].",
 )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+import nimpull.cli.completion as complete
 from nimpull.cli.options import STORE, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
@@ -24,10 +25,13 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
     examples=("nimpull report --store ./store --html pull.html", "nimpull report .nimpull/report.json"),
     exits=(2, 41, 42),
 )
-@click.argument("report", required=False, metavar="[REPORT]")
+@click.argument("report", required=False, metavar="[REPORT]", shell_complete=complete.files)
 @STORE
 @click.option(
-    "--html", metavar="PATH", help="Write a page of its own, without network or script; - = stdout."
+    "--html",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="Write a page of its own, without network or script; - = stdout.",
 )
 def report(report: str | None, store: str | None, html: str | None) -> int:
     """Show what a pull did: a report file, or the last report of a store."""
