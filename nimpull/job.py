@@ -127,20 +127,22 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         )
     if request.dry_run:
         return _dry_run(needs, profiles, key, edges, report)
+    # before the first request: a volume that cannot be written is told in under a second, without a source
     volume.probe()
     report = drafted(replace(report, store=volume.summary()))
-    edges.reporter.set_aside()
+    edges.reporter.set_aside()  # while there is room: a run that fills the volume must be able to say so
     with volume.claims() as claims:
         listed = _list(needs, edges)
         listings = tuple(listed.values())
         report = drafted(replace(report, sources=tuple(map(Repository.of, listings))))
         places = volume.places(resolved(destinations(profiles), listed))
         found, missing = _look(listings, places, key, edges)
+        # from here on readers may see a change: what would take another model's files has been refused
         filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
         outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
         named = finish(volume.store, places, listings, request, edges.emit)
         tell_of_homes(request, edges.settings, listings, edges.emit)
-        mark_ready(
+        mark_ready(  # last: a marker that is there speaks for files that are durable
             volume.store,
             places,
             listings,

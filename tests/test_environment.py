@@ -15,7 +15,7 @@ import pytest
 from nimpull.core.events import Level
 from nimpull.errors import UsageError
 from nimpull.settings import Settings, load
-from nimpull.wiring.limits import fetch_limits
+from nimpull.wiring.fetch_limits import fetch_limits
 from tests.calls import FILES, call
 from tests.registry import Registry
 from tests.transporting import closed_port
@@ -266,7 +266,7 @@ def test_connections_and_memory_can_be_said() -> None:
 def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
 ) -> None:
-    monkeypatch.setattr("nimpull.wiring.limits.cpu_limit", lambda: cpus)
+    monkeypatch.setattr("nimpull.wiring.fetch_limits.cpu_limit", lambda: cpus)
     found = fetch_limits(Settings())
     assert found.connections == connections
     assert found.small_connections == 6 * connections

@@ -170,7 +170,7 @@ class Edges:
         Raises NimpullError for the first that cannot be had.
         """
         from nimpull.fetch import Fetcher
-        from nimpull.wiring.limits import fetch_limits
+        from nimpull.wiring.fetch_limits import fetch_limits
 
         def locate(artifact: Artifact, fresh: bool) -> Location:
             near = None if fresh else copies.get(artifact.identity)  # once that was tried, the source

@@ -135,6 +135,7 @@ class HubLayout(StoreLayout):
                 self._tree.unlink(staged)
             return self._symlink(path, blob)
         self._check_replaceable(blob, status)
+        # the blob first: a link that leads nowhere would be a snapshot that lies
         changed = self._move(artifact, staged, blob, digest, etag)
         return changed + self._symlink(path, blob)
 

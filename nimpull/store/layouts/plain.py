@@ -65,6 +65,7 @@ class LocalDirLayout(PlainLayout):
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         changed = super().place(artifact, staged, digest=digest, etag=etag)
+        # after the file: huggingface_hub takes a description that is older than its file for none
         return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
 
     def take(self, found: Found) -> StoredFile | None:
