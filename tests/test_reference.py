@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from nimpull.cli.program import Ending
 from scripts.package_map import MAP, PACKAGE
-from scripts.reference import PAGES, PROGRAMS, made
+from scripts.reference import PAGES, PROGRAMS, context_of, made, walk
 
 
 @pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
@@ -23,6 +25,15 @@ def test_the_map_has_a_line_for_every_module() -> None:
     modules = sorted(path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
     assert sorted(name for name, _ in rows) == modules
     assert all(line.strip() for _, line in rows)
+
+
+def test_every_help_ends_with_examples_and_exit_codes() -> None:
+    for name, program in PROGRAMS.items():
+        for context in walk(context_of(program, name)):
+            command = context.command
+            assert isinstance(command, Ending) and command.examples, context.command_path
+            assert all(each.startswith(("nimpull ", "source ", name)) for each in command.examples)
+            assert command.exits or isinstance(command, click.Group), context.command_path
 
 
 def test_there_is_no_page_of_a_program_that_is_gone() -> None:

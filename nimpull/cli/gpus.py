@@ -34,7 +34,7 @@ def show_gpus(gpus: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(hardware_json(hardware), indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(_lines(hardware)))
+        click.echo(for_stdout("\n".join(_lines(hardware))))
 
 
 def _hardware(named: str) -> Hardware:
@@ -56,7 +56,7 @@ def _lines(hardware: Hardware) -> list[str]:
     for gpu in hardware.gpus:
         lines.append(f"{gpu.index:>3}  {_product(gpu):<{width}}  {'  '.join(_facts(gpu))}".rstrip())
         lines.extend(f"       {problem}" for problem in gpu.problems)
-    lines.extend(for_stdout(f"Note: {note}") for note in hardware.notes)
+    lines.extend(f"Note: {note}" for note in hardware.notes)
     return lines
 
 

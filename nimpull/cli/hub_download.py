@@ -19,7 +19,7 @@ from nimpull.cli.running import Output, execute
 from nimpull.core.names import ModelUri, display
 from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
-from nimpull.errors import UsageError
+from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import MOST_CONNECTIONS, Settings, from_process
 
 _WORKERS: Final = click.IntRange(1, MOST_CONNECTIONS, clamp=True)
@@ -41,12 +41,24 @@ class HubDownload(Command):
         return super().parse_args(ctx, several if looked.params.get("repo_id") else args)
 
 
-@click.group("huggingface-cli", cls=DownloadOnly, no_args_is_help=False)
+_EXAMPLES: Final = (
+    "huggingface-cli download sentence-transformers/all-MiniLM-L6-v2 --local-dir ./model",
+    "huggingface-cli download hf://datasets/rajpurkar/squad --include 'plain_text/*'",
+)
+
+
+@click.group("huggingface-cli", cls=DownloadOnly, no_args_is_help=False, examples=_EXAMPLES)
 def hugging_face() -> None:
-    """``download`` as huggingface-cli and hf offer it. The other commands are not here: this is nimpull."""
+    """Has download as huggingface-cli and hf offer it. The other commands are not here: this is nimpull."""
 
 
-@hugging_face.command("download", cls=HubDownload, may_be_empty=("token",))
+@hugging_face.command(
+    "download",
+    cls=HubDownload,
+    may_be_empty=("token",),
+    examples=_EXAMPLES,
+    exits=tuple(EXIT_CODES),
+)
 @click.argument("repo_id")
 @click.argument("filenames", nargs=-1)
 @click.option("--repo-type", "--type", "repo_type", type=click.Choice(["model", "dataset"]))

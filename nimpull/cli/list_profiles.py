@@ -9,6 +9,7 @@ import click
 
 import nimpull.cli.completion as complete
 from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, store_path
+from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf, run_program
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
@@ -115,7 +116,8 @@ def list_profiles(
     if html:
         show_page(listing, html)
         return
-    click.echo(render(listing, output, explain=explain), nl=False)
+    text = render(listing, output, explain=explain)
+    click.echo(for_stdout(text) if output in ("table", "wide") else text, nl=False)
 
 
 def show_page(listing: ProfileList, path: str) -> None:
@@ -167,7 +169,12 @@ def best_id(judged: Judged) -> str:
         return ""
 
 
-@click.command("list-model-profiles", cls=Command, exits=(2, 10))
+@click.command(
+    "list-model-profiles",
+    cls=Command,
+    examples=("list-model-profiles", "list-model-profiles -m model_manifest.yaml"),
+    exits=(2, 10),
+)
 @click.option("-m", "--manifest-file", metavar="FILE", help="Model manifest [NIM_MANIFEST_PATH].")
 def list_model_profiles(manifest_file: str | None) -> None:
     """List the profiles of the model manifest as NIM containers do. Exit 0 even if nothing runs here."""

@@ -70,7 +70,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(bare_start(ctx))
 
 
-@click.command("help", cls=Command, exits=(2,))
+@click.command("help", cls=Command, examples=("nimpull help", "nimpull help download"), exits=(2,))
 @click.argument("command", required=False)
 @click.pass_context
 def show_help(ctx: click.Context, command: str | None) -> None:

@@ -21,14 +21,30 @@ from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.selection import named
-from nimpull.errors import ManifestError, NoProfileError, NotWritableError, UsageError
+from nimpull.errors import EXIT_CODES, ManifestError, NoProfileError, NotWritableError, UsageError
 from nimpull.settings import DEFAULT_CACHE, Settings, cache_path, from_process, native_path
 
 # -- download-to-cache ---------------------------------------------------------------------------------
 
 
-@click.command("download-to-cache", cls=Command)
-@click.option("-p", "--profile", "--profiles", "profiles", multiple=True, metavar="ID...")
+@click.command(
+    "download-to-cache",
+    cls=Command,
+    examples=(
+        "download-to-cache --profiles 4e869579b1c2 ff67ce6fad2c",
+        "download-to-cache --model-uri hf://sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    exits=tuple(EXIT_CODES),
+)
+@click.option(
+    "-p",
+    "--profile",
+    "--profiles",
+    "profiles",
+    multiple=True,
+    metavar="ID...",
+    help="Ids, beginnings of them, or names.",
+)
 @click.option("--all", "everything", is_flag=True, help="Every profile of the manifest.")
 @click.option("--lora", is_flag=True, help="The best profile with LoRA.")
 @click.option("--model-uri", metavar="URI", help="Model-free: hf://namespace/name[:revision].")
@@ -103,8 +119,16 @@ def under_flags(request: Request, settings: Settings) -> Request:
 # -- create-model-store --------------------------------------------------------------------------------
 
 
-@click.command("create-model-store", cls=Command)
-@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID")
+@click.command(
+    "create-model-store",
+    cls=Command,
+    examples=(
+        "create-model-store --profile 4e869579b1c2 --model-store ./model",
+        "create-model-store --model-repo ngc://nim/meta/llama3-8b-instruct:hf -m ./model",
+    ),
+    exits=tuple(EXIT_CODES),
+)
+@click.option("-p", "--profile", "profiles", multiple=True, metavar="ID", help="Its id or name.")
 @click.option("--model-repo", metavar="URI", help="hf://…, ngc://…, s3://… or https://…")
 @click.option(
     "-m",
@@ -173,14 +197,19 @@ def start() -> int:
     return execute(ask, store=native_path())
 
 
-@click.command("manifest", cls=Command, exits=(2,))
+@click.command(
+    "manifest",
+    cls=Command,
+    examples=("nimpull manifest > model_manifest.yaml", "nimpull manifest --manifest ./model_manifest.yaml"),
+    exits=(2,),
+)
 @MANIFEST
 def manifest(manifest_file: str | None) -> None:
     """Print the model manifest that this image carries, byte for byte."""
     click.echo(find_manifest(manifest_file or "", from_process()), nl=False)
 
 
-@click.command("check-cache-env", cls=Command, exits=(40, 41, 42))
+@click.command("check-cache-env", cls=Command, examples=("check-cache-env",), exits=(2, 40, 41, 42))
 def check_cache_env() -> None:
     """Check that the NIM cache is there and can be written. Exit 0: it can; 41: it cannot."""
     from nimpull.store.preflight import probe

@@ -34,11 +34,17 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def for_stdout(line: str) -> str:
-    """Prose that a command prints: broken between words on a terminal only."""
+def for_stdout(text: str) -> str:
+    """On a terminal lines of prose are broken between words; rows of a table, with wide gaps, are not."""
     from nimpull.progress.stream import TextStream
 
-    return in_columns(line, TextStream(sys.stdout).columns) if _is_terminal(sys.stdout) else line
+    if not _is_terminal(sys.stdout):
+        return text
+    columns = TextStream(sys.stdout).columns
+    return "\n".join(
+        line if "  " in line.strip() or len(line) <= columns else in_columns(line, columns)
+        for line in text.split("\n")
+    )
 
 
 def in_columns(line: str, columns: int) -> str:
