@@ -146,10 +146,11 @@ def test_presigned_urls_are_kept_until_shortly_before_their_end(
 
 
 def test_f19_a_presigned_url_of_the_metadata_service(source: NgcSource, registry: Registry) -> None:
+    registry.add_ngc_model("nim", "meta", "bare", "1", FILES)
     inside = faults.edit_json(lambda d: {**d, "urls": ["http://169.254.169.254/x"] * len(d["urls"])})
-    registry.faults.append(Fault(inside, path=MANIFEST))
+    registry.faults.append(Fault(inside, path=r"/bare/1/files"))
     with pytest.raises(RedirectError, match="metadata"):
-        listed(source, URI)
+        listed(source, "ngc://nim/meta/bare:1")
 
 
 def test_a_fresh_location_is_asked_for_by_path(source: NgcSource, registry: Registry, api: HttpApi) -> None:

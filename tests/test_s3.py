@@ -88,6 +88,7 @@ NOT_LISTINGS = {
     "page": b"<html><body>Welcome</body></html>",
     "broken": b"<ListBucketResult>",
     "json": b"{}",
+    "document-type": b"<!DOCTYPE x><ListBucketResult/>",
     "entities": DTD.format("utf-8").encode(),
     "entities-in-utf-16": DTD.format("utf-16").encode("utf-16"),
 }
