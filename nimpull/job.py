@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from nimpull import __version__
-from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome, Wanted
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
 from nimpull.core.names import ModelUri
@@ -27,7 +27,6 @@ from nimpull.core.plan import (
     needs_to_repair,
     resolved,
 )
-from nimpull.core.ports import Wanted
 from nimpull.core.report import (
     CachedProfile,
     Failure,

@@ -8,9 +8,9 @@ from threading import Event as Flag
 
 import requests
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.ports import Source, Wanted
+from nimpull.core.ports import Source
 from nimpull.sources import HubSource, NgcSource
 from nimpull.transport import HttpApi, Network, TransportPolicy
 from tests.clocks import StepClock

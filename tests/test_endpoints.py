@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from blake3 import blake3
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Wanted
 from nimpull.errors import AuthError, UsageError
 from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer
 from nimpull.transport import HttpApi

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.ports import Reply, Wanted
+from nimpull.core.reply import Reply
 from nimpull.errors import (
     AuthError,
     ForbiddenError,

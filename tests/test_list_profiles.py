@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from nimpull.cli.list_profiles import list_model_profiles, list_profiles
 from nimpull.cli.main import cli
+from nimpull.core.artifacts import Wanted
 from nimpull.core.fit import Fitter
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile, ProfileFile
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.plan import needs_of
-from nimpull.core.ports import Wanted
 from nimpull.core.sizes import Size, memory_hint
 from nimpull.errors import ManifestError, NoProfileError, UsageError
 from tests.gpus import PROFILES, TABLE, example, node

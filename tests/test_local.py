@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Wanted
 from nimpull.errors import NetworkError, NotFoundError, UsageError
 from nimpull.sources import LocalSource
 

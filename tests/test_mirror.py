@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from blake3 import blake3
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Wanted
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, boto_signer
 from nimpull.transport import HttpApi

@@ -6,8 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Source, Wanted
+from nimpull.core.ports import Source
 from nimpull.errors import AuthError, ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, S3Source, boto_signer
 from nimpull.transport import HttpApi

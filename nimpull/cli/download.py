@@ -31,11 +31,11 @@ from nimpull.cli.options import (
 )
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import Output, execute
+from nimpull.core.artifacts import Wanted
 from nimpull.core.criteria import Criteria
 from nimpull.core.events import Level
 from nimpull.core.names import display
 from nimpull.core.nimcache import HubRepository, NimCache, parse_nimcache
-from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import Settings, from_process

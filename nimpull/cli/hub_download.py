@@ -16,8 +16,8 @@ import click
 from nimpull.cli.options import limited, placed
 from nimpull.cli.program import Command, DownloadOnly, run_program, spread
 from nimpull.cli.running import Output, execute
+from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri, display
-from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import MOST_CONNECTIONS, Settings, from_process

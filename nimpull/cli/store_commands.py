@@ -17,9 +17,9 @@ from nimpull.cli.output import say
 from nimpull.cli.program import Command
 from nimpull.cli.running import Output, execute
 from nimpull.cli.signals import stopping
+from nimpull.core.artifacts import Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
-from nimpull.core.ports import Wanted
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time
 from nimpull.errors import IntegrityError, LeaseHeldError, UsageError

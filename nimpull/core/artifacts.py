@@ -63,6 +63,15 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which files of a repository: exact ``paths`` (empty = all), then include and exclude globs."""
+
+    paths: frozenset[str] = frozenset()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Location:
     """Where an artifact's bytes can be had now.
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from nimpull.core.artifacts import Artifact, Listing, Outcome
+from nimpull.core.artifacts import Artifact, Listing, Outcome, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.core.ports import Wanted
 from nimpull.core.request import Repair
 from nimpull.errors import ManifestError, UsageError
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event
 from nimpull.core.names import ModelUri, Url
+from nimpull.core.reply import Reply
 
 Emit = Callable[[Event], None]
 
@@ -40,19 +41,6 @@ class Clock(Protocol):
 # -- transport -> sources ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole small answer. Header names are lower case; ``url`` is where it finally came from.
-
-    Any HTTP status is a Reply, 4xx and (beyond the retry budget) 5xx too: the source knows what it means.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    url: Url
-
-
 class Api(Protocol):
     """Small requests to registries, retried inside the budget on connection failures, 429 and 5xx.
 
@@ -73,15 +61,6 @@ class Api(Protocol):
 
 
 # -- sources -> job, fetch -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which files of a repository: exact ``paths`` (empty = all), then include and exclude globs."""
-
-    paths: frozenset[str] = frozenset()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 class Source(Protocol):

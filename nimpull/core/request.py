@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from nimpull.core.artifacts import Wanted
 from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.core.ports import Wanted
 
 
 class LayoutKind(StrEnum):

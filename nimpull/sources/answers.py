@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from nimpull.core.names import Url, display
-from nimpull.core.ports import Reply
+from nimpull.core.reply import Reply
 from nimpull.errors import AuthError, ForbiddenError, ListingError, NetworkError, NimpullError, NotFoundError
 
 #: Seconds before its end from which a presigned URL is not handed out any more.

@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Api, Clock, Reply, Wanted
+from nimpull.core.ports import Api, Clock
 from nimpull.core.redirects import is_redirect, resolve
+from nimpull.core.reply import Reply
 from nimpull.errors import (
     AuthError,
     ForbiddenError,

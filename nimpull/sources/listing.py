@@ -9,10 +9,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, TypeVar
 
-from nimpull.core.artifacts import Artifact
+from nimpull.core.artifacts import Artifact, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, display
-from nimpull.core.ports import Wanted
 from nimpull.errors import ListingError, NotFoundError
 
 MAX_FILES: Final = 1_000_000

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Head, Wanted
+from nimpull.core.ports import Head
 from nimpull.errors import NetworkError, NotFoundError, UsageError
 from nimpull.sources.checksums import LISTS, add_checksums
 from nimpull.sources.listing import Entries, narrowed, pinned, unverifiable

@@ -13,10 +13,11 @@ from collections.abc import Callable, Container
 from typing import Final
 from urllib.parse import quote, unquote
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Api, Reply, Wanted
+from nimpull.core.ports import Api
+from nimpull.core.reply import Reply
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath, Url, display
-from nimpull.core.ports import Api, Clock, Reply, Wanted
+from nimpull.core.ports import Api, Clock
 from nimpull.core.redirects import resolve
+from nimpull.core.reply import Reply
 from nimpull.errors import (
     AuthError,
     ForbiddenError,

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Api, Reply, Wanted
+from nimpull.core.ports import Api
+from nimpull.core.reply import Reply
 from nimpull.errors import (
     AuthError,
     ForbiddenError,

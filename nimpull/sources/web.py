@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from nimpull.core.artifacts import Artifact, Listing, Location
+from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Api, Wanted
+from nimpull.core.ports import Api
 from nimpull.errors import ListingError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, LISTS, checksum_lines

@@ -16,8 +16,9 @@ from nimpull.core.events import Waiting
 from nimpull.core.heads import content_length
 from nimpull.core.names import Url
 from nimpull.core.patience import BUSY, Patience
-from nimpull.core.ports import Cancel, Clock, Emit, Reply
+from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
+from nimpull.core.reply import Reply
 from nimpull.errors import Cancelled, NetworkError, TransferError
 from nimpull.transport.connections import Adapter, Exchange
 from nimpull.transport.failures import LastingNetworkError, Watch, proxy_refused, unstable, unusable

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
-from nimpull.core.artifacts import Artifact, Listing
+from nimpull.core.artifacts import Artifact, Listing, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.ports import Cancel, Wanted
+from nimpull.core.ports import Cancel
 from nimpull.errors import StoreError
 from nimpull.store.layouts import Found, FoundBy
 from nimpull.store.store import Store

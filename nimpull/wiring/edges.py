@@ -10,13 +10,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Self
 
 from nimpull import __version__
-from nimpull.core.artifacts import Artifact, Listing, Location, Outcome
+from nimpull.core.artifacts import Artifact, Listing, Location, Outcome, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Body, Clock, Ingests, Supply, Wanted
+from nimpull.core.ports import Body, Clock, Ingests, Supply
 from nimpull.core.report import Report
 from nimpull.core.request import Request
 from nimpull.errors import NotFoundError

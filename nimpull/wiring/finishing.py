@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nimpull.core.artifacts import Artifact, Listing, Outcome
+from nimpull.core.artifacts import Artifact, Listing, Outcome, Wanted
 from nimpull.core.events import Note
 from nimpull.core.manifest import runtime_manifest
 from nimpull.core.names import SafePath, display
-from nimpull.core.ports import Emit, Wanted
+from nimpull.core.ports import Emit
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import NotWritableError
 from nimpull.settings import Settings

@@ -9,12 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from urllib.parse import unquote
 
-from nimpull.core.artifacts import Artifact
+from nimpull.core.artifacts import Artifact, Wanted
 from nimpull.core.manifest import parse_manifest
 from nimpull.core.mirror import MirrorFile, MirrorRepository, Target
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Needs, needs_of
-from nimpull.core.ports import Wanted
 from nimpull.core.report import Report
 from nimpull.core.request import MirrorTo, Request
 from nimpull.errors import StoreIOError, UsageError
