@@ -70,3 +70,9 @@ def new_hasher(algorithm: str, size: int) -> Hasher:
     if algorithm == "git":
         return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def digest_of(content: bytes, algorithm: str = "blake3") -> Digest:
+    hasher = new_hasher(algorithm, len(content))
+    hasher.update(content)
+    return Digest(algorithm, hasher.hexdigest())

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
+from nimpull.core.digest import digest_of
 from nimpull.core.mirror import object_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
@@ -72,6 +73,8 @@ class MirrorSource:
             for path in (*promised, CHECKSUMS):  # also what a bucket lacks: a part is not the whole
                 entries.add(path)
         add_checksums(entries, checksums)
+        if CHECKSUMS in entries:  # it may not change between the two readings of it
+            entries.add(CHECKSUMS, len(checksums), (digest_of(checksums),))
         described = with_digests(entries.artifacts(wanted), lambda path: self._about(repo.with_path(path)))
         self._refuse_unlisted(described)
         artifacts, at = self._at_revision(repo, described)
