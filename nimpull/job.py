@@ -113,6 +113,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     endpoints = edges.endpoints(needs.repositories)
     ids = tuple(profile.id for profile in profiles)
     key = request.selection_key(ids, endpoints)
+    edges.reporter.selection = key
     report = drafted(replace(report, store=volume.summary()))
 
     if not request.refresh and (marker := volume.ready(key)):
@@ -268,6 +269,7 @@ def _fill(
     fetched: list[Outcome] = []
     sharing = filling.sharing(plan.missing, claims, settings=edges.settings, cancel=edges.cancel)
     with sharing as (work, ingests):
+        edges.reporter.work = work
         while work.unfinished:  # again only where a claim was lost, and came back
             fetched += edges.fetch(work, ingests, copies)
         outcomes = (*present, *fetched, *work.elsewhere)

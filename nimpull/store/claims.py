@@ -40,6 +40,7 @@ class Claims:
     """
 
     def __init__(self, tree: Tree, *, owner: str, clock: Clock) -> None:
+        self.owner = owner
         self.presence = Presence(tree, owner=owner, clock=clock)
         self._tree = tree
         self._lock = threading.Lock()
@@ -50,6 +51,7 @@ class Claims:
         self.presence.__enter__()
         with suppress(OSError, StoreError):  # what others left is no reason to stop
             self.presence.sweep()
+            self._sweep()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,6 +59,8 @@ class Claims:
             self._closed = True  # a thread may still be about to take one
         for unit in tuple(self._held):
             self.drop(unit)
+        with suppress(OSError, StoreError):
+            self._sweep()
         self.presence.__exit__(*error)
 
     def take(self, unit: str) -> Run | None:
@@ -99,6 +103,13 @@ class Claims:
             generation = self._held.pop(unit, None)
             if generation is not None:
                 self._remove(unit, generation)
+
+    def _sweep(self) -> None:
+        """Claims of runs that died between the last file of a unit and dropping it: nobody asks for these."""
+        for name in self._tree.names(CLAIMS):
+            found = _NAME.fullmatch(name)
+            if found and self._is_over(self._run_of(found[1], int(found[2]))):
+                self._remove(found[1], int(found[2]))
 
     def _remove(self, unit: str, generation: int) -> None:
         with suppress(OSError, StoreError):

@@ -65,6 +65,9 @@ class SharedWork:
         self._unit_of = {each.identity: unit.name for unit in units for each in unit.artifacts}
         self._handed: dict[str, set[str]] = {}  # by unit: identities that are being fetched here
         self._gone: set[str] = set()  # of these: units whose claim was lost
+        self.files = self.bytes = 0  # that this run brought
+        self.waiting = ""  # for which files, and whom
+        self._worked = False
         self._turn = 0
         self._told: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
@@ -82,6 +85,7 @@ class SharedWork:
                 progressed = self._clock.monotonic()
             found, holders = self._claim_next()
             if found or not holders:
+                self.waiting, self._worked = "", self._worked or bool(found)
                 return found
             if any(run.age < 2 * POLL for run in holders.values()):
                 progressed = self._clock.monotonic()
@@ -158,6 +162,15 @@ class SharedWork:
         with self._lock:
             return any(name not in self._handed for name in self._open)
 
+    @property
+    def works(self) -> bool:
+        """Whether this run has had anything to do itself."""
+        return self._worked
+
+    @property
+    def owner(self) -> str:
+        return self._claims.owner
+
     # -- what an ingest area asks ------------------------------------------------------------------------
 
     @property
@@ -204,6 +217,7 @@ class SharedWork:
         with self._lock:
             for artifact in artifacts:
                 name = self._settle(artifact)
+                self.files, self.bytes = self.files + 1, self.bytes + (artifact.size or 0)
                 self._unit_of.pop(artifact.identity, None)
                 if name and name not in self._gone:
                     del self._open[name]
@@ -215,11 +229,12 @@ class SharedWork:
     # -- what is told ------------------------------------------------------------------------------------
 
     def _tell(self, holders: Mapping[str, Run]) -> None:
+        self.waiting = self._describe(holders)
         names, now = frozenset(run.owner for run in holders.values()), self._clock.monotonic()
         told, at = self._told
         if names - told or now - at > _RETELL:
             self._told = names | told, now
-            self._emit(Note(f"waiting for {self._describe(holders)}"))
+            self._emit(Note(f"waiting for {self.waiting}"))
 
     def _describe(self, holders: Mapping[str, Run]) -> str:
         with self._lock:

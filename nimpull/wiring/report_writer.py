@@ -7,17 +7,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
-from nimpull.core.report import Report, State, termination_message, to_text
+from nimpull.core.report import PodShare, Report, State, termination_message, to_text
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
+    from nimpull.store.sharing import SharedWork
 
 METRICS: Final = f"{STATE_DIRECTORY}/metrics.prom"  # the node exporter reads what ends in .prom
 READY: Final = b'nimpull_state{state="Ready"} 1.0'
@@ -47,6 +48,8 @@ class ReportWriter:
         announce: Callable[[Report], str] | None = None,
     ) -> None:
         self.draft: Report | None = None
+        self.selection = ""  # the key of its marker, once it is known
+        self.work: SharedWork | None = None  # once there is any
         self.unwritten: OutputError | None = None
         self._path = "" if path == "-" else path
         self._termination_log = termination_log
@@ -119,11 +122,21 @@ class ReportWriter:
                 self.unwritten = OutputError.of(f"the report {display(self._path, 300)}", error)
                 self._tell(self.unwritten.message)
         elif not self._request.repair:  # a repair is not what the store was filled by
-            self._tell(leave_report(self._request.store, report, last=last))
+            self._tell(self._leave_in_store(report, last=last))
         if self._metrics:
             self._tell(leave_metrics(self._metrics, report))
         elif not self._request.repair:
             self._tell(leave_metrics_in_store(self._request.store, report))
+
+    def _leave_in_store(self, report: Report, *, last: bool) -> str:
+        work, store = self.work, self._request.store
+        if work is None:
+            return leave_report(store, report, last=last)
+        share = PodShare(work.owner, report.state, work.files, work.bytes, work.waiting)
+        shared = replace(report, pods=(share,))
+        return leave_report(
+            store, shared, selection=self.selection, token=work.token, works=work.works, last=last
+        )
 
     def _tell(self, problem: str) -> None:
         if problem:
@@ -142,18 +155,19 @@ def leave_message(path: str, report: Report) -> str:
     return ""
 
 
-def leave_report(store: str, report: Report, *, last: bool = True) -> str:
-    """Write it where a controller looks for it; returns why it could not, or "". ``last``: none follows.
+def leave_report(store: str, report: Report, *, last: bool = True, **sharing: Any) -> str:
+    """Write it where a controller looks for it; returns why it could not, or "". ``last``: none follows;
+    ``sharing``: see :func:`nimpull.wiring.shares.leave`.
 
     A store that is not there is not made for it.
     """
     if not store or not os.path.isdir(store):
         return ""
-    from nimpull.store.report_file import write_report
     from nimpull.store.tree import Tree
+    from nimpull.wiring.shares import leave
 
     try:
-        write_report(Tree(store), to_text(report).encode(), last=last)
+        leave(Tree(store), report, last=last, **sharing)
     except StoreError as error:
         return f"the report could not be written: {error}"
     return ""

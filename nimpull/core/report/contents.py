@@ -185,6 +185,19 @@ class ProgressSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PodShare:
+    """What one pod did of a pull that several may share. ``pod``: its name and process; ``files`` that it
+    brought, ``bytes`` of these; ``waiting``: for which files of whom, "" = it works.
+    """
+
+    pod: str
+    state: State
+    files: int = 0
+    bytes: int = 0
+    waiting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a run failed, ready for a reader: see :mod:`nimpull.errors`."""
 
@@ -212,7 +225,8 @@ class Failure:
 class Report:
     """One run. ``started`` and ``updated``: seconds since the epoch; ``error`` is set if and only if Failed.
 
-    ``profiles`` are published in ``status.profiles`` once Ready, as the operator does.
+    ``pods``: the one that writes first. ``profiles`` are published in ``status.profiles`` once Ready, as
+    the operator does.
     """
 
     state: State
@@ -229,6 +243,7 @@ class Report:
     progress: ProgressSummary | None = None
     timeline: Timeline | None = None
     artifacts: tuple[Outcome, ...] = ()
+    pods: tuple[PodShare, ...] = ()
     error: Failure | None = None
     notes: tuple[str, ...] = ()
 

@@ -20,6 +20,7 @@ from nimpull.core.report.contents import (
     CachedProfile,
     Failure,
     MirrorSummary,
+    PodShare,
     ProfileVerdict,
     ProgressSummary,
     Report,
@@ -63,6 +64,8 @@ def to_json(report: Report) -> dict[str, Any]:
         document["mirror"] = _mirror(report.mirror)
     if report.timeline:
         document["timeline"] = timeline_json(report.timeline)
+    if report.pods:
+        document["pods"] = [_share(share) for share in report.pods]
     document["artifacts"] = [_artifact(outcome) for outcome in report.artifacts]
     document["notes"] = [clean(note) for note in report.notes]
     return document
@@ -121,6 +124,16 @@ def _condition(report: Report) -> dict[str, Any]:
         "lastTransitionTime": show_time(
             report.started if report.state is State.IN_PROGRESS else report.updated
         ),
+    }
+
+
+def _share(share: PodShare) -> dict[str, Any]:
+    return {
+        "name": display(share.pod),
+        "state": share.state.value,
+        "files": share.files,
+        "bytes": share.bytes,
+        "waitingFor": clean(share.waiting),
     }
 
 

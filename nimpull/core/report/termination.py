@@ -31,7 +31,7 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
     if limit < 256:
         raise ValueError("a termination message needs 256 bytes at least")
     document = to_json(report)
-    for name in ("artifacts", "selection", "timeline"):
+    for name in ("artifacts", "selection", "timeline", "pods"):
         document.pop(name, None)
     if report.mirror:
         document["mirror"] = {**document["mirror"]}
