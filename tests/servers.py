@@ -297,6 +297,14 @@ class Proxy(_Listener):
         peer.close()
 
 
+class PlainServer(ScriptedServer):
+    """Answers a TLS hello as a web server on port 80 does."""
+
+    def _converse(self, connection: socket.socket, number: int) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
 class SocksProxy(_Listener):
     """SOCKS5 (RFC 1928) with user and password (RFC 1929); ``asked``: the addresses as it was asked for them.
 

@@ -15,7 +15,17 @@ from nimpull.core.names import Url
 from nimpull.errors import Cancelled, NetworkError, ProxyError, TlsError
 from tests.certificates import served
 from tests.clocks import StepClock
-from tests.servers import Answer, Peer, Proxy, ProxyRules, ScriptedServer, Seen, SocksProxy, in_turn
+from tests.servers import (
+    Answer,
+    Peer,
+    PlainServer,
+    Proxy,
+    ProxyRules,
+    ScriptedServer,
+    Seen,
+    SocksProxy,
+    in_turn,
+)
 from tests.transporting import CANARY, Rig, closed_port, ok
 
 STOPS_WITHIN = 0.5  # seconds
@@ -205,11 +215,6 @@ def test_f55_cookies_are_not_kept(rig: Callable[..., Rig]) -> None:
 
 
 def test_https_to_a_plain_server_says_how_the_address_is_written(rig: Callable[..., Rig]) -> None:
-    class PlainServer(ScriptedServer):
-        def _converse(self, connection: socket.socket, number: int) -> None:
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
     with PlainServer(ok) as server, pytest.raises(TlsError, match=r"no TLS connection to 127.+:") as caught:
         rig().api.request("GET", Url(f"https://{server.address}/"))
     assert "must begin with http://" in caught.value.hint

@@ -78,6 +78,8 @@ def test_f19_a_name_that_leads_to_metadata_is_never_asked(
         monkeypatch.setattr(socket, "getaddrinfo", resolving(secret.port))
         with pytest.raises(RedirectError, match=r"metadata\.test.*link-local or metadata address"):
             rig().transport(Location(Url(f"http://metadata.test:{secret.port}/")), 0, None)
+        with pytest.raises(RedirectError, match=r"metadata\.test.*link-local or metadata address"):
+            rig().api.request("GET", Url(f"http://metadata.test:{secret.port}/"))
         assert secret.seen == []
 
 

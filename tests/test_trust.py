@@ -21,7 +21,7 @@ from nimpull.transport import HttpApi, Network, TransportPolicy
 from nimpull.transport.trust import SYSTEM_STORES, authorities
 from tests.certificates import of_an_old_company, served
 from tests.clocks import StepClock
-from tests.servers import ScriptedServer
+from tests.servers import PlainServer, ScriptedServer
 from tests.transporting import Rig, ok
 
 
@@ -103,16 +103,8 @@ def test_f27_wrong_host_and_expired(
         rig(ca_files=(bundle,)).api.request("GET", server.url())
 
 
-class PlainSpoken(ScriptedServer):
-    """Answers a TLS hello as a web server on port 80 does."""
-
-    def _converse(self, connection: socket.socket, number: int) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-
 def test_f27_plain_http_on_a_tls_port(rig: Callable[..., Rig]) -> None:
-    with PlainSpoken(ok) as server:
+    with PlainServer(ok) as server:
         url = Url(server.url().reveal().replace("http:", "https:"))
         with pytest.raises(TlsError, match="no TLS connection"):
             rig().transport(Location(url), 0, None)

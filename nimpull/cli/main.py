@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "report": ("nimpull.cli.report", "report", "What a pull did, in words or as a page to look at."),
     "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
     "prune": ("nimpull.cli.store_commands", "prune", "What nobody needs in a store, and remove it."),
+    "doctor": ("nimpull.cli.doctor", "doctor", "What would go wrong here, before anything is pulled."),
     "completion": ("nimpull.cli.completion", "completion", "Make bash, zsh or fish complete nimpull."),
     "help": ("nimpull.cli.main", "show_help", "Show the help of a command."),
 }

@@ -26,8 +26,21 @@ from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
-    from nimpull.transport import HttpApi, Network, Transport
+    from nimpull.transport import HttpApi, Network, Transport, TransportPolicy
     from nimpull.wiring.registries import Registries
+
+
+def transport_policy(settings: Settings) -> TransportPolicy:
+    from nimpull.transport import TransportPolicy
+
+    return TransportPolicy(
+        ca_files=settings.ca_files,
+        ca_directories=settings.ca_directories,
+        proxies=settings.proxies,
+        user_agent=f"nimpull/{__version__}",
+        retry_budget=settings.retry_seconds,
+        connections=max(TransportPolicy().connections, settings.connections or 0),
+    )
 
 
 class Edges:
@@ -98,18 +111,9 @@ class Edges:
     @cached_property
     def network(self) -> Network:
         """What registry answers and bytes share. Raises TlsError for a CA bundle that cannot be read."""
-        from nimpull.transport import Network, TransportPolicy
+        from nimpull.transport import Network
 
-        settings = self.settings
-        policy = TransportPolicy(
-            ca_files=settings.ca_files,
-            ca_directories=settings.ca_directories,
-            proxies=settings.proxies,
-            user_agent=f"nimpull/{__version__}",
-            retry_budget=settings.retry_seconds,
-            connections=max(TransportPolicy().connections, settings.connections or 0),
-        )
-        return Network(policy, self.clock)
+        return Network(transport_policy(self.settings), self.clock)
 
     @cached_property
     def api(self) -> HttpApi:
