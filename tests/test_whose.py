@@ -184,6 +184,17 @@ def test_f35_a_model_free_pull_refuses_the_root_of_another_model(registry: Regis
     assert files(store) == FILES
 
 
+def test_f35_the_order_of_two_models_does_not_matter(registry: Registry, store: Path) -> None:
+    registry.add_ngc_model("nim", "meta", "large", "hf-1", OTHER, checksums=False)
+    first = ("create-model-store", "--model-repo", "ngc://nim/meta/large:hf-1", "--model-store", "STORE")
+    environment = {"NIM_CACHE_PATH": f"{store}-none", **HERE}
+    assert run(registry, store, first, **environment)[0] == 0
+    code, text = run(registry, store, LOCAL, **HERE)
+    assert (code, "ngc://nim/meta/large:hf-1" in text, "hf://default/tiny:" in text) == (41, True, True), text
+    assert files(store) == OTHER
+    assert run(registry, store, first, **environment)[0] == 0
+
+
 def test_an_update_of_the_same_model_replaces_its_files(registry: Registry, store: Path) -> None:
     assert run(registry, store, LOCAL, **HERE)[0] == 0
     registry.add_hub_repo("default/tiny", OTHER)
@@ -235,9 +246,11 @@ def test_f36_damage_of_a_file_with_two_names_is_healed_in_both(
 ) -> None:
     assert run(registry, store, command)[0] == 0
     spoil(store / "weights/model.bin", how)
-    for _ in range(2):
+    for told in (True, False):
         code, text = run(registry, store, command)
         assert (code, "only in" in text) == (0, False), text
+        changed = "replaced, for it was changed since it was downloaded: weights/model.bin"
+        assert (changed in text) == told, text
         assert files(store) == FILES
         (link,) = store.glob("huggingface/hub/hub/models--default--tiny/snapshots/*/weights/model.bin")
         assert link.samefile(store / "weights/model.bin")
@@ -279,7 +292,7 @@ def test_f51_a_record_that_leads_out_of_the_store_is_no_record(
         "identity": "hf://a/b:c?file=d",
         "etag": "",
     }
-    paths = ("../victim.txt", str(victim), "weights/../../victim.txt", ".nimpull/report.json")
+    paths = ("../victim.txt", str(victim), "weights/../../victim.txt", ".nimpull/report.json", "\ud800")
     planted = "".join(json.dumps({**line, "etag": "", "path": path}) + "\n" for path in paths)
     (store / ".nimpull/record/planted.jsonl").write_text(planted)
     for more in ((), ("--repair",)):

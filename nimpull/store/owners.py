@@ -32,42 +32,45 @@ class Owners:
         self._record = record
         self._selection = selection
 
-    def foreign(self, targets: Sequence[tuple[str, Artifact]]) -> tuple[str, ...]:
-        """Of paths that are about to be written, those with a file that nobody here knows.
+    def foreign(self, targets: Sequence[tuple[str, Artifact]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of paths that are about to be written: (those with a file that nobody here knows, those with one
+        that was changed since it was committed).
 
         Raises NotWritableError for files of another model, before any of them is touched.
         """
         unknown: list[str] = []
-        others: list[tuple[str, ModelUri]] = []
+        changed: list[str] = []
+        others: list[tuple[str, ModelUri, ModelUri]] = []
         with self._tree.holding():
             for path, artifact in targets:
                 status = self._tree.lstat(path)
                 if status is None or not stat.S_ISREG(status.st_mode):
                     continue  # free, or refused by the layout
-                owners = self._of(path, status)
+                owners, as_committed = self._of(path, status)
                 if not owners:
                     unknown.append(path)
+                elif not as_committed:
+                    changed.append(path)
                 own = any(ready.selection == self._selection for ready, _ in self._rows.get(path, ()))
-                mine = _model(artifact.uri, any_version=own)
-                others += [(path, uri) for uri in owners if _model(uri, any_version=own) != mine][:1]
+                mine = _model(artifact.repo, any_version=own)
+                theirs = [uri for uri in owners if _model(uri, any_version=own) != mine]
+                others += [(path, uri, artifact.repo) for uri in theirs[:1]]
         if others:
-            raise _occupied(self._tree, others, targets[0][1].uri)
-        return tuple(unknown)
+            raise _occupied(self._tree, others)
+        return tuple(unknown), tuple(changed)
 
-    def _of(self, path: str, status: os.stat_result) -> Sequence[ModelUri]:
-        """The models whose file it is: as it was committed, else as it was before somebody changed it."""
+    def _of(self, path: str, status: os.stat_result) -> tuple[Sequence[ModelUri], bool]:
+        """The models whose file it is, and whether it is as it was committed."""
         entries = self._record.of_path(path)
-        matching = [entry for entry in entries if entry.matches(status)]
-        if matching:
-            return _uris(entry.identity for entry in matching)
+        if matching := [entry for entry in entries if entry.matches(status)]:
+            return _uris(entry.identity for entry in matching), True
         rows = self._rows.get(path, ())
-        as_it_is = (status.st_size, status.st_mtime_ns)
-        for ready, row in rows:
-            if (row.size, row.mtime_ns) == as_it_is:
-                return _uris(ready.revisions)
+        for ready, row in rows:  # where the record is lost
+            if (row.size, row.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return _uris(ready.revisions), True
         if entries:
-            return _uris((max(entries, key=lambda entry: entry.mtime_ns).identity,))
-        return _uris(rows[0][0].revisions) if rows else ()
+            return _uris((max(entries, key=lambda entry: entry.mtime_ns).identity,)), False
+        return (_uris(rows[0][0].revisions) if rows else ()), False
 
     @cached_property
     def _rows(self) -> dict[str, list[tuple[Ready, ReadyFile]]]:
@@ -94,12 +97,14 @@ def _model(uri: ModelUri, *, any_version: bool) -> ModelUri:
     return replace(uri, path="", revision=revision)
 
 
-def _occupied(tree: Tree, others: Sequence[tuple[str, ModelUri]], wanted: ModelUri) -> NotWritableError:
-    names = ", ".join(display(path, 120) for path, _ in others[:_SHOWN])
+def _occupied(tree: Tree, others: Sequence[tuple[str, ModelUri, ModelUri]]) -> NotWritableError:
+    """``others``: path, whose file it is, what should take its place."""
+    _, theirs, wanted = others[0]
+    names = ", ".join(display(path, 120) for path, *_ in others[:_SHOWN])
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return NotWritableError(
-        f"{names}{more} in {display(tree.root, 200)} belong to {display(others[0][1].repo, 200)}; "
-        f"{display(wanted.repo, 200)} has other files of these names",
+        f"{names}{more} in {display(tree.root, 200)} belong to {display(theirs.repo, 200)}; "
+        f"{display(wanted, 200)} has other files of these names",
         hint="Nothing was replaced. Give each model a directory of its own: storage.pvc.subPath of the "
         "NIMCache, another claim, or --store and --local-dir.",
     )

@@ -226,9 +226,14 @@ def _parse(line: bytes) -> Entry | None:
             size=size,
             mtime_ns=mtime_ns,
             digest=Digest.parse(value["digest"]),
-            identity=str(value["identity"]),
-            etag=str(value["etag"]),
+            identity=_text(value["identity"]),
+            etag=_text(value["etag"]),
             endpoint=str(value.get("endpoint", "")),
         )
     except UNREADABLE:
         return None
+
+
+def _text(value: object) -> str:
+    """ValueError for half of a surrogate pair: JSON can have it, no URL and no file name."""
+    return str(value).encode().decode()

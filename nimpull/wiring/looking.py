@@ -58,7 +58,7 @@ def check_owners(
     selection: str,
     emit: Emit,
 ) -> None:
-    """Before anything changes: what nimpull did not write is replaced, and named in one line.
+    """Before anything changes: what is replaced that is not as nimpull wrote it is named in one line.
 
     Raises NotWritableError for files of another model.
     """
@@ -71,11 +71,15 @@ def check_owners(
                     there = second.find(artifact)
                     if there is None or there.by is FoundBy.ELSEWHERE:
                         targets.append((second.path_of(artifact), artifact))
-    foreign = Owners(store.tree, store.record, selection).foreign(targets)
-    if foreign:
-        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        files = f"{display(foreign[0], 300)}{more} in {display(store.root, 200)}"
-        emit(Note(f"replaced, for nimpull did not write it: {files}", "warning"))
+    unknown, changed = Owners(store.tree, store.record, selection).foreign(targets)
+    for paths, why, level in (
+        (unknown, "nimpull did not write it", "warning"),
+        (changed, "it was changed since it was downloaded", "info"),
+    ):
+        if paths:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            files = f"{display(paths[0], 300)}{more} in {display(store.root, 200)}"
+            emit(Note(f"replaced, for {why}: {files}", level))
 
 
 def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
