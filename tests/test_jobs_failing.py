@@ -167,7 +167,7 @@ REFUSALS = {
     "mirror-no-bucket": Refusal(
         "ngc-mirror-s3",
         21,
-        "has no object .*config.json” of s3://other-bucket",
+        r"s3://other-bucket/ has no checksums\.blake3 of ngc://",
         "NIM_REPOSITORY_OVERRIDE",
         {"NIM_REPOSITORY_OVERRIDE": "s3://other-bucket/"},
     ),
