@@ -75,7 +75,7 @@ def test_what_is_in_the_way_in_the_root_is_replaced_or_told_and_the_rest_stays(c
     (store / "local_cache/kernel").write_bytes(b"compiled")
     code, text = cluster.run(job)
     assert code == 0, text
-    assert f"replaced, for nimpull did not write it: config.json in {store}" in text
+    assert f"to be replaced, for nimpull did not write it: config.json in {store}" in text
     assert (store / "config.json").read_bytes() == FILES["config.json"]
     assert "weights/model.bin is only in the hub cache" in text
     assert not (cluster.root / "model.bin").exists()

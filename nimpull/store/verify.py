@@ -144,9 +144,11 @@ def _judge(tree: Tree, groups: Sequence[_Group], absent: set[str]) -> Verificati
             gone.update(name.path for name in group.names)
         elif group.wrong.found and not group.by_marker:
             _stamp(tree, group.names[0].path)
+        reason = "another selection has replaced it" if group.by_marker else group.wrong.reason
         for name in group.names:
             if group.inode:
-                wrong.setdefault(name.path, replace(group.wrong, path=name.path, replaced=group.by_marker))
+                told = replace(group.wrong, path=name.path, reason=reason, replaced=group.by_marker)
+                wrong.setdefault(name.path, told)
             if not group.by_marker:
                 lost.append(replace(name, digest=group.wrong.expected))
     read = {group.inode: group.names[0].size for group in groups if group.inode}

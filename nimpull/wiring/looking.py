@@ -79,7 +79,7 @@ def check_owners(
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             files = f"{display(paths[0], 300)}{more} in {display(store.root, 200)}"
-            emit(Note(f"replaced, for {why}: {files}", level))
+            emit(Note(f"to be replaced, for {why}: {files}", level))
 
 
 def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
