@@ -15,7 +15,8 @@ from nimpull import errors
 from nimpull.core.nimcache import parse_nimcache
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = sorted((ROOT / "examples").glob("job*.yaml"))
+NIMCACHES = sorted((ROOT / "examples").rglob("nimcache*.yaml"))
+EXAMPLES = sorted(set((ROOT / "examples").rglob("*.yaml")) - set(NIMCACHES))
 RELEASES = ("1.31", "1.34", "1.37")  # podFailurePolicy is stable since 1.31
 
 
@@ -26,8 +27,10 @@ def documents(path: Path) -> list[dict[str, Any]]:
 def containers(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(pod spec, container) of every workload."""
     for document in documents(path):
-        if "template" in document["spec"]:
-            pod = document["spec"]["template"]["spec"]
+        spec = document.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            pod = spec["template"]["spec"]
             for container in (*pod.get("initContainers", ()), *pod["containers"]):
                 yield pod, container
 
@@ -70,7 +73,7 @@ def test_something_was_found_in_every_place() -> None:
     assert "errors.md:Job" in kinds
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("nimcache*")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NIMCACHES, ids=lambda path: path.stem)
 def test_the_operator_takes_the_nimcaches(path: Path) -> None:
     """No note: no unknown field, and nothing that its webhook would refuse."""
     text = path.read_bytes()
@@ -96,6 +99,24 @@ def test_readers_of_the_share_mount_it_read_only() -> None:
         for _, container in containers(ROOT / "examples/job-readonly-share.yaml")
     }
     assert found == {"nimpull": False, "wait-for-model": True, "reader": True}
+
+
+def test_the_web_server_reads_what_the_job_writes_and_cannot_change_it() -> None:
+    found = {
+        container["name"]: {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        for _, container in containers(ROOT / "examples/mirror/web-server.yaml")
+    }
+    written, served = found["nimpull"]["/mirror"], found["nginx"]["/mirror"]
+    assert written["subPath"] == served["subPath"]
+    assert (written.get("readOnly", False), served["readOnly"]) == (False, True)
+
+
+def test_the_bucket_is_read_as_it_was_filled() -> None:
+    (filling,) = (container for _, container in containers(ROOT / "examples/mirror/fill-bucket.yaml"))
+    (cache,) = documents(ROOT / "examples/mirror/nimcache-bucket.yaml")
+    override = {each["name"]: each["value"] for each in cache["spec"]["env"]}["NIM_REPOSITORY_OVERRIDE"]
+    assert filling["args"][-2:] == ["--to", override.rstrip("/")]
+    assert cache["spec"]["source"]["ngc"]["modelPuller"] == filling["image"]
 
 
 def _tree(of: type[errors.NimpullError]) -> Iterator[type[errors.NimpullError]]:
