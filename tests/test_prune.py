@@ -103,6 +103,7 @@ def test_half_done_files_go_unless_a_marker_names_their_revision(registry: Regis
     assert "half done: hf://acme/other:" in dry.out and "report of a run that failed" in dry.out, dry.text
     assert nimpull(registry, updated, "prune", "--yes").code == 0
     assert not list((updated / ".nimpull/ingest").iterdir())
+    assert not list((updated / ".nimpull/reports").iterdir())
 
 
 def test_nothing_goes_while_a_run_writes(registry: Registry, updated: Path) -> None:

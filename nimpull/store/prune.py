@@ -19,7 +19,7 @@ from nimpull.errors import NimpullError, StoreError
 from nimpull.store.ingest import remove_ingest
 from nimpull.store.ready import READY, Ready, all_ready
 from nimpull.store.record import Record
-from nimpull.store.report_file import REPORT, SPARE
+from nimpull.store.report_file import REPORT, REPORTS, SPARE
 from nimpull.store.status import partials
 from nimpull.store.tree import INGESTS, Tree
 
@@ -95,7 +95,7 @@ def _half_done(tree: Tree, markers: Iterable[Ready]) -> Iterator[Removable]:
 
 
 def _reports(tree: Tree) -> Iterator[Removable]:
-    """Room for a report that was not needed, and the report of a run that did not end well."""
+    """Room for a report that was not needed, the report of a run that did not end well, each pod's own."""
     reports = [("room for a report", SPARE)]
     try:
         state = json.loads(tree.read(REPORT, _MOST_REPORT) or b"")["status"]["state"]
@@ -106,6 +106,9 @@ def _reports(tree: Tree) -> Iterator[Removable]:
     for what, path in reports:
         if (status := tree.lstat(path)) and stat.S_ISREG(status.st_mode):
             yield Removable(what, path, (path,), status.st_blocks * _BLOCK)
+    pods = tuple(f"{REPORTS}/{name}" for name in tree.names(REPORTS))
+    if pods:
+        yield Removable("reports of single runs", REPORTS, pods, sum(_freed(tree, each) for each in pods))
 
 
 # -- snapshots of hub caches -----------------------------------------------------------------------------

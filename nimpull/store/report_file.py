@@ -18,6 +18,7 @@ from nimpull.store.tree import Tree
 
 REPORT: Final = f"{STATE_DIRECTORY}/report.json"
 SPARE: Final = f"{STATE_DIRECTORY}/report.spare"
+REPORTS: Final = f"{STATE_DIRECTORY}/reports"  # one of each run
 
 
 def set_aside(tree: Tree, size: int) -> None:

@@ -14,14 +14,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.report import PodShare, Report, State, to_text
 from nimpull.errors import StoreError
 from nimpull.store.presence import EXPIRY, RUNS
-from nimpull.store.report_file import write_report
+from nimpull.store.report_file import REPORTS, write_report
 from nimpull.store.tree import Tree
 
-REPORTS: Final = f"{STATE_DIRECTORY}/reports"
 _SAME_PULL: Final = 3600.0  # seconds before this run's report within which another's is of the same pull
 _KEPT: Final = 7 * 86400.0  # seconds that the report of a pod stays
 _NO_NAME: Final = re.compile(r"[^0-9A-Za-z-]")
