@@ -84,6 +84,25 @@ def test_the_operator_takes_the_nimcaches(path: Path) -> None:
     assert parse_nimcache(misspelt, lenient=True).notes != ()
 
 
+def test_the_operator_takes_two_nimcaches_on_one_volume() -> None:
+    claim, *caches = documents(ROOT / "examples/two-nimcaches.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    volumes = [cache["spec"]["storage"]["pvc"] for cache in caches]
+    assert [volume["name"] for volume in volumes] == [claim["metadata"]["name"]] * 2
+    for cache in caches:
+        assert parse_nimcache(yaml.safe_dump(cache).encode()).notes == ()
+
+
+def test_the_pods_of_the_indexed_job_share_a_volume_and_one_is_enough() -> None:
+    claim, job = documents(ROOT / "examples/job-indexed.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    assert spec["successPolicy"]["rules"] == [{"succeededCount": 1}]
+    (alone,) = (each for each in documents(ROOT / "examples/job.yaml") if each["kind"] == "Job")
+    assert spec["podFailurePolicy"] == alone["spec"]["podFailurePolicy"]
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run_locked_down(path: Path) -> None:
     for pod, container in containers(path):
