@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nimpull
-from scripts.benchmark import fanout, tables
+from scripts.benchmark import fanout, pods, tables
 from scripts.benchmark.cases import Case, all_cases
 from scripts.benchmark.goals import goal_section
 from scripts.benchmark.growth import Series, all_series, run_series
@@ -58,6 +58,7 @@ def _epilog() -> str:
     series = [f"  {each.name:<20}{each.title}" for each in all_series(_UNIT, _COUNT)]
     peers = f"peers: {', '.join(KEYS)} (engine: nimpull's engine alone; nimpull: the whole command)"
     status = "exit status: 0 done; 1 nimpull or the set-up failed; 2 wrong options; 77 nginx is not here"
+    cases.append(f"  {pods.NAME:<20}{pods.title(_UNIT)}; only where it is named, and as root")
     return "\n".join(["cases:", *cases, "growth series:", *series, peers, status])
 
 
@@ -99,7 +100,7 @@ def _absolute(path: str) -> str:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if min(options.rounds, options.unit, options.files) < 1:
         parser.error("--rounds, --unit and --files are 1 or more")
-    known = {each.name for each in all_cases(1, 1)} | {each.name for each in all_series(1, 1)} | {fanout.NAME}
+    known = {each.name for each in (*all_cases(1, 1), *all_series(1, 1))} | {fanout.NAME, pods.NAME}
     for option, names, choices in (("--cases", options.cases, known), ("--peers", options.peers, set(KEYS))):
         wrong = sorted({name for name in names.split(",") if name} - choices)
         if wrong:
@@ -161,14 +162,25 @@ def measure(session: Session, options: argparse.Namespace, nginx: str) -> None:
         result = bench.run(case, allowed, options.rounds)
         goals = [] if options.quick else goal_section(result)
         out.add(case.name, f"{case.title} ({times})", [*tables.section(result), *goals])
-    if fanout.NAME in options.cases.split(","):
+    named = options.cases.split(",")
+    if fanout.NAME in named:
         lines = fanout.fan_out(
             session, size=8 * options.unit, target=options.target.resolve(), venv=options.venv, nginx=nginx
         )
         out.add(fanout.NAME, fanout.TITLE, lines)
+    if pods.NAME in named:
+        measure_pods(bench, session, options, out)
     for each in series:
         lines = tables.growth_section(each, run_series(bench, each, options.rounds))
         out.add(each.name, f"{each.peer.name}, {each.title} ({times})", lines)
+
+
+def measure_pods(bench: Bench, session: Session, options: argparse.Namespace, out: Tables) -> None:
+    if reason := pods.hindrance():
+        say(f"{pods.NAME}: left out, {reason}")
+        return
+    lines = pods.section(bench, session, options.rounds, options.unit, judged=not options.quick)
+    out.add(pods.NAME, f"{pods.title(options.unit)} (median of {options.rounds})", lines)
 
 
 def main() -> int:

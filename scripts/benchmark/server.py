@@ -41,19 +41,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One way to the server. ``ca``: what to trust, None over plain http."""
+    """One way to the server. ``ca``: what to trust, None over plain http; ``hosts``: of hub and CDN."""
 
     scheme: str
     port: int
     ca: Path | None
+    hosts: tuple[str, str] = (HUB, CDN)
 
     @property
     def hub(self) -> str:
-        return f"{self.scheme}://{HUB}:{self.port}"
+        return f"{self.scheme}://{self.hosts[0]}:{self.port}"
 
     @property
     def cdn(self) -> str:
-        return f"{self.scheme}://{CDN}:{self.port}"
+        return f"{self.scheme}://{self.hosts[1]}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +133,28 @@ class Servers:
         return shutil.which("cc") or ""
 
     @contextmanager
-    def serve(self, repository: Repository, *, tls: bool = False, log: bool = False) -> Iterator[Server]:
+    def serve(
+        self,
+        repository: Repository,
+        *,
+        tls: bool = False,
+        log: bool = False,
+        hosts: tuple[str, str] = (HUB, CDN),
+    ) -> Iterator[Server]:
         """nginx, until the end of the block; then it answers what is under way and ends."""
         port = _free_port()
         configuration, written = self._folder / "nginx.conf", self._folder / "access.log"
         ca = self.authority.ca if tls else None
         written.write_text("")
         self._write_maps(repository)
-        configuration.write_text(self._configuration(repository, port, tls=tls, log=written if log else None))
+        endpoint = Endpoint("https" if tls else "http", port, ca, hosts)
+        configuration.write_text(self._configuration(repository, endpoint, log=written if log else None))
         command = [self._nginx, "-c", str(configuration), "-p", str(self._folder), "-e", "stderr"]
         with (self._folder / "error.log").open("w+") as errors:
             child = self._session.start(command, stderr=errors)
             try:
-                _await(child, port, self._folder / "error.log")
-                yield Server(Endpoint("https" if tls else "http", port, ca), written)
+                _await(child, endpoint, self._folder / "error.log")
+                yield Server(endpoint, written)
             finally:
                 self._session.end(child, signal.SIGQUIT)
 
@@ -180,8 +189,8 @@ class Servers:
         (self._folder / "oids.map").write_text("\n".join(oids))
         (self._folder / "sizes.map").write_text("\n".join(sizes))
 
-    def _configuration(self, repository: Repository, port: int, *, tls: bool, log: Path | None) -> str:
-        here = self._folder
+    def _configuration(self, repository: Repository, endpoint: Endpoint, *, log: Path | None) -> str:
+        here, tls, port, (hub, cdn) = self._folder, endpoint.ca is not None, endpoint.port, endpoint.hosts
         listen = " ssl" if tls else ""
         temporary = " ".join(
             f"{name}_temp_path {here}/temporary;"
@@ -203,7 +212,7 @@ http {{
     map $http_host $asked_port {{ "~:(?<digits>[0-9]+)$" $digits; }}
     root {repository.www};
     server {{
-        listen {HUB}:{port}{listen} backlog=1024;
+        listen {hub}:{port}{listen} backlog=1024;
         location /api/ {{ default_type application/json; }}
         location / {{
             etag off;
@@ -211,17 +220,20 @@ http {{
             add_header X-Repo-Commit {repository.commit};
             add_header X-Linked-Size $linked_size;
             add_header X-Linked-ETag $linked_etag;
-            if ($linked_size) {{ return 302 $scheme://{CDN}:$asked_port$uri?Expires=4102444800; }}
+            if ($linked_size) {{ return 302 $scheme://{cdn}:$asked_port$uri?Expires=4102444800; }}
         }}
     }}
-    server {{ listen {CDN}:{port}{listen} backlog=1024; }}
+    server {{ listen {cdn}:{port}{listen} backlog=1024; }}
 }}
 """
 
 
-def _await(child: subprocess.Popen[str], port: int, errors: Path) -> None:
+def _await(child: subprocess.Popen[str], endpoint: Endpoint, errors: Path) -> None:
     while child.poll() is None:
-        with suppress(ConnectionRefusedError), socket.create_connection((CDN, port), 1):
+        with (
+            suppress(ConnectionRefusedError),
+            socket.create_connection((endpoint.hosts[1], endpoint.port), 1),
+        ):
             return
         time.sleep(0.02)
     raise Failed(f"nginx did not start: {errors.read_text().strip()[-300:]}")
