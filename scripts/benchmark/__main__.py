@@ -100,7 +100,8 @@ def _absolute(path: str) -> str:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if min(options.rounds, options.unit, options.files) < 1:
         parser.error("--rounds, --unit and --files are 1 or more")
-    known = {each.name for each in (*all_cases(1, 1), *all_series(1, 1))} | {fanout.NAME, pods.NAME}
+    known = {each.name for each in all_cases(1, 1)} | {each.name for each in all_series(1, 1)}
+    known |= {fanout.NAME, pods.NAME}
     for option, names, choices in (("--cases", options.cases, known), ("--peers", options.peers, set(KEYS))):
         wrong = sorted({name for name in names.split(",") if name} - choices)
         if wrong:
