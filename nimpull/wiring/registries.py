@@ -23,21 +23,55 @@ class Registries:
         self._settings = settings
         self._clock = clock
         self._api = api
+        self._made: dict[str, Source] = {}
 
     def source(self, uri: ModelUri) -> Source:
         """NIM_REPOSITORY_OVERRIDE takes the place of both registries."""
-        match uri.scheme:
-            case "ngc" | "hf" if self._settings.repository_override:
-                return self._mirror
+        mirrored = self._settings.repository_override and uri.scheme in ("ngc", "hf")
+        kind = "mirror" if mirrored else uri.scheme
+        if kind not in self._made:
+            self._made[kind] = self.local if kind == "file" else self._make(kind)
+        return self._made[kind]
+
+    def _make(self, kind: str) -> Source:
+        """``kind``: a scheme, or "mirror"."""
+        from nimpull.sources import HubSource, MirrorSource, NgcSource, S3Source, WebSource
+
+        settings, api = self._settings, self._api()
+        match kind:
+            case "mirror":
+                override = settings.repository_override
+                signed = override.partition("://")[0].lower() == "s3"
+                return MirrorSource(api, override=override, sign=self._signer("s3") if signed else None)
             case "ngc":
-                return self._ngc
+                return NgcSource(
+                    api,
+                    api_endpoint=Url(settings.ngc_api),
+                    auth_endpoint=Url(settings.ngc_auth),
+                    key=settings.ngc_key,
+                    clock=self._clock,
+                )
             case "hf":
-                return self._hub_source
-            case "s3" | "gs" as scheme:
-                return self._s3 if scheme == "s3" else self._gs
-            case "https" | "http":
-                return self._web
-        return self.local
+                endpoint = Url(settings.hf_endpoint)
+                return HubSource(api, endpoint=endpoint, token=settings.hf_token, clock=self._clock)
+            case "s3" | "gs":
+                return S3Source(api, sign=self._signer(kind))
+        return WebSource(api)
+
+    def _signer(self, scheme: str) -> Sign:
+        from nimpull.sources import boto_signer
+
+        settings = self._settings
+        endpoint, region = settings.s3_endpoint, settings.s3_region
+        if scheme == "gs":
+            endpoint, region = self._gs_endpoint, region or "auto"  # it has none
+        # boto3 takes one bundle, in place of the system's
+        return boto_signer(endpoint, region, self._api().network.authorities.path)
+
+    @property
+    def _gs_endpoint(self) -> str:
+        """Google Cloud Storage's XML API, which takes S3's requests, signed with an HMAC key."""
+        return self._settings.s3_endpoint or "https://storage.googleapis.com"
 
     def endpoint(self, uri: ModelUri) -> str:
         """Of the registry that answers for ``uri``, without a secret; "" where the URI says it all.
@@ -57,70 +91,6 @@ class Registries:
         # a bucket's name says which one only together with the server that it is asked of
         bucket = shown.lower().startswith("s3:") and settings.s3_endpoint
         return f"{shown} at {Url(settings.s3_endpoint.rstrip('/'))}" if bucket else shown
-
-    @cached_property
-    def _ngc(self) -> Source:
-        from nimpull.sources import NgcSource
-
-        settings = self._settings
-        return NgcSource(
-            self._api(),
-            api_endpoint=Url(settings.ngc_api),
-            auth_endpoint=Url(settings.ngc_auth),
-            key=settings.ngc_key,
-            clock=self._clock,
-        )
-
-    @cached_property
-    def _mirror(self) -> Source:
-        from nimpull.sources import MirrorSource
-
-        override = self._settings.repository_override
-        scheme = override.partition("://")[0].lower()
-        return MirrorSource(self._api(), override=override, sign=self._sign if scheme == "s3" else None)
-
-    def _signer(self, endpoint: str, region: str) -> Sign:
-        from nimpull.sources import boto_signer
-
-        # boto3 takes one bundle, in place of the system's
-        return boto_signer(endpoint, region, self._api().network.authorities.path)
-
-    @cached_property
-    def _sign(self) -> Sign:
-        return self._signer(self._settings.s3_endpoint, self._settings.s3_region)
-
-    @cached_property
-    def _s3(self) -> Source:
-        from nimpull.sources import S3Source
-
-        return S3Source(self._api(), sign=self._sign)
-
-    @property
-    def _gs_endpoint(self) -> str:
-        """Google Cloud Storage's XML API, which takes S3's requests, signed with an HMAC key."""
-        return self._settings.s3_endpoint or "https://storage.googleapis.com"
-
-    @cached_property
-    def _gs(self) -> Source:
-        from nimpull.sources import S3Source
-
-        region = self._settings.s3_region or "auto"  # it has none
-        return S3Source(self._api(), sign=self._signer(self._gs_endpoint, region))
-
-    @cached_property
-    def _web(self) -> Source:
-        from nimpull.sources import WebSource
-
-        return WebSource(self._api())
-
-    @cached_property
-    def _hub_source(self) -> Source:
-        from nimpull.sources import HubSource
-
-        settings = self._settings
-        return HubSource(
-            self._api(), endpoint=Url(settings.hf_endpoint), token=settings.hf_token, clock=self._clock
-        )
 
     @cached_property
     def metadata(self) -> NimMetadata:
