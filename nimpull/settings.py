@@ -382,9 +382,12 @@ def is_dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
 
 def is_ascii_only(environ: Mapping[str, str] = os.environ) -> bool:
     """The reader asked for the C locale by name, or has a dumb terminal. Python's own encoding does not say:
-    it turns C into UTF-8 (PEP 538). No locale at all says nothing: that is the usual container.
+    it turns C into UTF-8 (PEP 538), by an LC_CTYPE of its own beside the LANG that was given. No locale at
+    all says nothing: that is the usual container.
     """
-    names = (environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))  # in the order of POSIX
+    names = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]  # in the order of POSIX
+    if names[1] == "C.UTF-8":
+        del names[1]
     return next(filter(None, names), "") in ("C", "POSIX") or is_dumb_terminal(environ)
 
 

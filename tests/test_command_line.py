@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -217,6 +218,25 @@ def test_without_a_gpu_there_are_three_ways(registry: Registry, tmp_path: Path) 
     for way in ("NIMPULL_GPUS=H100:1", "NIM_MODEL_PROFILE=tensorrt_llm-h100-fp8-tp1-throughput"):
         assert way in job
     assert "(NIMCache: spec.source.ngc.model)" in job and "--" not in job
+
+
+@pytest.mark.parametrize("plain", [{"LC_ALL": "C"}, {"LANG": "POSIX"}, {"TERM": "dumb"}])
+def test_who_asks_for_ascii_gets_it_and_json_stays_json(
+    registry: Registry, tmp_path: Path, plain: dict[str, str]
+) -> None:
+    manifest = tmp_path / "m.yaml"
+    text = Path(V2).read_text().replace("llm_engine: vllm", "llm_engine: vllm\n    note: 'é…😀'")
+    manifest.write_text(text)
+    arguments = ("list-profiles", "--manifest", str(manifest), "--gpu", "H100")
+    table = nimpull(registry, tmp_path, *arguments, "--explain", **plain)
+    wrong = nimpull(registry, tmp_path, "gpus", "--gpu", "H1000", **plain)
+    helped = nimpull(registry, tmp_path, "download", "--help", **plain)
+    as_json = nimpull(registry, tmp_path, *arguments, "-o", "json", **plain)
+    for done in (table, wrong, helped, as_json):
+        assert done.text.isascii()
+    assert 'unknown GPU "H1000"' in wrong.err and "sglang, ..." in helped.out
+    notes = {each["tags"].get("note") for each in json.loads(as_json.out)["profiles"]}
+    assert "é...😀" in notes
 
 
 # -- output that cannot be written ---------------------------------------------------------------------

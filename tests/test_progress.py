@@ -352,7 +352,9 @@ def test_a_terminal_that_moves_no_cursor_gets_lines() -> None:
         ({}, False),
         ({"LANG": "C"}, True),
         ({"LANG": "en_US.UTF-8", "LC_ALL": "POSIX"}, True),
-        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, True),  # what Python makes of LANG=C
+        ({"LC_CTYPE": "C.UTF-8"}, False),
+        ({"LANG": "C", "LC_CTYPE": "de_DE.UTF-8"}, False),
         ({"LANG": "C.UTF-8", "TERM": "dumb"}, True),
     ],
 )

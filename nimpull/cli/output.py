@@ -5,14 +5,19 @@ The exit code says what the run came to, whoever listens: a reader that went awa
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import sys
 import textwrap
 from threading import Thread
-from typing import TextIO
+from typing import Final, TextIO
 
 from nimpull.errors import OutputError
 from nimpull.settings import is_ascii_only
+
+PLAIN_ENCODING: Final = "nimpull_plain"
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -54,6 +59,33 @@ def in_columns(line: str, columns: int) -> str:
     )
 
 
+def speak_plainly() -> None:
+    """Nothing but ASCII from now on: an encoding of its own, for click takes "ascii" for a mistake."""
+    encoding = codecs.CodecInfo(
+        encode=lambda text, _errors="": (spelled(text).encode("ascii"), len(text)),
+        decode=codecs.ascii_decode,
+        incrementalencoder=_PlainEncoder,
+        name=PLAIN_ENCODING,
+    )
+    codecs.register(lambda name: encoding if name == PLAIN_ENCODING else None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=PLAIN_ENCODING)
+
+
+class _PlainEncoder(codecs.IncrementalEncoder):
+    def encode(self, text: str, final: bool = False) -> bytes:  # noqa: ARG002 - codecs' signature
+        return spelled(text).encode("ascii")
+
+
+def spelled(text: str) -> str:
+    """What own messages have beyond ASCII in ASCII; other text escaped as in JSON, which so stays JSON."""
+    from nimpull.progress.stream import PLAIN
+
+    text = text.translate(PLAIN)
+    return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+
+
 def hand_over(text: str) -> OutputError | None:
     """What was asked for, on stdout: its reader may take its time, as of any program, or go away.
 
@@ -61,7 +93,8 @@ def hand_over(text: str) -> OutputError | None:
     """
     try:
         descriptor = sys.stdout.fileno()
-        rest = memoryview(f"{text}\n".encode("utf-8", "backslashreplace"))
+        encoding = PLAIN_ENCODING if sys.stdout.encoding == PLAIN_ENCODING else "utf-8"
+        rest = memoryview(f"{text}\n".encode(encoding, "backslashreplace"))
         while rest:
             rest = rest[os.write(descriptor, rest) :]
     except BrokenPipeError:

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from nimpull.core.names import did_you_mean
 from nimpull.errors import EXIT_CODES, NimpullError, OutputError, UsageError
+from nimpull.settings import is_ascii_only
 
 #: What people write for an option of nimpull, and what it is: other tools have it.
 _ELSEWHERE: Final = {
@@ -136,8 +137,11 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     A wrong command line ends with the usual line and termination message: of the operator's Jobs for the
     Hub, kubelet shows nothing else.
     """
+    from nimpull.cli.output import speak_plainly
     from nimpull.cli.running import fail
 
+    if is_ascii_only():
+        speak_plainly()
     try:
         code = command.main(
             args=list(arguments),

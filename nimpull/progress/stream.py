@@ -9,7 +9,7 @@ from typing import Final, TextIO
 
 CLOSE_PATIENCE: Final = 2.0  # seconds that the end of a run waits for a reader that does not read
 #: What own messages have beyond ASCII, for terminals that show no more.
-_ASCII: Final = str.maketrans({"—": "-", "…": "...", "“": '"', "”": '"', "·": "-", "→": "->"})
+PLAIN: Final = str.maketrans({"—": "-", "…": "...", "“": '"', "”": '"', "·": "-", "→": "->"})
 
 
 def await_writer(thread: Thread) -> None:
@@ -37,7 +37,7 @@ class TextStream:
         if self.broken or not text:
             return
         if self._ascii:
-            text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+            text = text.translate(PLAIN).encode("ascii", "backslashreplace").decode()
         try:
             if self._descriptor is None:
                 self._stream.write(text)
