@@ -21,7 +21,7 @@ from nimpull.core.names import ModelUri
 from nimpull.core.ports import Cancel, Claim, Verified
 from nimpull.core.work import from_place, units_of
 from nimpull.errors import Cancelled, LeaseHeldError
-from nimpull.store import presence
+from nimpull.store import presence, sharing
 from nimpull.store.area import IngestArea
 from nimpull.store.claims import CLAIMS, Claims
 from nimpull.store.ingest import FileIngest
@@ -370,6 +370,47 @@ def test_waiting_is_no_failure_while_another_lives(world: Callable[[dict[Artifac
     run_to_the_end(here)
 
 
+def test_beside_others_a_pod_claims_no_more_than_keeps_its_link_busy(
+    world: Callable[[dict[Artifact, bytes]], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "LARGE", SMALLEST_LARGE)
+    here = world(model("tiny", 6, 0))
+    first = here.pod(list(here.contents))
+    assert all(first.work.take() for _ in range(3)), "alone it may have all"
+    second, third = here.pod(list(here.contents)), here.pod(list(here.contents))
+    here.pass_time(EXPIRY)
+    for pod in (second, third, first):
+        held = 3 if pod is first else 0
+        with pytest.raises(Blocked):
+            while pod.work.take():
+                held += 1
+        assert held == (3 if pod is first else min(2, 6 - 3 - (2 if pod is third else 0)))
+
+
+def test_what_the_registry_does_not_have_is_waited_for_by_nobody(
+    world: Callable[[dict[Artifact, bytes]], World],
+) -> None:
+    here = world(model("tiny", 2, 5))
+    pods = [here.pod(list(here.contents)), here.pod(list(here.contents))]
+    asked: dict[int, set[str]] = {0: set(), 1: set()}
+    ended = set()
+    for _ in range(200):
+        for number, pod in enumerate(pods):
+            try:
+                taken = pod.work.take()
+            except Blocked:
+                continue
+            asked[number] |= {each.path for each in taken}
+            for each in taken:
+                pod.work.give_up(each)
+            if not taken:
+                ended.add(number)
+        here.pass_time(1.0)
+    assert ended == {0, 1}
+    assert asked[0] == asked[1] == {each.path for each in here.contents}
+    assert not any(pod.work.unfinished for pod in pods)
+
+
 def test_waiting_ends_by_a_signal(world: Callable[[dict[Artifact, bytes]], World]) -> None:
     here = world(model("tiny", 1, 0))
     here.pod(list(here.contents)).step()
@@ -452,7 +493,7 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

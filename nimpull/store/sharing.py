@@ -7,6 +7,7 @@ renewed.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -16,13 +17,15 @@ from nimpull.core.events import Finished, Note
 from nimpull.core.names import display
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.units import show_bytes, show_count
-from nimpull.core.work import WorkUnit, from_place, units_of
+from nimpull.core.work import LARGE, WorkUnit, from_place, units_of
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store.claims import Claims
-from nimpull.store.presence import EXPIRY, Run
+from nimpull.store.presence import EXPIRY, RENEWAL, Run
 
+ENOUGH: Final = 2  # large files that keep a link busy; what is claimed beyond these, others could have begun
 POLL: Final = 1.0  # seconds between two looks at what others have
 _LOOKS: Final = 16  # claims that one look reads: a hundred pods that wait must not keep the volume busy
+_GLANCE: Final = 0.1  # seconds between two looks whether a file of this run is done
 _RETELL: Final = 60.0  # seconds after which a pod says again whom it waits for
 
 #: What the store has of an artifact by now: an outcome that needs no byte, or None. Under a claim it may
@@ -69,6 +72,8 @@ class SharedWork:
         self.waiting = ""  # for which files, and whom
         self._worked = False
         self._turn = 0
+        self._large = 0, 0.0  # how many are under way, and since when
+        self._others = False, -math.inf  # whether there are other runs, and when that was looked at
         self._told: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
     # -- what a fetch takes ------------------------------------------------------------------------------
@@ -83,6 +88,9 @@ class SharedWork:
                 raise Cancelled("stopped while waiting for other pods", hint="Run again to continue.")
             if self._note_news():
                 progressed = self._clock.monotonic()
+            if self._has_enough():
+                self._clock.wait(_GLANCE, self._cancel)
+                continue
             found, holders = self._claim_next()
             if found or not holders:
                 self.waiting, self._worked = "", self._worked or bool(found)
@@ -93,6 +101,19 @@ class SharedWork:
                 raise self._held(holders)
             self._tell(holders)
             self._clock.wait(POLL, self._cancel)
+
+    def _has_enough(self) -> bool:
+        """Only beside other runs, and not for ever: nobody says that a file has become slow."""
+        with self._lock:
+            large = sum(self._open[name].size >= LARGE for name in self._handed)
+        now = self._clock.monotonic()
+        if large < ENOUGH or large != self._large[0]:
+            self._large = large, now
+        if large < ENOUGH or now - self._large[1] > EXPIRY:
+            return False
+        if now - self._others[1] > RENEWAL:
+            self._others = bool(self._claims.presence.others()), now
+        return self._others[0]
 
     def _claim_next(self) -> tuple[tuple[Artifact, ...], Mapping[str, Run]]:
         """The next unit that could be claimed; else who has those that are left."""
@@ -155,6 +176,15 @@ class SharedWork:
             del self._unit_of[outcome.artifact.identity]
             self.elsewhere.append(outcome)
             self._emit(Finished(outcome))
+
+    def give_up(self, artifact: Artifact) -> None:
+        """Its registry does not have it: others may ask for themselves, and are not waited for."""
+        with self._lock:
+            name = self._settle(artifact)
+            self._unit_of.pop(artifact.identity, None)
+            self._open.pop(name, None)
+        if name:
+            self._claims.drop(name)
 
     @property
     def unfinished(self) -> bool:
@@ -220,7 +250,7 @@ class SharedWork:
                 self.files, self.bytes = self.files + 1, self.bytes + (artifact.size or 0)
                 self._unit_of.pop(artifact.identity, None)
                 if name and name not in self._gone:
-                    del self._open[name]
+                    self._open.pop(name, None)
                     done.append(name)
                 self._gone.discard(name)
         for name in done:
