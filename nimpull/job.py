@@ -139,7 +139,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         found, missing = _look(listings, places, key, edges)
         # from here on readers may see a change: what would take another model's files has been refused
         filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
-        outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
+        outcomes, transfer = _fill(filling, found, missing, edges, claims)
         named = finish(volume.store, places, listings, request, edges.emit)
         tell_of_homes(request, edges.settings, listings, edges.emit)
         mark_ready(  # last: a marker that is there speaks for files that are durable
@@ -167,7 +167,7 @@ def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, 
     present = tuple(each.outcome for each in found)
     filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
     resumed = filling.resumable(missing) if volume.exists else 0
-    plan = _planned(listings, present, missing, resumed, edges)
+    plan = _planned(present, missing, resumed, edges)
     volume.check_room(plan, places.first)
     intended = (Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
     return replace(report, artifacts=(*present, *intended), updated=edges.clock.time())
@@ -184,7 +184,7 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
         places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
         found, missing = _look(listings, places, "", edges)
         filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
-        outcomes, transfer = _fill(filling, listings, found, missing, edges, claims=claims)
+        outcomes, transfer = _fill(filling, found, missing, edges, claims)
         make_links(volume.store.tree, repair.links)
     repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
     outcomes = tuple(replace(each, action=repaired.get(each.action, each.action)) for each in outcomes)
@@ -252,17 +252,15 @@ def _look(
 
 def _fill(
     filling: Filling,
-    listings: Sequence[Listing],
     found: Sequence[Found],
     missing: Sequence[Artifact],
     edges: Edges,
-    *,
     claims: Claims,
 ) -> tuple[tuple[Outcome, ...], TransferSummary]:
     """Take what was found, and fetch the rest, together with other pods that want the same."""
     present, unlinked, copies = filling.take(found)
     missing = (*unlinked, *missing)
-    plan = _planned(listings, present, missing, filling.resumable(missing), edges)
+    plan = _planned(present, missing, filling.resumable(missing), edges)
     edges.volume.check_room(plan, filling.layout)
     filling.check_targets(plan.missing)
     begun = edges.clock.monotonic()
@@ -279,18 +277,12 @@ def _fill(
     return outcomes, TransferSummary(count, seconds, edges.progress.retries, edges.connections)
 
 
-def _planned(
-    listings: Sequence[Listing],
-    present: Sequence[Outcome],
-    missing: Sequence[Artifact],
-    resumed: int,
-    edges: Edges,
-) -> Plan:
+def _planned(present: tuple[Outcome, ...], missing: tuple[Artifact, ...], resumed: int, edges: Edges) -> Plan:
     """``resumed``: bytes of the missing ones that an earlier run left half done."""
-    plan = Plan(tuple(listings), tuple(present), tuple(missing), resumed)
-    count = len(plan.present) + len(plan.missing)
-    edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(plan.present)))
-    for outcome in plan.present:
+    plan = Plan(present, missing, resumed)
+    count = len(present) + len(missing)
+    edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(present)))
+    for outcome in present:
         edges.emit(Finished(outcome))
     return plan
 

@@ -33,7 +33,6 @@ class Plan:
     ``resumed``: bytes of the missing ones that an earlier run left half done.
     """
 
-    listings: tuple[Listing, ...]
     present: tuple[Outcome, ...]
     missing: tuple[Artifact, ...]
     resumed: int = 0

@@ -13,7 +13,7 @@ from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
-from nimpull.core.names import ModelUri, SafePath, display
+from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
 from nimpull.core.request import Lost, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
@@ -40,7 +40,7 @@ def plan_repair(tree: Tree, record: Record, found: Verification) -> Repair:
         except UsageError:
             unknown.update(entry.path for entry in names)
             continue
-        paths = tuple(SafePath(entry.path) for entry in names)
+        paths = tuple(SafePath(entry.path, MAX_STORED_BYTES) for entry in names)
         lost.append(Lost(uri, names[0].digest, max(entry.mtime_ns for entry in names), paths))
     recorded = {entry.path for entry in found.lost}
     links = dict(_links(tree, record, set(found.missing) - recorded))
