@@ -16,8 +16,12 @@ CA_HINT: Final = (
     "If a proxy or a private registry signs with its own CA, give its bundle: set SSL_CERT_FILE "
     "(NIMCache: or name the ConfigMap in spec.proxy.certConfigMap)."
 )
-NETWORK_HINT: Final = "Check the address, DNS, network policies and HTTPS_PROXY / NO_PROXY of the pod."
-PROXY_HINT: Final = "Check HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY."
+NETWORK_HINT: Final = (
+    "Check the address, DNS, HTTPS_PROXY and NO_PROXY; in a cluster, its network policies too."
+)
+PROXY_HINT: Final = (
+    "Check HTTPS_PROXY and ALL_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY."
+)
 _SLOW_HINT: Final = (
     "Something between here and the registry cuts connections, or slows them. Run again later."
 )
