@@ -16,7 +16,7 @@ from nimpull.core.nimcache import parse_nimcache
 
 ROOT = Path(__file__).parent.parent
 NIMCACHES = sorted((ROOT / "examples").rglob("nimcache*.yaml"))
-EXAMPLES = sorted(set((ROOT / "examples").rglob("*.yaml")) - set(NIMCACHES))
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if "nimcache" not in path.name)
 RELEASES = ("1.31", "1.34", "1.37")  # podFailurePolicy is stable since 1.31
 
 
