@@ -52,6 +52,9 @@ def pulled(registry: Registry, tmp_path: Path) -> Path:
             "/nonexistent is not a directory",
         ),
         (("download", "hf://acme/tiny", "--report", "/dev/null"), "/dev/null is not a file"),
+        (("download", "hf://acme/tiny", "--metrics", "/dev/null"), "/dev/null is not a file"),
+        (("list-profiles", "--manifest", V2, "--html", "/dev/null"), "/dev/null is not a file"),
+        (("report", "--html", "/nonexistent/page.html"), "/nonexistent is not a directory"),
     ],
     ids=lambda each: each if isinstance(each, str) else " ".join(each),
 )

@@ -7,8 +7,7 @@ import threading
 
 import click
 
-import nimpull.cli.completion as complete
-from nimpull.cli.options import gpus_option
+from nimpull.cli.options import gpus_option, page_option
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.signals import stopping
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
@@ -30,12 +29,7 @@ from nimpull.settings import Settings, from_process
 @gpus_option("A machine type, in place of this one; repeatable: a column each.", multiple=True)
 @click.option("--explain", is_flag=True, help="Say of each profile why it fits, or why not.")
 @click.option("-o", "--output", type=OneOf(("table", "json")), default="table", show_default=True)
-@click.option(
-    "--html",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="Write a page: what runs on which machine; - = stdout.",
-)
+@page_option("Write a page: what runs on which machine")
 def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str | None) -> None:
     """Ask NIM's metadata service, without a key, which profiles of a NIM run on which machines.
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import click
 
-import nimpull.cli.completion as complete
-from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, store_path
+from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, page_option, store_path
 from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf, run_program
 from nimpull.cli.sizing import ask_sizes
@@ -71,12 +70,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
 )
 @STORE
 @click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
-@click.option(
-    "--html",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="Write a page: what runs on which hardware; - = stdout.",
-)
+@page_option("Write a page: what runs on which hardware")
 def list_profiles(
     manifest_file: str | None,
     gpus: str,

@@ -47,6 +47,16 @@ OUTPUT = click.option(
 )
 
 
+def page_option(help: str) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        "--html",
+        metavar="PATH",
+        shell_complete=complete.files,
+        callback=report_place,
+        help=f"{help}; - = stdout.",
+    )
+
+
 def gpus_option(help: str, *, multiple: bool = False) -> Callable[[Decorated], Decorated]:
     return click.option(
         "--gpu",
@@ -160,11 +170,11 @@ def as_bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{display(value, 40)} is {error}") from error
 
 
-def report_place(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Callback: what cannot be written is told before the pull, not after it. Raises BadParameter."""
-    directory = os.path.dirname(os.path.abspath(value))
-    if value in ("", "-"):
+def report_place(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback: what cannot be written is told before the work, not after it. Raises BadParameter."""
+    if not value or value == "-":
         return value
+    directory = os.path.dirname(os.path.abspath(value))
     if os.path.exists(value) and not os.path.isfile(value):
         raise click.BadParameter(f"{display(value, 300)} is not a file. For stdout give -")
     if not os.access(directory, os.W_OK | os.X_OK):

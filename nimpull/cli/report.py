@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 import nimpull.cli.completion as complete
-from nimpull.cli.options import STORE, read_file
+from nimpull.cli.options import STORE, page_option, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
 from nimpull.core.names import display
@@ -27,12 +27,7 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
 )
 @click.argument("report", required=False, metavar="[REPORT]", shell_complete=complete.files)
 @STORE
-@click.option(
-    "--html",
-    metavar="PATH",
-    shell_complete=complete.files,
-    help="Write a page of its own, without network or script; - = stdout.",
-)
+@page_option("Write a page of its own, without network or script")
 def report(report: str | None, store: str | None, html: str | None) -> int:
     """Show what a pull did: a report file, or the last report of a store."""
     if report and store:
@@ -96,6 +91,8 @@ def page_of(document: dict[str, Any]) -> str:
 def load_pictures() -> Any:
     """The package that draws. Raises UsageError where its libraries are not installed."""
     try:
+        import pygal  # noqa: F401 - the pages import it when they draw
+
         from nimpull import pictures
     except ImportError as error:
         raise UsageError(

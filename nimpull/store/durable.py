@@ -116,6 +116,8 @@ def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
 
     Content and name are durable when this returns. Raises OSError.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is not a file")  # /dev/null must stay what it is
     temporary = f"{path}.new"
     descriptor = os.open(
         temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode
