@@ -60,6 +60,18 @@ def flip(path: Path, *, keep_time: bool) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + (0 if keep_time else 1)))
 
 
+def test_where_no_thread_can_be_started_all_is_verified_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, store.nim_cache())
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", start)
+    assert store.verify(workers=4).files == 2
+
+
 # -- the record ----------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -70,7 +70,7 @@ def verify_store(
     groups, absent = _to_hash(tree, record, promised or {})
     turns = count()
 
-    def work(_: int) -> None:
+    def work() -> None:
         with tree.holding():
             while (turn := next(turns)) < len(groups):
                 if tree.cancel and tree.cancel.is_set():
@@ -79,7 +79,13 @@ def verify_store(
 
     workers = workers or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-        tuple(pool.map(work, range(workers)))
+        # this thread works too: where no other can be started (pids.max) it does it all
+        helping: list[Future[None]] = []
+        with suppress(RuntimeError):
+            helping.extend(pool.submit(work) for _ in range(workers - 1))
+        work()
+    for each in helping:
+        each.result()
     return _judge(tree, groups, absent)
 
 
