@@ -93,7 +93,7 @@ class LocalDirLayout(PlainLayout):
         return self._with_parents(os.path.dirname(path))
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
-        """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HuggingFaceHubLayout)."""
+        """``.gitignore``, ``CACHEDIR.TAG`` and a whole repository's tree (see HubLayout)."""
         with self._tree.holding():
             for artifact in listing.artifacts:
                 metadata = self._metadata_of(artifact)
