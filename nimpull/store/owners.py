@@ -38,6 +38,16 @@ class Owners:
 
         Raises NotWritableError for files of another model, before any of them is touched.
         """
+        unknown, changed, others = self._judge(targets)
+        if unknown and self._record.news():  # another run puts there just now what this one wants too
+            unknown, changed, others = self._judge(targets)
+        if others:
+            raise _occupied(self._tree, others)
+        return tuple(unknown), tuple(changed)
+
+    def _judge(
+        self, targets: Sequence[tuple[str, Artifact]]
+    ) -> tuple[list[str], list[str], list[tuple[str, ModelUri, ModelUri]]]:
         unknown: list[str] = []
         changed: list[str] = []
         others: list[tuple[str, ModelUri, ModelUri]] = []
@@ -55,9 +65,7 @@ class Owners:
                 mine = _model(artifact.repo, any_version=own)
                 theirs = [uri for uri in owners if _model(uri, any_version=own) != mine]
                 others += [(path, uri, artifact.repo) for uri in theirs[:1]]
-        if others:
-            raise _occupied(self._tree, others)
-        return tuple(unknown), tuple(changed)
+        return unknown, changed, others
 
     def _of(self, path: str, status: os.stat_result) -> tuple[Sequence[ModelUri], bool]:
         """The models whose file it is, and whether it is as it was committed."""
