@@ -20,7 +20,7 @@ from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
 from nimpull.core.reply import Reply
 from nimpull.errors import Cancelled, NetworkError, TransferError
-from nimpull.transport.connections import Adapter, Exchange
+from nimpull.transport.connections import Adapter, Exchange, thread
 from nimpull.transport.failures import LastingNetworkError, Watch, proxy_refused, unstable, unusable
 from nimpull.transport.network import Network
 from nimpull.transport.requests_errors import WIRE_ERRORS, explain
@@ -123,7 +123,7 @@ class HttpApi:
         exchange, outcome = Exchange(), Future[Reply]()
 
         def carry_out() -> None:
-            exchange.carried_out()
+            thread.exchange = exchange
             try:
                 outcome.set_result(self._send(hop, max_bytes, exchange))
             except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import urllib3
@@ -18,28 +19,21 @@ from nimpull.core.redirects import internal
 from nimpull.transport.network import Network
 
 _HOSTS: Final = 64  # whose pools are kept
-_thread = threading.local()  # .exchange: the one that this thread carries out
+thread = threading.local()  # .exchange: the one that this thread carries out
 
 
+@dataclass(slots=True)
 class Exchange:
     """One request on a thread of its own. ``moved`` counts what shows that it goes on, ``received`` bytes."""
 
-    def __init__(self) -> None:
-        self.moved = self.received = 0
-        self.answered = False
-        self._connection: HTTPConnection | None = None
-
-    def carried_out(self) -> None:
-        """By the thread that calls this."""
-        _thread.exchange = self
-
-    def uses(self, connection: HTTPConnection) -> None:
-        self._connection = connection
-        self.moved += 1
+    moved: int = 0
+    received: int = 0
+    answered: bool = False
+    connection: HTTPConnection | None = None
 
     def shut(self) -> None:
         """From another thread: what the exchange waits for ends now, where it has a socket yet."""
-        sock = self._connection.sock if self._connection else None
+        sock = self.connection.sock if self.connection else None
         if sock is not None:
             with suppress(OSError):
                 # not SSLSocket's: that takes the TLS state away under the thread that reads
@@ -92,12 +86,9 @@ def _watched(kind: type[Any], network: Network) -> type[Any]:
             network.reached.add(str(self.host).lower())
             return opened
 
-        def connect(self) -> None:
-            super().connect()
-            _thread.exchange.uses(self)
-
         def putrequest(self, *arguments: Any, **options: Any) -> None:
-            _thread.exchange.uses(self)  # a kept connection does not connect
+            thread.exchange.connection = self  # also one that was kept
+            thread.exchange.moved += 1
             super().putrequest(*arguments, **options)
 
     return Watched
