@@ -296,6 +296,20 @@ def test_f49_a_reader_keeps_the_old_file_while_it_is_replaced(store: Store) -> N
     assert layout.committed(old) is None
 
 
+@pytest.mark.parametrize("name", ["local_dir", "workspace"])
+def test_f46_what_another_models_run_has_just_put_there_stays(store: Store, name: str) -> None:
+    mine, theirs = artifact("config.json", CONFIG, HUB), artifact("config.json", b"other", NGC)
+    update = artifact("config.json", b"newer", NGC.with_revision(NGC.revision))
+    layout: StoreLayout = getattr(store, name)()
+    assert layout.find(mine) is None, "it has looked"
+    with open_store(store.root) as other:
+        commit(other, getattr(other, name)(), theirs, b"other")
+    with pytest.raises(NotWritableError, match="belong to ngc://"):
+        commit(store, layout, mine, CONFIG)
+    assert Path(store.root, "config.json").read_bytes() == b"other"
+    commit(store, layout, update, b"newer")
+
+
 @pytest.mark.parametrize("name", ["nim_cache", "local_dir", "workspace"])
 def test_f37_names_of_255_bytes(store: Store, name: str) -> None:
     layout: StoreLayout = getattr(store, name)()

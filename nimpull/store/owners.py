@@ -42,7 +42,7 @@ class Owners:
         if unknown and self._record.news():  # another run puts there just now what this one wants too
             unknown, changed, others = self._judge(targets)
         if others:
-            raise _occupied(self._tree, others)
+            raise occupied(self._tree, others)
         return tuple(unknown), tuple(changed)
 
     def _judge(
@@ -105,7 +105,7 @@ def _model(uri: ModelUri, *, any_version: bool) -> ModelUri:
     return replace(uri, path="", revision=revision)
 
 
-def _occupied(tree: Tree, others: Sequence[tuple[str, ModelUri, ModelUri]]) -> NotWritableError:
+def occupied(tree: Tree, others: Sequence[tuple[str, ModelUri, ModelUri]]) -> NotWritableError:
     """``others``: path, whose file it is, what should take its place."""
     _, theirs, wanted = others[0]
     names = ", ".join(display(path, 120) for path, *_ in others[:_SHOWN])
@@ -116,3 +116,11 @@ def _occupied(tree: Tree, others: Sequence[tuple[str, ModelUri, ModelUri]]) -> N
         hint="Nothing was replaced. Give each model a directory of its own: storage.pvc.subPath of the "
         "NIMCache, another claim, or --store and --local-dir.",
     )
+
+
+def check_late(tree: Tree, record: Record, path: str, status: os.stat_result, artifact: Artifact) -> None:
+    """Another model's run may have put a file at ``path`` since this one looked. Raises NotWritableError."""
+    if record.at(path, status) is None and record.news() and (entry := record.at(path, status)):
+        for uri in _uris((entry.identity,)):
+            if _model(uri, any_version=False) != _model(artifact.repo, any_version=False):
+                raise occupied(tree, [(path, uri, artifact.repo)])

@@ -11,6 +11,7 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
 from nimpull.store.layouts.base import Found, FoundBy, StoredFile, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.owners import check_late
 from nimpull.store.record import Record
 from nimpull.store.tree import Tree
 
@@ -22,13 +23,19 @@ class PlainLayout(StoreLayout):
         return str(artifact.path)
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        path = self.path_of(artifact)
-        self._check_replaceable(path, self._tree.lstat(path))
+        path = self._free_path(artifact)
         return self._move(artifact, staged, path, digest, etag)
 
-    def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
+    def _free_path(self, artifact: Artifact) -> str:
         path = self.path_of(artifact)
-        self._check_replaceable(path, self._tree.lstat(path))
+        status = self._tree.lstat(path)
+        self._check_replaceable(path, status)
+        if status:
+            check_late(self._tree, self._record, path, status, artifact)
+        return path
+
+    def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
+        path = self._free_path(artifact)
         return self._with_parents(self._tree.link(file.path, path, of=of))
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
