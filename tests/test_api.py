@@ -201,6 +201,24 @@ def test_f17_no_pause_of_a_host_escapes_the_budget(rig: Callable[..., Rig]) -> N
     assert one.clock.waits == []
 
 
+def test_where_no_thread_can_be_started_an_answer_is_waited_for_in_the_caller_s(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a low pids.max."""
+    with ScriptedServer(ok) as server:
+        one, real = rig(), threading.Thread.start
+
+        def start(self: threading.Thread) -> None:
+            if self.name.startswith("ask "):
+                raise RuntimeError("can't start new thread")
+            real(self)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert one.api.request("GET", server.url()).body == b"{}"
+        with pytest.raises(NetworkError, match="refused"):
+            rig(retry_budget=0.0).api.request("GET", Url(f"http://127.0.0.1:{closed_port()}/"))
+
+
 def test_f55_cookies_are_not_kept(rig: Callable[..., Rig]) -> None:
     setting = lambda seen, peer: peer.reply(200, b"{}", {"Set-Cookie": "session=1; Path=/"})  # noqa: E731
     with ScriptedServer(setting) as server:
