@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Iterable
 from threading import Thread
 from typing import Final, TextIO
 
@@ -18,6 +19,7 @@ from nimpull.errors import OutputError
 from nimpull.settings import is_ascii_only
 
 PLAIN_ENCODING: Final = "nimpull_plain"
+_BLOCK: Final = 64 << 10  # characters
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -86,19 +88,35 @@ def spelled(text: str) -> str:
     return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
 
 
-def hand_over(text: str) -> OutputError | None:
-    """What was asked for, on stdout: its reader may take its time, as of any program, or go away.
+def hand_over(pieces: Iterable[str]) -> OutputError | None:
+    """What was asked for, on stdout, with a line feed at its end; nothing for no piece.
 
-    Beside Python's buffer: what cannot be written would stay in it, and fail again when the interpreter ends.
+    Its reader may take its time, as of any program, or go away. Beside Python's buffer: what cannot be
+    written would stay in it, and fail again when the interpreter ends.
     """
     try:
         descriptor = sys.stdout.fileno()
-        encoding = PLAIN_ENCODING if sys.stdout.encoding == PLAIN_ENCODING else "utf-8"
-        rest = memoryview(f"{text}\n".encode(encoding, "backslashreplace"))
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+    except ValueError as error:  # closed in Python
+        return OutputError.of("the output", error)
+    try:
+        block, size = list[str](), 0
+        for piece in pieces:
+            block.append(piece)
+            size += len(piece)
+            if size > _BLOCK:  # the text may be of a million files
+                _write(descriptor, "".join(block))
+                block, size = [""], 0
+        if block:
+            _write(descriptor, "".join([*block, "\n"]))
     except BrokenPipeError:
         return None
-    except (OSError, ValueError) as error:  # ValueError: closed in Python
+    except OSError as error:
         return OutputError.of("the output", error)
     return None
+
+
+def _write(descriptor: int, text: str) -> None:
+    encoding = PLAIN_ENCODING if sys.stdout.encoding == PLAIN_ENCODING else "utf-8"
+    rest = memoryview(text.encode(encoding, "backslashreplace"))
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

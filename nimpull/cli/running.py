@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
 from nimpull.core.mirror import Step
 from nimpull.core.names import display
-from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, to_text
+from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, text_of
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
@@ -94,14 +94,14 @@ def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:
 def show(report: Report, request: Request, output: Output) -> int:
     """The closing line comes last, also where a log has stdout and stderr as one. Returns the exit code."""
     unfinished = report.state is State.IN_PROGRESS  # a dry run ends before it fetches
-    asked = ""
+    asked: Iterable[str] = ()
     if output.report_to_stdout:
-        asked = to_text(report)
+        asked = text_of(report)
     elif unfinished:
         asked = plan_text(report, request)
     elif report.state is State.READY:
-        asked = output.answer()
-    unwritten = hand_over(asked) if asked else None
+        asked = filter(None, (output.answer(),))
+    unwritten = hand_over(asked)
     if not unfinished:
         forgiven = request.ignore_failure and is_download_failure(report)
         line = closing_line(report) + (IGNORED if forgiven else "")
@@ -116,25 +116,23 @@ def is_download_failure(report: Report) -> bool:
     return report.error is not None and report.error.exit_code in DOWNLOAD_FAILURES
 
 
-def plan_text(report: Report, request: Request) -> str:
+def plan_text(report: Report, request: Request) -> Iterator[str]:
     """The files of a dry run: action, size, path; then the sum and the room."""
     width = max((len(show_bytes(outcome.size)) for outcome in report.artifacts), default=0)
-    lines = []
     for outcome in sorted(report.artifacts, key=lambda each: each.artifact.path):
         verb = "fetch" if outcome.action.value == "fetched" else "have "
-        lines.append(f"{verb}  {show_bytes(outcome.size):>{width}}  {outcome.artifact.path}")
+        yield f"{verb}  {show_bytes(outcome.size):>{width}}  {outcome.artifact.path}\n"
     fetch = sum(o.size for o in report.artifacts if o.action.value == "fetched")
     total = sum(o.size for o in report.artifacts)
     free = report.store.free if report.store else None
     room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
     if report.mirror:
-        lines += mirror_lines(report.mirror)
-    lines.append(
+        yield from (f"{line}\n" for line in mirror_lines(report.mirror))
+    yield (
         f"{show_count(len(report.artifacts), 'file')}, {show_bytes(total)}, "
         f"of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
-    return "\n".join(lines)
 
 
 def mirror_lines(mirror: MirrorSummary) -> list[str]:

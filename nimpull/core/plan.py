@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -110,8 +110,10 @@ def completed(listing: Listing, promised: Mapping[str, Digest], endpoint: str) -
     return replace(listing, artifacts=tuple(artifacts))
 
 
-def distinct(listings: Iterable[Listing]) -> tuple[Artifact, ...]:
+def distinct(listings: Sequence[Listing]) -> tuple[Artifact, ...]:
     """Each file once: profiles share files, and two revisions may be one commit."""
+    if len(listings) == 1:
+        return listings[0].artifacts
     found: list[Artifact] = []
     seen: dict[ModelUri, set[str]] = {}
     for listing in listings:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
-from nimpull.core.report import PodShare, Report, State, termination_message, to_text
+from nimpull.core.report import PodShare, Report, State, termination_message, to_bytes
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
 
@@ -77,7 +77,7 @@ class ReportWriter:
             from nimpull.store.tree import Tree
 
             with suppress(StoreError):  # what is wrong with the volume is about to be told
-                size = len(to_text(self.draft).encode()) + MARGIN
+                size = len(to_bytes(self.draft)) + MARGIN
                 report_file.set_aside(Tree(self._request.store), size)
 
     def _keep_writing(self) -> None:
@@ -116,7 +116,7 @@ class ReportWriter:
             from nimpull.store.durable import replace_file
 
             try:
-                replace_file(self._path, to_text(report).encode())
+                replace_file(self._path, to_bytes(report))
                 self.unwritten = None
             except OSError as error:
                 self.unwritten = OutputError.of(f"the report {display(self._path, 300)}", error)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.report import PodShare, Report, State, to_text
+from nimpull.core.report import PodShare, Report, State, to_bytes
 from nimpull.errors import StoreError
 from nimpull.store.presence import EXPIRY, RUNS
 from nimpull.store.report_file import REPORTS, write_report
@@ -35,16 +35,16 @@ def leave(
     Raises StoreError.
     """
     if not (selection and report.pods):
-        write_report(tree, to_text(report).encode(), last=last)
+        write_report(tree, to_bytes(report), last=last)
         return
     own = f"{REPORTS}/{selection}.{_NO_NAME.sub('-', report.pods[0].pod)[:80]}.json"
     with suppress(StoreError):  # a full volume: what was set aside is for the one that a controller reads
-        tree.write(own, to_text(report).encode(), durable=False)
+        tree.write(own, to_bytes(report), durable=False)
     written = tree.lstat(own)
     now = written.st_mtime if written else 0.0
     if works or report.state is State.READY or not _others_write(tree, token, now):
         whole = replace(report, pods=(*report.pods, *_other_shares(tree, selection, own, now)))
-        write_report(tree, to_text(whole).encode(), last=last)
+        write_report(tree, to_bytes(whole), last=last)
     if last:
         _sweep(tree, now)
 

@@ -7,7 +7,7 @@ copy it. Nothing here holds a secret: every text passes :mod:`nimpull.core.redac
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -39,6 +39,11 @@ SCHEMA_VERSION: Final = "nimpull/v1"
 
 def to_json(report: Report) -> dict[str, Any]:
     """The whole report as JSON values, camelCase, as ``report.schema.json`` describes it."""
+    return without_artifacts(report) | {"artifacts": [_artifact(outcome) for outcome in report.artifacts]}
+
+
+def without_artifacts(report: Report) -> dict[str, Any]:
+    """The same but for ``artifacts``, of which there may be a million."""
     document: dict[str, Any] = {
         "schemaVersion": SCHEMA_VERSION,
         "version": clean(report.version),
@@ -66,15 +71,32 @@ def to_json(report: Report) -> dict[str, Any]:
         document["timeline"] = timeline_json(report.timeline)
     if report.pods:
         document["pods"] = [_share(share) for share in report.pods]
-    document["artifacts"] = [_artifact(outcome) for outcome in report.artifacts]
     document["notes"] = [clean(note) for note in report.notes]
     return document
 
 
 def to_text(report: Report) -> str:
     """``to_json`` as text for people and programs: indented, with one line an artifact."""
-    fields = (f"  {_text(name)}: {_block(value)}" for name, value in to_json(report).items())
-    return "{\n" + ",\n".join(fields) + "\n}"
+    return "".join(text_of(report))
+
+
+def to_bytes(report: Report) -> bytes:
+    """The same for a file."""
+    written = bytearray()
+    for piece in text_of(report):
+        written += piece.encode()
+    return bytes(written)
+
+
+def text_of(report: Report) -> Iterator[str]:
+    """The same in pieces: what there may be a million of is not held as JSON beside its text."""
+    yield "{\n"
+    for name, value in without_artifacts(report).items():
+        yield f"  {_text(name)}: {_block(value)},\n"
+    yield '  "artifacts": ['
+    for place, outcome in enumerate(report.artifacts):
+        yield f"{',' if place else ''}\n    {_text(_artifact(outcome))}"
+    yield "\n  ]\n}" if report.artifacts else "]\n}"
 
 
 def _block(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from nimpull.core.hardware import Hardware
 from nimpull.core.redaction import clean
 from nimpull.core.report.contents import Report
-from nimpull.core.report.document import to_json
+from nimpull.core.report.document import without_artifacts
 
 #: Bytes per container; Kubernetes, "Determine the Reason for Pod Failure".
 TERMINATION_MESSAGE_LIMIT: Final = 4096
@@ -30,8 +30,8 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
     """
     if limit < 256:
         raise ValueError("a termination message needs 256 bytes at least")
-    document = to_json(report)
-    for name in ("artifacts", "selection", "timeline", "pods"):
+    document = without_artifacts(report)
+    for name in ("selection", "timeline", "pods"):
         document.pop(name, None)
     if report.mirror:
         document["mirror"] = {**document["mirror"]}
