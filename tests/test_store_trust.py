@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,18 @@ def test_without_a_digest_only_the_own_record_counts(store: Store) -> None:
     assert take(layout, bare, FoundBy.HASH) is None
     commit(store, layout, bare, b"x")
     assert layout.committed(bare) is not None
+
+
+def test_without_a_digest_only_the_same_registry_counts(store: Store) -> None:
+    layout = store.workspace()
+    here = Artifact(artifact("x", b"x").path, 1, (), NGC, endpoint="https://here.test")
+    commit(store, layout, here, b"x")
+    assert layout.committed(here) is not None
+    for endpoint in ("https://there.test", ""):
+        there = replace(here, endpoint=endpoint)
+        assert layout.find(there) is None
+    with Store(store.root) as again:
+        assert again.workspace().committed(here) is not None
 
 
 def test_torn_and_foreign_record_lines_are_skipped(store: Store) -> None:

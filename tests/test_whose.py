@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from nimpull.core.names import ModelUri
+from nimpull.settings import load
+from nimpull.wiring.registries import Registries
 from tests.calls import FILES, call
+from tests.clocks import StepClock
 from tests.readers import content_requests
 from tests.registry import Fault, Registry, faults
 from tests.running import CONFIG, WEIGHTS
@@ -87,6 +91,31 @@ def test_the_same_content_at_another_hub_is_taken_over(
     assert code == 0, text
     assert other.log(), "asked"
     assert not content_requests(other), "and not fetched"
+
+
+@pytest.mark.parametrize(
+    ("uri", "variables", "endpoint"),
+    [
+        ("hf://a/b", {}, "https://huggingface.co"),
+        ("hf://a/b", {"HF_ENDPOINT": "http://user:secret@hub:3000/v1/hf/"}, "http://hub:3000/v1/hf"),
+        ("ngc://a/b:1", {"NGC_API_ENDPOINT": "ngc.test"}, "https://ngc.test"),
+        ("ngc://a/b:1", {"NIM_REPOSITORY_OVERRIDE": "https://mirror/x?key=secret"}, "https://mirror/x?…"),
+        ("hf://a/b", {"NIM_REPOSITORY_OVERRIDE": "https://mirror/x"}, "https://mirror/x"),
+        (
+            "ngc://a/b:1",
+            {"NIM_REPOSITORY_OVERRIDE": "s3://bucket/", "AWS_ENDPOINT_URL": "http://minio:9000"},
+            "s3://bucket at http://minio:9000",
+        ),
+        ("s3://bucket/a", {"AWS_ENDPOINT_URL_S3": "http://minio:9000"}, "http://minio:9000"),
+        ("s3://bucket/a", {}, ""),
+        ("https://host/a", {"NIM_REPOSITORY_OVERRIDE": "https://mirror/x"}, ""),
+    ],
+)
+def test_the_endpoint_of_a_source_without_its_secrets(
+    uri: str, variables: dict[str, str], endpoint: str
+) -> None:
+    made = Registries(load(variables), StepClock(), lambda: pytest.fail("nobody is asked"))
+    assert made.endpoint(ModelUri.parse(uri)) == endpoint
 
 
 def test_offline_a_store_of_another_hub_is_not_complete(
@@ -193,6 +222,23 @@ def test_f35_the_order_of_two_models_does_not_matter(registry: Registry, store: 
     assert (code, "ngc://nim/meta/large:hf-1" in text, "hf://default/tiny:" in text) == (41, True, True), text
     assert files(store) == OTHER
     assert run(registry, store, first, **environment)[0] == 0
+
+
+def test_f35_versions_of_ngc_are_models_side_by_side_unless_the_latest_is_asked_for(
+    registry: Registry, store: Path
+) -> None:
+    def pull(uri: str, root: Path = store) -> tuple[int, str]:
+        options = ("--layout", "local-dir", "--refresh", "--store", str(root))
+        return run(registry, root, ("nimpull", "download", uri, *options), **HERE)
+
+    registry.add_ngc_model("nim", "meta", "large", "1", FILES, checksums=False)
+    assert pull("ngc://nim/meta/large")[0] == 0
+    registry.add_ngc_model("nim", "meta", "large", "2", OTHER, checksums=False)
+    code, text = pull("ngc://nim/meta/large")
+    assert (code, files(store)) == (0, OTHER), text
+    code, text = pull("ngc://nim/meta/large:1")
+    assert (code, files(store)) == (41, OTHER), text
+    assert pull("ngc://nim/meta/large:1", store.parent / "elsewhere")[0] == 0
 
 
 def test_an_update_of_the_same_model_replaces_its_files(registry: Registry, store: Path) -> None:
