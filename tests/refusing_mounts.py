@@ -158,8 +158,9 @@ def serve(kind: str, backing: Path, directory: Path) -> None:
             return 0
 
         def release(self, path: str, fh: int) -> int:
+            sent = self._written.pop(fh, None)  # before another file gets the number
             os.close(fh)
-            if self._written.pop(fh, None) is not None:
+            if sent is not None:
                 seconds = int(time.time())
                 os.utime(self._real(path), (seconds, seconds))
             return 0
@@ -203,11 +204,12 @@ def serve(kind: str, backing: Path, directory: Path) -> None:
             raise refuse(errno.EINVAL)
 
         def release(self, path: str, fh: int) -> int:
+            changed = fh in self._changed
+            self._changed.discard(fh)
             os.close(fh)
-            if fh in self._changed and os.path.exists(self._real(path)):
+            if changed and os.path.exists(self._real(path)):
                 moment = time.time_ns() + 1_000_000  # when the service had it all
                 os.utime(self._real(path), ns=(moment, moment))
-            self._changed.discard(fh)
             return 0
 
         def rename(self, old: str, new: str) -> int:

@@ -193,7 +193,8 @@ def room(root: str) -> Room:
         raise store_error(error, "measure the room of", root) from error
     # some FUSE drivers answer with zeros: a volume without a block would hold no file at all
     free = status.f_bavail * status.f_frsize if status.f_blocks else None
-    return Room(free, status.f_favail if status.f_files else None)
+    # nor could it have been probed without an inode: rclone counts none as free, and takes any number
+    return Room(free, status.f_favail or None)
 
 
 def inodes_for(tree: Tree, paths: Iterable[str], *, each: int) -> int:
