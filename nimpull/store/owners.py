@@ -113,8 +113,8 @@ def occupied(tree: Tree, others: Sequence[tuple[str, ModelUri, ModelUri]]) -> No
     return NotWritableError(
         f"{names}{more} in {display(tree.root, 200)} belong to {display(theirs.repo, 200)}; "
         f"{display(wanted, 200)} has other files of these names",
-        hint="Nothing was replaced. Give each model a directory of its own: storage.pvc.subPath of the "
-        "NIMCache, another claim, or --store and --local-dir.",
+        hint="Nothing was replaced. Give each model a directory of its own, on a shared claim by subPath "
+        "(NIMCache: spec.storage.pvc.subPath) (nimpull: --store).",
     )
 
 

@@ -22,7 +22,7 @@ from nimpull.store.trial import try_out
 #: Kept free beside what is needed: directories, journals, the report (bytes).
 RESERVE: Final = 16 << 20
 _STATE_INODES: Final = 16  # of .nimpull, while a run writes
-_NAME_A_STORE: Final = "Name a directory with --store (in a Job: NIM_CACHE_PATH, or the mount of the volume)."
+_NAME_A_STORE: Final = "Name a directory that can be made (nimpull: --store), or mount the volume there."
 _NAME_A_FILE: Final = "Name a file whose directory can be made with --manifest-file (NIM_MANIFEST_PATH)."
 _NO_DIRECTORY: Final = frozenset(
     {errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
