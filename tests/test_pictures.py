@@ -184,6 +184,18 @@ def test_a_run_that_has_just_begun_has_a_page() -> None:
     assert "In progress Nothing was listed" in page.text
 
 
+def test_pods_that_share_a_pull_are_shown_side_by_side() -> None:
+    pods = [
+        {"name": "job-0:7", "state": "Ready", "files": 3, "bytes": 4 * MIB, "waitingFor": ""},
+        {"name": "job-1:7", "state": "InProgress", "files": 1, "bytes": MIB, "waitingFor": "1 file of job-0"},
+    ]
+    page = report_page(a_document(pods=pods))
+    assert "job-0:7 4.0 MiB 3 files Ready" in Elements(page).text
+    assert "job-1:7 1.0 MiB 1 file waiting for 1 file of job-0" in Elements(page).text
+    assert 'width: 25.0%"></i></span>\n<span class="number">1.0 MiB' in page
+    assert "Pods" not in Elements(report_page(a_document(pods=pods[:1]))).text, "one pod shares with nobody"
+
+
 def test_many_files_are_cut_and_counted() -> None:
     many = [{**a_document()["artifacts"][0], "path": f"file-{number}"} for number in range(MOST_FILES + 5)]
     page = Elements(report_page(a_document(artifacts=many)))

@@ -55,6 +55,7 @@ def _report_page(document: Mapping[str, Any]) -> str:
             work=_shares({name: each for name, each in _seconds(timeline).items() if name in _WORK}),
             connections=_connections(timeline),
             pauses=timeline.get("pauses", [])[:MOST_SAMPLES],
+            pods=_pods(document.get("pods") or []),
             verified=_verified(artifacts),
             files=_files(artifacts),
             files_left=_left(artifacts),
@@ -214,6 +215,13 @@ def _connections(timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for each, line in zip(connections, lines, strict=True)
     ]
+
+
+def _pods(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where several share a pull: what each brought. ``percent``: of the one that brought the most."""
+    most = max((pod["bytes"] for pod in pods), default=0) or 1
+    shown = [{**pod, "percent": round(100 * pod["bytes"] / most, 2)} for pod in pods[:MOST_FILES]]
+    return shown if len(shown) > 1 else []
 
 
 def _verified(artifacts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
