@@ -284,7 +284,7 @@ class Proxy(_Listener):
 
     def _pass_on(self, seen: Seen, peer: Peer) -> None:
         parts = urlsplit(seen.target)
-        dropped = {"proxy-authorization", "connection"}
+        dropped = {"proxy-authorization", "connection", "expect"}
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         lines = [f"{seen.method} {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in seen.headers.items() if name not in dropped]

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import trustme
 from blake3 import blake3
 
 from nimpull.core.digest import Digest
@@ -27,9 +28,10 @@ from nimpull.core.mirror import (
 )
 from nimpull.core.names import ModelUri, SafePath
 from tests.buckets import AWS
+from tests.certificates import served
 from tests.registry import Registry
 from tests.running import FILES, Run, check, nimpull
-from tests.servers import Peer, ScriptedServer, Seen
+from tests.servers import Peer, Proxy, ScriptedServer, Seen
 from tests.writable_buckets import WritableBucket
 
 HUB, NGC = "hf://acme/Tiny-LM", "ngc://nim/meta/tiny:hf-1"
@@ -285,6 +287,53 @@ def test_f68_what_heals_is_tried_again(registry: Registry, tmp_path: Path, s3: S
     run = mirror(registry, tmp_path, s3, NGC, NIMPULL_RETRY_SECONDS="5")
     assert (run.code, len(refused) > 6) == (0, True), run.text
     assert "SlowDown" in run.err
+
+
+def test_an_object_with_the_coding_of_its_upload_is_read(registry: Registry, tmp_path: Path, s3: S3) -> None:
+    assert mirror(registry, tmp_path, s3, NGC).code == 0
+    right = s3.server.answer
+
+    def coded(seen: Seen, peer: Peer) -> None:
+        head = peer.head
+        peer.head = lambda status, headers, **more: head(  # type: ignore[method-assign]
+            status, {**headers, "Content-Encoding": "aws-chunked"}, **more
+        )
+        right(seen, peer)
+        peer.head = head  # type: ignore[method-assign]
+
+    s3.server.answer = coded
+    back = read_back(registry, tmp_path / "back", NGC, "s3://models", **s3.environment)
+    assert back.code == 0, back.text
+
+
+def test_f27_a_bucket_behind_tls_of_a_private_ca(registry: Registry, tmp_path: Path) -> None:
+    authority, bundle, bucket = trustme.CA(), tmp_path / "corp.pem", WritableBucket()
+    authority.cert_pem.write_to_path(bundle)
+    with ScriptedServer(bucket, tls=served(authority, "127.0.0.1")) as server:
+        s3 = S3(server, bucket)
+        s3.environment["AWS_SESSION_TOKEN"] = "session-canary"
+        untrusted = mirror(registry, tmp_path, s3, NGC)
+        assert untrusted.report["error"]["reference"] == "tls-untrusted", untrusted.text
+        run = mirror(registry, tmp_path, s3, NGC, SSL_CERT_FILE=str(bundle))
+        assert run.code == 0, run.text
+        assert all(seen.headers["x-amz-security-token"] == "session-canary" for seen in server.seen)
+        coded = [seen.target for seen in server.seen if "aws-chunked" in str(seen.headers)]
+        assert coded == [], "some servers keep that coding as the object's"
+    assert set(MODEL.values()) <= set(bucket.contents.values())
+    assert "canary" not in run.text + json.dumps(run.report)
+
+
+def test_f25_through_a_proxy_with_the_bucket_before_the_host(registry: Registry, tmp_path: Path) -> None:
+    bucket = WritableBucket("")
+    with ScriptedServer(bucket) as server, Proxy() as proxy:
+        proxy.rules.names = {"models.s3.test": (server.host, server.port)}
+        s3 = S3(server, bucket)
+        s3.environment |= {"AWS_ENDPOINT_URL": "http://s3.test:9000", "HTTP_PROXY": proxy.url().reveal()}
+        s3.environment["NO_PROXY"] = "127.0.0.1"
+        run = mirror(registry, tmp_path, s3, NGC, "--s3-addressing", "virtual")
+        assert run.code == 0, run.text
+        assert {seen.headers["host"] for seen in server.seen} == {"models.s3.test:9000"}
+    assert set(MODEL.values()) <= set(bucket.contents.values())
 
 
 # -- a directory -------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class WritableBucket:
     """``refuse`` is asked before each request is carried out; ``region``: told with refusals."""
 
     def __init__(self, name: str = "models") -> None:
-        self.root = f"/{name}"
+        self.root = f"/{name}".rstrip("/")  # none where the bucket stands before the host's name
         self.objects: dict[str, Written] = {}
         self.refuse: Refuse = lambda seen: None
         self.region = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
@@ -133,7 +135,19 @@ def s3_client(
             emit(Waiting(f"S3 answers {display(code or caught_exception, 200)}", 0.0))
 
     client.meta.events.register_first("needs-retry.s3", told)
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"provide-client-params.s3.{operation}", cast(Any, _with_checksum))
     return client
+
+
+def _with_checksum(params: dict[str, Any], **_: object) -> dict[str, Any]:
+    """The SHA-256 of the body before it is sent. Over TLS botocore would send it behind the body, in a coding
+    of the body (aws-chunked) that many servers of S3's kind do not know, or keep as the object's own."""
+    body = params["Body"]
+    content = body if isinstance(body, bytes) else body.read()
+    if not isinstance(body, bytes):
+        body.seek(0)
+    return {**params, "ChecksumSHA256": b64encode(hashlib.sha256(content).digest()).decode()}
 
 
 def attempts(retry_seconds: float) -> int:

@@ -88,7 +88,8 @@ class Transport:
         if answer.status in (429, 503):
             self._pauses.note(answer.url.host, answer.status, answer.headers)
         coding = answer.headers.get("content-encoding", "").strip().lower()
-        if coding and coding != "identity" and answer.status < 300:
+        # aws-chunked is how an upload was framed; some servers of S3's kind keep it with the object
+        if coding not in ("", "identity", "aws-chunked") and answer.status < 300:
             answer.stream.drop()
             raise IntegrityError(
                 f"{answer.url.host} sent {answer.url} with Content-Encoding {display(coding, 40)}, "
