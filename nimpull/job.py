@@ -89,16 +89,17 @@ def run(request: Request, edges: Edges) -> Report:
 
 
 def abandon(edges: Edges) -> Report:
-    """The report of a run that was told to stop and does not: the process ends next, as by a kill."""
+    """The report of a run that was told to stop and does not: the process ends next, as by a kill.
+
+    Not written yet: the volume that hangs may be where it goes, so what is left to say comes before.
+    """
     now = edges.clock.time()
     error = Cancelled(
         "stopped while something that it waited for did not let go",
         hint="Run again to continue: what is on the volume is kept. Check that volume and network answer.",
     )
     draft = edges.reporter.draft or Report(State.IN_PROGRESS, now, now, version=__version__)
-    report = replace(_failed(draft, error, edges), timeline=edges.progress.timeline())
-    edges.reporter.publish(report)
-    return report
+    return replace(_failed(draft, error, edges), timeline=edges.progress.timeline())
 
 
 # -- three stories -------------------------------------------------------------------------------------

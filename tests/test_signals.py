@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -213,6 +214,32 @@ def test_f41_a_volume_that_hangs_does_not_hold_up_the_end(tmp_path: Path, path: 
         process.send_signal(signal.SIGTERM)
         is_overdue(ended(process, store))
         assert resume(cases["hub"], registry, store) == []
+
+
+@pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
+def test_f41_f66_the_last_words_do_not_wait_for_a_volume_that_hangs(tmp_path: Path) -> None:
+    """Every write hangs, that of the report too: the closing line and the termination message come first."""
+    store, log, words = tmp_path / "store", tmp_path / "log", tmp_path / "termination-log"
+    words.touch()
+    with serving() as (registry, cases):
+        report = VolumeFault("hang", ("rename", "renameat"), path="/report.json")
+        hang = faulty(VolumeFault("hang", ("fsync",), path="/.nimpull/ingest/"), report, log=log)
+        process = start(
+            registry,
+            store,
+            "download",
+            cases["hub"].uri,
+            program=(sys.executable, "-c", WITH_GRACE.format(SOON)),
+            under=(),
+            **{**hang, "NIMPULL_TERMINATION_LOG": str(words)},
+        )
+        await_that(lambda: any(_hangs(call, "/ingest/") for call in read_log(log)), process, store)
+        process.send_signal(signal.SIGTERM)
+        run = ended(process, store)
+    assert run.code == 143, run.text
+    assert "did not let go" in run.text.splitlines()[-1]
+    assert json.loads(words.read_bytes())["error"]["exitCode"] == 143
+    assert run.report.get("error") is None, "it could not be written"
 
 
 def _hangs(call: Call, path: str) -> bool:

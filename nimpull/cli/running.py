@@ -76,7 +76,12 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
         unwritten = edges.reporter.unwritten
         return fail(unwritten) if unwritten and not code else code
 
-    with stopping(cancel, lambda: tell(abandon(edges))), shown:
+    def give_up() -> None:
+        report = abandon(edges)
+        tell(report)
+        edges.reporter.publish(report)
+
+    with stopping(cancel, give_up), shown:
         report = run(request, edges)
     return tell(report)
 

@@ -106,8 +106,9 @@ class ReportWriter:
         """
         if report.state is State.IN_PROGRESS or not self._unpublished.acquire(blocking=False):
             return
-        self._write(report, last=True)
+        # the message first: it goes to a file of the pod's, the report to a volume that may hang
         self._tell(leave_message(self._termination_log, report))
+        self._write(report, last=True)
         if self._announce:
             self._tell(self._announce(report))
 
