@@ -98,7 +98,7 @@ def progress_text(progress: ProgressSummary, *, percent: bool = True) -> str:
     if percent:
         share = 100 if progress.total == 0 else min(100, int(100 * progress.done / progress.total))
         parts[0] += f" ({share}%)"
-    if progress.eta is not None:
+    if progress.eta:  # 0: nothing is missing
         parts.append(f"eta {show_seconds(progress.eta)}")
     if progress.files_total is not None:
         parts.append(f"{progress.files}/{progress.files_total} files")
