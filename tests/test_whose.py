@@ -241,10 +241,13 @@ def test_f35_versions_of_ngc_are_models_side_by_side_unless_the_latest_is_asked_
     assert pull("ngc://nim/meta/large:1", store.parent / "elsewhere")[0] == 0
 
 
-def test_an_update_of_the_same_model_replaces_its_files(registry: Registry, store: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("--include", "*")], ids=["same", "another-selection"])
+def test_an_update_of_the_same_model_replaces_its_files(
+    registry: Registry, store: Path, more: tuple[str, ...]
+) -> None:
     assert run(registry, store, LOCAL, **HERE)[0] == 0
     registry.add_hub_repo("default/tiny", OTHER)
-    code, text = run(registry, store, (*LOCAL, "--force-download"), **HERE)
+    code, text = run(registry, store, (*LOCAL, "--force-download", *more), **HERE)
     assert code == 0, text
     assert files(store) == OTHER
     for command in ("status", "verify"):
