@@ -180,6 +180,22 @@ def test_what_was_mirrored_is_read_back_without_a_key(
     assert {path: found[path] for path in MODEL} == MODEL
 
 
+@pytest.mark.parametrize("uri", [f"{HUB}:main", NGC])
+def test_a_mirrored_model_has_an_address_of_its_own_in_the_bucket(
+    registry: Registry, tmp_path: Path, s3: S3, uri: str
+) -> None:
+    assert mirror(registry, tmp_path, s3, uri).code == 0
+    address = f"s3://models/{uri.partition('://')[2]}"
+    arguments = ("download", address, "--layout", "local-dir")
+    back = nimpull(registry, tmp_path / "back", *arguments, **s3.environment)
+    assert back.code == 0, back.text
+    assert {path: (tmp_path / "back" / path).read_bytes() for path in MODEL} == MODEL
+    (mark,) = keys(uri, MARK)
+    del s3.bucket.objects[mark]
+    torn = nimpull(registry, tmp_path / "torn", *arguments, **s3.environment)
+    assert (torn.code, "not completely mirrored" in torn.err) == (21, True), torn.text
+
+
 @pytest.mark.parametrize("keeps", [True, False], ids=["checksums", "read-back"])
 def test_f69_what_somebody_overwrote_is_found_and_sent_again(
     registry: Registry, tmp_path: Path, s3: S3, keeps: bool
@@ -358,11 +374,16 @@ def test_a_directory_is_read_back_from_any_web_server(registry: Registry, tmp_pa
             assert server.stdout
             port = server.stdout.readline().split()[5]
             back = read_back(registry, tmp_path / "back", uri, f"http://127.0.0.1:{port}/")
+            name = uri.partition("://")[2] + (":main" if uri == HUB else "")
+            plain = ("download", f"http://127.0.0.1:{port}/{name}", "--layout", "local-dir")
+            direct = nimpull(registry, tmp_path / "direct", *plain)
         finally:
             server.kill()
     assert (back.code, registry.log()) == (0, []), back.text
     found = snapshot_of(tmp_path / "back")
     assert {path: found[path] for path in MODEL} == MODEL
+    assert direct.code == 0, direct.text
+    assert {path: (tmp_path / "direct" / path).read_bytes() for path in MODEL} == MODEL
 
 
 def test_a_directory_has_the_names_that_servers_make_of_a_key(registry: Registry, tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ def object_key(uri: ModelUri) -> str:
     return quote(str(uri).partition("://")[2], safe="")
 
 
+def file_key(model: str, path: str) -> str:
+    """The same for a model as it stands behind ``ngc://`` or ``hf://``; path "": what its keys begin with."""
+    return quote(f"{model}?file={quote(path, safe='/+')}", safe="")
+
+
 def manifest_key(manifest: bytes) -> str:
     """Where the manifest lies that a mirror was made for. No key of a model can begin like this: they hold
     no slash."""

@@ -11,10 +11,11 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
+from nimpull.core.mirror import file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
@@ -27,7 +28,7 @@ from nimpull.errors import (
     UsageError,
 )
 from nimpull.sources.answers import common_refusal, expiry, is_page, length, said, unquoted
-from nimpull.sources.checksums import CHECKSUMS, add_checksums
+from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
 from nimpull.sources.listing import MAX_PAGES, Entries, at_once, narrowed, pinned, sealed, unverifiable
 
 if TYPE_CHECKING:
@@ -205,11 +206,14 @@ class S3Source:
     revisions: the revision is a hash over what was listed. A file is checked by
     ``checksums.blake3`` of the prefix, else by the object's own SHA-256, else by its MD5 (the ETag of an
     upload in one part), else by its size.
+
+    In a mirror, a model's place is what stands behind ``ngc://`` or ``hf://``: ``s3://mirror/nim/meta/llama:hf``.
     """
 
     def __init__(self, api: Api, *, sign: Sign) -> None:
         self._api = api
         self._sign = sign
+        self._mirrored: set[tuple[str, str]] = set()  # (bucket, place) of models that stand under NIM's keys
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
@@ -219,31 +223,53 @@ class S3Source:
         prefix = _prefix(repo)
         entries = Entries(repo)
         archived = set()
-        for found in bucket.objects(prefix):
-            if not found.key.endswith("/"):  # what consoles make for an empty folder
-                path = found.key.removeprefix(prefix)
-                entries.add(path, found.size, (), found.etag)
-                if found.archived:
-                    archived.add(path)
+        for path, found in self._objects(bucket, repo):
+            entries.add(path, found.size, (), found.etag)
+            if found.archived:
+                archived.add(path)
+        mirrored = (repo.name, repo.location) in self._mirrored
+        if mirrored and CHECKSUMS not in entries:
+            raise NotFoundError(
+                f"{display(repo)} has no {CHECKSUMS}: it is not completely mirrored",
+                hint="nimpull mirror writes it last: run that again.",
+            )
         if not len(entries):
             raise NotFoundError(
                 f"{repo.scheme}://{repo.name} has no object below “{display(prefix, 200)}”",
                 hint="Check the bucket and the prefix: it is the folder that holds config.json.",
             )
         if CHECKSUMS in entries:
-            reply = bucket.small(prefix + CHECKSUMS)
+            reply = bucket.small(self._key(repo, CHECKSUMS))
             if reply.status != 200 or is_page(reply):
                 raise bucket.refusal(reply, f"{CHECKSUMS} of {display(repo)}")
+            for path, _ in checksum_lines(reply.body) if mirrored else ():
+                entries.add(path)  # also what the bucket lacks: a part is not the whole
             add_checksums(entries, reply.body)
         listed = entries.artifacts(wanted)
-        artifacts = with_digests(listed, lambda path: bucket.about(prefix + path), archived)
+        artifacts = with_digests(listed, lambda path: bucket.about(self._key(repo, path)), archived)
         at = repo.with_revision(sealed(artifacts))
         where = Url(f"{repo.scheme}://{repo.name}/{prefix}")
         return Listing(at, "", pinned(artifacts, at), where, unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
         repo = artifact.uri.repo
-        return Bucket(self._api, repo.name, self._sign, repo.scheme).place(_prefix(repo) + artifact.path)
+        return Bucket(self._api, repo.name, self._sign, repo.scheme).place(self._key(repo, artifact.path))
+
+    def _objects(self, bucket: Bucket, repo: ModelUri) -> Iterator[tuple[str, S3Object]]:
+        """(path, object): below the prefix, else of a model in a mirror."""
+        prefix, empty = _prefix(repo), True
+        for found in bucket.objects(prefix):
+            if not found.key.endswith("/"):  # what consoles make for an empty folder
+                empty = False
+                yield found.key.removeprefix(prefix), found
+        start = file_key(repo.location, "")
+        for found in bucket.objects(start) if empty and repo.location else ():
+            self._mirrored.add((repo.name, repo.location))
+            yield unquote(unquote(found.key.removeprefix(start))), found
+
+    def _key(self, repo: ModelUri, path: str) -> str:
+        place = repo.location.strip("/")
+        return file_key(place, path) if (repo.name, place) in self._mirrored else _prefix(repo) + path
 
 
 def with_digests(

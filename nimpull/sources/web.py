@@ -9,8 +9,10 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
+from nimpull.core.mirror import file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
+from nimpull.core.reply import Reply
 from nimpull.errors import ListingError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, LISTS, checksum_lines
@@ -20,11 +22,13 @@ from nimpull.sources.listing import Entries, narrowed, pinned, sealed, with_size
 class WebSource:
     """Implements :class:`nimpull.core.ports.Source`. Thread-safe; user and password may stand in the address.
 
-    The revision is a hash over what is listed.
+    The revision is a hash over what is listed. In a mirror, a model's place is what stands behind ``ngc://``
+    or ``hf://``: ``https://mirror/nim/meta/llama:hf``.
     """
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._mirrored: dict[tuple[str, str], int] = {}  # (host, place): segments that name the model
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """See :meth:`nimpull.core.ports.Source.list`."""
@@ -34,13 +38,15 @@ class WebSource:
         return Listing(at, "", pinned(artifacts, at), Url(str(repo)))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached
-        return _place(artifact.repo, artifact.path)
+        return self._place(artifact.repo, artifact.path)
 
     def _entries(self, repo: ModelUri) -> Entries:
         """Raises ListingError where neither list is there."""
         for name, algorithm in LISTS.items():
-            reply = self._api.request("GET", _place(repo, name).url)
-            if reply.status == 404 or (reply.status == 200 and is_page(reply)):
+            reply = self._api.request("GET", self._place(repo, name).url)
+            if name == CHECKSUMS and _is_absent(reply):
+                reply = self._in_mirror(repo) or reply
+            if _is_absent(reply):
                 continue
             if reply.status != 200:
                 raise web_refusal(reply, f"file “{name}” of {display(repo)}", "")
@@ -56,6 +62,32 @@ class WebSource:
             hint="Put the output of b3sum or sha256sum there under that name; or use ngc://, hf:// or s3://.",
         )
 
+    def _in_mirror(self, repo: ModelUri) -> Reply | None:
+        """The list of checksums of a model under NIM's keys; None where there is none.
+
+        A revision ends such a place; organization, team and name are three segments at most.
+        """
+        place = repo.location.strip("/")
+        most = min(3, place.count("/") + 1) if ":" in place.rpartition("/")[2] else 0
+        for segments in range(most, 0, -1):
+            self._mirrored[repo.name, place] = segments
+            reply = self._api.request("GET", self._place(repo, CHECKSUMS).url)
+            if not _is_absent(reply):
+                return reply
+        self._mirrored.pop((repo.name, place), None)
+        return None
+
+    def _place(self, repo: ModelUri, path: str) -> Location:
+        place = repo.location.strip("/")
+        below = f"{place}/".lstrip("/") + quote(path)
+        if segments := self._mirrored.get((repo.name, place)):
+            parts = place.split("/")
+            # a server decodes the address once, and the signs of percent are part of the file's name
+            key = quote(file_key("/".join(parts[-segments:]), path), safe="")
+            below = "/".join((*parts[:-segments], key))
+        signed = f"?{repo.query}" if repo.query else ""  # what gives access to a directory does to its files
+        return Location(Url(f"{repo.scheme}://{repo.name}/{below}{signed}"))
+
     def _measure(self, artifact: Artifact) -> int | None:
         reply = self._api.request("HEAD", self.locate(artifact).url)
         if reply.status != 200:
@@ -64,7 +96,5 @@ class WebSource:
         return length(reply)
 
 
-def _place(repo: ModelUri, path: str) -> Location:
-    location = f"{repo.location.strip('/')}/".lstrip("/")
-    signed = f"?{repo.query}" if repo.query else ""  # what gives access to a directory does to its files
-    return Location(Url(f"{repo.scheme}://{repo.name}/{location}{quote(path)}{signed}"))
+def _is_absent(reply: Reply) -> bool:
+    return reply.status == 404 or (reply.status == 200 and is_page(reply))
