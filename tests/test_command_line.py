@@ -297,6 +297,22 @@ def test_the_closing_line_of_a_job_is_the_last(registry: Registry, tmp_path: Pat
     assert closing.startswith("nimpull: Ready: ")
 
 
+def test_a_path_that_is_no_text(registry: Registry, tmp_path: Path) -> None:
+    """A script that reads the path of huggingface-cli gets it back, people get it escaped."""
+    registry.add_hub_repo("acme/tiny", FILES)
+    target = os.fsencode(tmp_path) + b"/a\xffb\nc"
+    out = tmp_path / "out"
+    into = ("sh", "-c", f'exec "$@" > {out}', "sh")
+    hub = (*PROGRAM[:1], "-c", "from nimpull.__main__ import hugging_face as h; h()")
+    pull = ("download", "acme/tiny", "--local-dir", os.fsdecode(target), "-q")
+    assert ended(start(registry, tmp_path, *pull, under=into, program=hub), tmp_path).code == 0
+    assert out.read_bytes() == target + b"\n"
+    for command in ("status", "verify", "prune"):
+        look = start(registry, tmp_path, command, "--store", os.fsdecode(target), under=into)
+        assert ended(look, tmp_path).code == 0
+        assert rb"/a\udcffb\nc: " in out.read_bytes()
+
+
 # -- out of reach --------------------------------------------------------------------------------------
 
 

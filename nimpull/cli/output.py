@@ -117,6 +117,7 @@ def hand_over(pieces: Iterable[str]) -> OutputError | None:
 
 def _write(descriptor: int, text: str) -> None:
     encoding = PLAIN_ENCODING if sys.stdout.encoding == PLAIN_ENCODING else "utf-8"
-    rest = memoryview(text.encode(encoding, "backslashreplace"))
+    # a path may be no UTF-8: a script that reads it gets the bytes that it was given as
+    rest = memoryview(text.encode(encoding, "surrogateescape"))
     while rest:
         rest = rest[os.write(descriptor, rest) :]

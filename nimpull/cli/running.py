@@ -130,7 +130,7 @@ def plan_text(report: Report, request: Request) -> Iterator[str]:
     fetch = sum(o.size for o in report.artifacts if o.action.value == "fetched")
     total = sum(o.size for o in report.artifacts)
     free = report.store.free if report.store else None
-    room = f"; {request.store} has {show_bytes(free)} free" if free is not None else ""
+    room = f"; {display(request.store, 300)} has {show_bytes(free)} free" if free is not None else ""
     if report.mirror:
         yield from (f"{line}\n" for line in mirror_lines(report.mirror))
     yield (

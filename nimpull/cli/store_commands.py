@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from nimpull.store.watcher import Running
 
 
+def shown(root: str) -> str:
+    """For people: a path may hold what a terminal must not get."""
+    return display(root, 300)
+
+
 def open_store(root: str | None) -> Store:
     """Raises UsageError where there is no store; nothing is written."""
     from nimpull.store.durable import store_error
@@ -128,7 +133,7 @@ def mend(root: str, plan: Repair) -> int:
 def advice(root: str, plan: Repair, *, asked: bool, code: int) -> str:
     """What to do next, or that nothing is left to do."""
     if code == 0:
-        return f"{root}: repaired, all as downloaded."
+        return f"{shown(root)}: repaired, all as downloaded."
     if not asked:
         return "Run nimpull verify --repair, or the same nimpull download again: it fetches only these files."
     gone = "The corrupt files were removed. " if plan.corrupt else ""
@@ -166,7 +171,9 @@ def show_verification(result: Verification, root: str) -> None:
         if result.sound
         else f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
     )
-    click.echo(f"{root}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}.")
+    click.echo(
+        f"{shown(root)}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}."
+    )
 
 
 @click.command(
@@ -228,7 +235,7 @@ def status_document(found: Status, runs: Sequence[Running]) -> dict[str, object]
 
 
 def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
-    click.echo(f"{root}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
+    click.echo(f"{shown(root)}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
     for each in found.selections:
         ready = each.ready
         state = f"{show_count(len(each.changed), 'file')} changed or gone" if each.changed else "ready"
@@ -298,11 +305,13 @@ def prune(store: str | None, yes: bool, output: str) -> int:
             f"{'removed' if yes else 'remove'}  {show_bytes(each.bytes):>10}  {each.what}: {each.name}"
         )
     if not found:
-        click.echo(f"{root}: there is nothing to remove.")
+        click.echo(f"{shown(root)}: there is nothing to remove.")
     elif yes:
-        click.echo(f"{root}: {show_bytes(freed)} freed.")
+        click.echo(f"{shown(root)}: {show_bytes(freed)} freed.")
     else:
-        click.echo(f"{root}: {show_bytes(freed)} would be freed. Nothing was removed; --yes removes it.")
+        click.echo(
+            f"{shown(root)}: {show_bytes(freed)} would be freed. Nothing was removed; --yes removes it."
+        )
     return 0
 
 
