@@ -166,7 +166,7 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
 def _refused(refused: click.UsageError) -> int:
     from nimpull.cli.running import fail_unasked
 
-    message, hints = refused.format_message(), []
+    message, hints = " ".join(refused.format_message().split()), []
     if isinstance(refused, click.NoSuchOption):
         message = f"there is no option {refused.option_name}"
         if elsewhere := _ELSEWHERE.get(refused.option_name):
