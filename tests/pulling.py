@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,12 @@ from nimpull.core.artifacts import Artifact, Location, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event
 from nimpull.core.names import Url
-from nimpull.core.ports import Emit, Get, Ingests
-from nimpull.fetch import Fetcher, FetchLimits
+from nimpull.core.ports import Connections, Emit, Ingests
+from nimpull.fetch import Batch, Fetcher, FetchLimits
 from nimpull.store.area import IngestArea
 from nimpull.store.tree import Tree
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.transport import Network, TransportPolicy
+from nimpull.transport.loop import Loop
 from tests.clocks import StepClock
 from tests.servers import Answer, Peer, ScriptedServer, Seen
 
@@ -67,20 +68,21 @@ class Pull:
         self,
         *artifacts: Artifact,
         limits: FetchLimits | None = None,
-        get: Get | None = None,
+        connect: Callable[[], Connections] | None = None,
         ingests: Ingests | None = None,
     ) -> Sequence[Outcome]:
+        network = Network(self.policy, self.clock)
         try:
-            with Transport(self.policy, clock=self.clock, cancel=self.cancel, emit=self.emit) as wire:
-                return Fetcher(
-                    self.locate,
-                    get or wire.get,
-                    ingests or self.area(),
-                    clock=self.clock,
-                    cancel=self.cancel,
-                    emit=self.emit,
-                    limits=limits or FetchLimits(),
-                ).run(artifacts)
+            return Fetcher(
+                self.locate,
+                connect or (lambda: Loop(network)),
+                ingests or self.area(),
+                clock=self.clock,
+                cancel=self.cancel,
+                emit=self.emit,
+                pauses=network.pauses,
+                limits=limits or FetchLimits(),
+            ).run(Batch(artifacts))
         finally:
             self.cancel = Flag()  # a run that failed set it
 

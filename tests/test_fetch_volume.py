@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nimpull.core.artifacts import Action, Location
+from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced
-from nimpull.core.ports import Body, Claim
+from nimpull.core.ports import Checkpoint
 from nimpull.errors import Cancelled, NoSpaceError, StoreIOError
 from nimpull.fetch import FetchLimits
 from tests.committing import artifact, digest_of
@@ -28,7 +28,7 @@ def test_f34_a_sparse_file_of_full_length_is_not_content(tmp_path: Path) -> None
     with pulling(tmp_path, serve({"model": content})) as pull:
         ingest = pull.area().open(one)
         ingest.begin(len(content), '"v1"')
-        ingest.record(Claim(0, MIB, bytes.fromhex(digest_of(content[:MIB]).hex)))
+        ingest.record(Checkpoint(0, MIB, bytes.fromhex(digest_of(content[:MIB]).hex)))
         ingest.close()
         (outcome,) = pull.run(one, limits=ONE)
     assert pull.committed(one) == {"model": content}
@@ -45,14 +45,20 @@ def test_f41_a_cancelled_run_stops_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-def test_f44_an_unknown_exception_of_one_worker_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["large.LargeTransfer.put", "ordered.OrderedFile.write", "run.Run._look"])
+def test_f44_an_unknown_exception_of_a_callback_a_worker_or_the_loop_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     wanted = [artifact(f"model-{number}", noise(2 * MIB, number)) for number in range(6)]
 
-    def broken(location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    with pulling(tmp_path, serve({})) as pull, pytest.raises(ZeroDivisionError, match="a bug"):
-        pull.run(*wanted, get=broken)
+    monkeypatch.setattr(f"nimpull.fetch.{where}", broken)
+    with pulling(tmp_path, serve({each.path: noise(2 * MIB, n) for n, each in enumerate(wanted)})) as pull:
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            pull.run(*wanted)
+        assert not pull.cancel.is_set()
 
 
 # -- faults of the volume ------------------------------------------------------------------------------
@@ -76,7 +82,7 @@ def test_f30_a_full_volume_ends_the_run_and_the_next_one_resumes(
 ) -> None:
     content = noise(6 * MIB)
     one = artifact("model", content)
-    limits = FetchLimits(chunk=MIB, buffers=MIB, pool=4 * MIB, connections=1)
+    limits = FetchLimits(chunk=MIB, block=MIB, pool=4 * MIB, connections=1)
     with pulling(tmp_path, serve({"model": content})) as pull:
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", failing(errno.ENOSPC, range(3, 99), os.pwrite))

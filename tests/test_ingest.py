@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Claim, Verified
+from nimpull.core.ports import Checkpoint, Verified
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store.area import IngestArea
 from nimpull.store.durable import store_error
@@ -34,8 +34,8 @@ def area(root: Path) -> IngestArea:
     return IngestArea(Tree(str(root)), PlainLayout(root))
 
 
-def claim(start: int, end: int) -> Claim:
-    return Claim(start, end, bytes.fromhex(digest_of(CONTENT[start:end], "blake3").hex))
+def checkpoint(start: int, end: int) -> Checkpoint:
+    return Checkpoint(start, end, bytes.fromhex(digest_of(CONTENT[start:end], "blake3").hex))
 
 
 @contextmanager
@@ -52,14 +52,14 @@ def half(root: Path, one: Artifact = ONE) -> FileIngest:
     ingest.begin(len(CONTENT), '"v1"')
     with aligned(CONTENT[:MIB]) as block:
         ingest.write(block, 0)
-    ingest.record(claim(0, MIB))
+    ingest.record(checkpoint(0, MIB))
     return ingest
 
 
 def test_a_claim_survives_and_its_bytes_read_back(tmp_path: Path) -> None:
     half(tmp_path).close()
     again = area(tmp_path).open(ONE)
-    assert again.claims == (claim(0, MIB),)
+    assert again.checkpoints == (checkpoint(0, MIB),)
     assert again.validator == '"v1"'
     back = bytearray(MIB)
     assert again.read(memoryview(back), 0) == MIB
@@ -120,7 +120,7 @@ def test_bytes_of_two_lines_count_once(tmp_path: Path) -> None:
     ingest = half(tmp_path)
     before = area(tmp_path).present([ONE])
     for start, end in ((0, MIB // 4), (MIB // 2, MIB)):
-        ingest.record(claim(start, end))
+        ingest.record(checkpoint(start, end))
     ingest.close()
     assert area(tmp_path).present([ONE]) <= before
 
@@ -144,7 +144,7 @@ def test_f43_a_header_of_something_else_starts_the_file_over(
     header = Path(tmp_path, ingest.path).with_name("artifact")
     header.write_text(json.dumps({**json.loads(header.read_text()), **change}))
     again = area(tmp_path).open(ONE)
-    assert again.claims == ()
+    assert again.checkpoints == ()
     again.begin(len(CONTENT), "")
     again.close()
     assert area(tmp_path).present([ONE]) == 0
@@ -152,14 +152,14 @@ def test_f43_a_header_of_something_else_starts_the_file_over(
 
 @given(st.binary(max_size=300))
 def test_f43_no_bytes_make_a_claim(garbage: bytes) -> None:
-    good = journal_line(claim(0, MIB))
+    good = journal_line(checkpoint(0, MIB))
     assert parse_journal(garbage, len(CONTENT)) == ()
-    assert claim(0, MIB) in parse_journal(garbage + b"\n" + good, len(CONTENT))
+    assert checkpoint(0, MIB) in parse_journal(garbage + b"\n" + good, len(CONTENT))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_f43_a_flipped_or_torn_line_is_ignored(position: int, mask: int) -> None:
-    good = journal_line(claim(0, MIB))
+    good = journal_line(checkpoint(0, MIB))
     position %= len(good) - 1
     flipped = bytearray(good)
     flipped[position] ^= mask
@@ -281,7 +281,7 @@ def test_f40_what_is_journaled_is_flushed_every_few_seconds_bytes_first(
     ingest.begin(len(CONTENT), "")
     for moment in (1.0, FLUSH_INTERVAL, FLUSH_INTERVAL + 1, 2 * FLUSH_INTERVAL):
         now[0] = moment
-        ingest.record(claim(0, MIB))
+        ingest.record(checkpoint(0, MIB))
     ingest.close()
     assert flushed == ["data", "journal"] * 2
 

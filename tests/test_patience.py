@@ -30,6 +30,11 @@ def said(pull: Pull) -> list[str]:
     return [each.reason for each in pull.events if isinstance(each, Waiting)]
 
 
+def pauses(pull: Pull) -> list[float]:
+    """Seconds that were waited after each failure, in order."""
+    return [each.seconds for each in pull.events if isinstance(each, Waiting)]
+
+
 def never(seen: Seen, peer: Peer) -> None:
     peer.stall()
 
@@ -47,7 +52,8 @@ def drip(seen: Seen, peer: Peer) -> None:
 
 def test_f14_a_server_that_accepts_and_never_answers_is_asked_again(tmp_path: Path) -> None:
     with pulling(tmp_path, in_turn(never, never, GOOD)) as pull:
-        pull.policy = TransportPolicy(read_timeout=0.1)
+        pull.policy = TransportPolicy(read_timeout=3.0)
+        pull.clock.step = 1.0
         (outcome,) = pull.run(ONE, limits=ALONE)
         assert pull.committed(ONE) == {"model": CONTENT}
     assert outcome.attempts == 3
@@ -57,10 +63,11 @@ def test_f14_a_server_that_accepts_and_never_answers_is_asked_again(tmp_path: Pa
 
 def test_f14_a_server_that_never_answers_ends_the_pull_with_its_cause(tmp_path: Path) -> None:
     with pulling(tmp_path, never) as pull:
-        pull.policy = TransportPolicy(read_timeout=0.05)
+        pull.policy = TransportPolicy(read_timeout=0.5)
+        pull.clock.step = 0.5
         with pytest.raises(NetworkError, match=r"127\.0\.0\.1.*stalled.*no progress for \d+ s") as caught:
             pull.run(ONE, limits=BRIEF)
-    assert 10 < sum(pull.clock.waits) <= 20
+    assert 5 < sum(pull.clock.waits) <= 20
     assert caught.value.retryable
 
 
@@ -106,7 +113,7 @@ def test_f01_f15_a_pull_that_crawls_for_hours_over_cut_connections_never_gives_u
     """The budget is time without progress: neither hours nor failures use it up."""
 
     with pulling(tmp_path, partly(CONTENT, 70_000, hang_up)) as pull:
-        pull.clock.step = 30.0
+        pull.clock.step = 200.0
         pull.policy = TransportPolicy(low_speed_bytes=0)
         began = pull.clock.monotonic()
         (outcome,) = pull.run(ONE, limits=FetchLimits(connections=1, retry_budget=300))
@@ -121,12 +128,12 @@ def test_f01_a_cut_after_much_is_continued_at_once_and_one_without_bytes_is_not(
     with pulling(tmp_path, in_turn(mib, mib, GOOD)) as pull:
         pull.run(ONE, limits=ALONE)
     assert pull.committed(ONE) == {"model": CONTENT}
-    assert set(pull.clock.waits) == {0.0}
+    assert pauses(pull) == [0.0, 0.0]
     (tmp_path / "model").unlink()
     with pulling(tmp_path, in_turn(mib, hang_up, hang_up, GOOD)) as pull:
         pull.run(ONE, limits=ALONE)
-    assert pull.clock.waits[0] == 0.0
-    assert 0.0 < pull.clock.waits[1] < pull.clock.waits[2]
+    assert pauses(pull)[0] == 0.0
+    assert 0.0 < pauses(pull)[1] < pauses(pull)[2]
 
 
 def test_f01_f05_a_cut_at_the_same_byte_of_a_host_without_ranges_is_no_progress(tmp_path: Path) -> None:
@@ -139,8 +146,8 @@ def test_f01_f05_a_cut_at_the_same_byte_of_a_host_without_ranges_is_no_progress(
 
     with pulling(tmp_path, cut) as pull, pytest.raises(NetworkError, match=r"closed early.*no progress"):
         pull.run(ONE, limits=BRIEF)
-    assert pull.clock.waits[0] == 0.0
-    assert all(pull.clock.waits[1:]), "the same bytes again are no reason to hurry"
+    assert pauses(pull)[0] == 0.0
+    assert all(pauses(pull)[1:]), "the same bytes again are no reason to hurry"
 
 
 def test_f16_a_host_that_is_gone_ends_the_pull_with_its_cause(tmp_path: Path) -> None:

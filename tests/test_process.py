@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -119,28 +118,29 @@ def test_f45_a_log_that_nobody_reads_ends_nothing(served: Served, tmp_path: Path
 
 # -- a bug in one worker -----------------------------------------------------------------------------------
 
-BROKEN = {
-    "one call": """
-        import nimpull.fetch.reader as reader
-        def fill(*arguments): raise ZeroDivisionError("a bug")
-        reader.Reader.fill = fill
-    """,
-    "a thread": """
-        import threading
-        begin = threading.Thread.start
-        def start(thread):
-            if thread.name == "fetch_1":
-                raise RuntimeError("can't start new thread")
-            begin(thread)
-        threading.Thread.start = start
-    """,
-}
+BROKEN = """
+from nimpull.fetch.ordered import OrderedFile
+def write(*arguments): raise ZeroDivisionError("a bug")
+OrderedFile.write = write
+from nimpull.__main__ import main; main()
+"""
+#: No thread of the engine can be started but the first ``allowed`` ones of each kind.
+FEW_THREADS = """
+import threading
+begin = threading.Thread.start
+def start(thread):
+    name, _, number = thread.name.partition("-")
+    if name in ("fetch", "locate", "supply") and int(number) >= {allowed}:
+        raise RuntimeError("can't start new thread")
+    begin(thread)
+threading.Thread.start = start
+from nimpull.__main__ import main; main()
+"""
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_f44_an_unknown_exception_ends_all_with_a_report(served: Served, tmp_path: Path, what: str) -> None:
+def test_f44_an_unknown_exception_ends_all_with_a_report(served: Served, tmp_path: Path) -> None:
     registry, _ = served
-    program = (sys.executable, "-c", f"{dedent(BROKEN[what])}\nfrom nimpull.__main__ import main; main()")
+    program = (sys.executable, "-c", BROKEN)
     store = tmp_path / "s"
     run = ended(start(registry, store, "download", "hf://acme/tiny", program=program, under=()), store)
     assert run.code == 70, run.text
@@ -149,6 +149,19 @@ def test_f44_an_unknown_exception_ends_all_with_a_report(served: Served, tmp_pat
     assert "Traceback" in run.err
     assert "Report it" in run.err or "report" in run.err.splitlines()[-1]
     assert not list(store.glob(".nimpull/ready/*"))
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_threads_that_cannot_be_started_are_done_without(
+    served: Served, tmp_path: Path, allowed: int
+) -> None:
+    """As pids.max and ulimit -v have it."""
+    registry, cases = served
+    program = (sys.executable, "-c", FEW_THREADS.format(allowed=allowed))
+    store = tmp_path / "s"
+    run = ended(start(registry, store, "download", "hf://acme/tiny", program=program, under=()), store)
+    assert run.code == 0, run.text
+    assert complaints(store, cases["hub"]) == []
 
 
 # -- no network --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from nimpull.errors import ProxyError, UsageError
 from nimpull.settings import load
 from tests.certificates import served
 from tests.servers import Proxy, ProxyRules, ScriptedServer
-from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all
+from tests.transporting import CANARY, CONTENT, Rig, closed_port, get, ok
 
 
 def test_f28_https_is_tunnelled_and_the_password_stays_with_the_proxy(
@@ -27,14 +27,12 @@ def test_f28_https_is_tunnelled_and_the_password_stays_with_the_proxy(
             assert one.api.request("GET", Url("https://registry.test/v2")).body == b"{}"
             assert [seen.target for seen in proxy.seen] == ["registry.test:443"]
             assert "proxy-authorization" not in server.seen[0].headers
-            one.transport.close()
 
 
 def test_f28_plain_http_goes_through_in_absolute_form(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(lambda seen, peer: peer.file(seen, CONTENT)) as server, Proxy() as proxy:
-        transport = rig(http_proxy=proxy.address).transport
-        with transport(Location(server.url("/a")), 0, None) as body:
-            assert read_all(body) == CONTENT
+        one = rig(http_proxy=proxy.address)
+        assert get(one.network, Location(server.url("/a"))).content == CONTENT
         assert proxy.seen[0].target == server.url("/a").reveal()
 
 
@@ -63,9 +61,7 @@ def test_f28_a_proxy_that_is_down(rig: Callable[..., Rig]) -> None:
     with pytest.raises(
         ProxyError, match=rf"cannot reach the proxy http://{address} for registry\.test: .*refused"
     ):
-        rig(https_proxy=f"http://u:{CANARY}@{address}").transport(
-            Location(Url("https://registry.test/")), 0, None
-        )
+        get(rig(https_proxy=f"http://u:{CANARY}@{address}").network, Location(Url("https://registry.test/")))
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])

@@ -24,7 +24,7 @@ from nimpull.errors import (
 from nimpull.transport import TransportPolicy
 from tests.certificates import served
 from tests.servers import Peer, ScriptedServer, Seen, in_turn
-from tests.transporting import CANARY, CONTENT, Rig, closed_port, ok, read_all, redirect
+from tests.transporting import CANARY, CONTENT, Rig, closed_port, get, ok, redirect
 
 
 def test_f19_a_loop_is_refused(rig: Callable[..., Rig]) -> None:
@@ -66,18 +66,19 @@ def test_f19_ten_hops_and_no_more(rig: Callable[..., Rig]) -> None:
 )
 def test_f19_unsafe_targets_are_refused(rig: Callable[..., Rig], target: str) -> None:
     with ScriptedServer(redirect(target)) as server, pytest.raises(RedirectError):
-        rig().transport(Location(server.url()), 0, None)
+        get(rig().network, Location(server.url()))
 
 
 def test_f19_a_name_that_leads_to_metadata_is_never_asked(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address that the socket is connected to counts, for a location of any origin."""
-    monkeypatch.setattr(link_local, "_METADATA", frozenset({ip_address("127.0.0.2")}))
+    internal = map(ip_address, ("127.0.0.1", "::1", "127.0.0.2"))
+    monkeypatch.setattr(link_local, "_METADATA", frozenset(internal))
     with ScriptedServer(ok, host="127.0.0.2") as secret:
         monkeypatch.setattr(socket, "getaddrinfo", resolving(secret.port))
-        with pytest.raises(RedirectError, match=r"metadata\.test.*link-local or metadata address"):
-            rig().transport(Location(Url(f"http://metadata.test:{secret.port}/")), 0, None)
+        with pytest.raises(RedirectError, match=r"localhost.*link-local or metadata address"):
+            get(rig().network, Location(secret.url(host="localhost")))
         with pytest.raises(RedirectError, match=r"metadata\.test.*link-local or metadata address"):
             rig().api.request("GET", Url(f"http://metadata.test:{secret.port}/"))
         assert secret.seen == []
@@ -138,7 +139,7 @@ def test_f19_tls_is_not_left(rig: Callable[..., Rig], ca: trustme.CA, bundle: st
             ScriptedServer(answer, tls=served(ca, "127.0.0.1")) as server,
             pytest.raises(RedirectError, match="leaves TLS"),
         ):
-            rig(ca_files=(bundle,)).transport(Location(server.url()), 0, None)
+            get(rig(ca_files=(bundle,)).network, Location(server.url()))
         assert plain.seen == []
 
 
@@ -153,8 +154,7 @@ def test_f55_no_credential_crosses_origins(
         target = f"http://u:{CANARY}@{cdn.address}/blob?X-Amz-Signature=1"
         with ScriptedServer(in_turn(redirect("/same"), redirect(target), redirect(target))) as hub:
             one = rig()
-            with one.transport(Location(hub.url(), secrets), 5, 10) as body:
-                assert read_all(body) == CONTENT[5:10]
+            assert get(one.network, Location(hub.url(), secrets), 5, 10).content == CONTENT[5:10]
             one.api.request("GET", hub.url(), headers=secrets)
             one.api.request("GET", cdn.url())
         for seen in hub.seen:
@@ -199,7 +199,7 @@ def test_f56_errors_and_settings_hold_no_secret(
     )
     for url, headers in failing:
         with pytest.raises(NimpullError) as caught:
-            rig().transport(Location(url, headers), 0, None)
+            get(rig().network, Location(url, headers))
         error: BaseException | None = caught.value
         while error is not None:
             assert CANARY not in f"{error!r} {error} {getattr(error, 'hint', '')}"
@@ -207,5 +207,5 @@ def test_f56_errors_and_settings_hold_no_secret(
     with ScriptedServer(
         lambda seen, peer: peer.head(200, {"Content-Length": "0", "bad header": "x"})
     ) as server:
-        rig().transport(Location(server.url(f"/?sig={CANARY}")), 0, None).close()
+        get(rig().network, Location(server.url(f"/?sig={CANARY}")))
     assert CANARY not in caplog.text

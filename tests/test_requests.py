@@ -19,7 +19,7 @@ from nimpull.errors import (
 )
 from tests.clocks import StepClock
 from tests.servers import Peer, Proxy, ProxyRules, ScriptedServer, Seen, in_turn
-from tests.transporting import CANARY, Rig, closed_port, ok, redirect, status
+from tests.transporting import CANARY, Rig, closed_port, get, ok, redirect, status
 
 # -- connecting ----------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ def test_f16_a_name_that_does_not_exist_is_given_up_sooner_than_a_resolver_that_
         one.api.request("GET", Url("http://registry.invalid/a"))
     assert int(sum(one.clock.waits)) in waited
     with pytest.raises(ProxyError, match=rf"proxy\.invalid.*{words}"):
-        rig(http_proxy="http://proxy.invalid:3128").transport(Location(Url("http://a.test/")), 0, None)
+        rig(http_proxy="http://proxy.invalid:3128").api.request("GET", Url("http://a.test/"))
 
 
 @pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EMFILE])
@@ -70,7 +70,7 @@ def test_f16_what_the_kernel_says_of_a_connection_is_told(
 
     monkeypatch.setattr(socket.socket, "connect", no)
     with pytest.raises(NetworkError, match=rf"127\.0\.0\.1:9: {os.strerror(code)}"):
-        rig().transport(Location(Url("http://127.0.0.1:9/a")), 0, None)
+        rig().api.request("GET", Url("http://127.0.0.1:9/a"))
 
 
 def test_f16_a_name_that_was_reached_before_is_not_mistyped(
@@ -87,9 +87,9 @@ def test_f16_a_name_that_was_reached_before_is_not_mistyped(
 
 def test_f16_a_closed_port_behind_the_proxy_names_both(rig: Callable[..., Rig]) -> None:
     with Proxy(ProxyRules(status=502)) as proxy:
-        get = rig(https_proxy=f"http://u:{CANARY}@{proxy.address}").transport
+        one = rig(https_proxy=f"http://u:{CANARY}@{proxy.address}")
         with pytest.raises(ProxyError, match=rf"{proxy.address} refuses to connect to registry\.invalid"):
-            get(Location(Url("https://registry.invalid/a")), 0, None)
+            get(one.network, Location(Url("https://registry.invalid/a")))
 
 
 # -- pacing --------------------------------------------------------------------------------------------
@@ -98,8 +98,7 @@ def test_f16_a_closed_port_behind_the_proxy_names_both(rig: Callable[..., Rig]) 
 def test_f17_retry_after_pauses_the_host_for_all(rig: Callable[..., Rig]) -> None:
     with ScriptedServer(in_turn(status(429, Retry_After="120"), ok)) as server:
         one = rig()
-        with one.transport(Location(server.url()), 0, None) as body:
-            assert body.head.status == 429
+        assert get(one.network, Location(server.url())).status == 429
         assert one.clock.waits == []
         assert one.api.request("GET", server.url("/other")).status == 200
         assert one.clock.waits == [120.0]

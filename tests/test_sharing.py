@@ -18,7 +18,7 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import new_hasher
 from nimpull.core.events import Event, Note
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Cancel, Claim, Verified
+from nimpull.core.ports import Cancel, Checkpoint, Verified
 from nimpull.core.work import from_place, units_of
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store import presence, sharing
@@ -205,7 +205,7 @@ class Pod:
             large.begin(one.size or 0, "")
         position = 0
         blocks: list[bytes] = []
-        for claim in large.claims:  # what an earlier run left counts once it reads back right
+        for claim in large.checkpoints:  # what an earlier run left counts once it reads back right
             block = bytearray(claim.end - claim.start)
             large.read(memoryview(block), claim.start)
             if claim.start != position or digest_of(bytes(block), "blake3").hex != claim.digest.hex():
@@ -233,7 +233,7 @@ class Pod:
             block, self.garbles = bytes(len(block)), False
         ingest.write(memoryview(block), position)
         digest = bytes.fromhex(digest_of(block, "blake3").hex)
-        ingest.record(Claim(position, position + len(block), digest, alone=True))
+        ingest.record(Checkpoint(position, position + len(block), digest))
         self._current = (one, ingest, position + len(block), [*blocks, block])
 
     def _commit(self, verified: Verified) -> None:

@@ -17,7 +17,6 @@ from nimpull.core.events import Advanced
 from nimpull.core.ports import Verified
 from nimpull.errors import StoreIOError
 from nimpull.fetch import FetchLimits
-from nimpull.fetch.crew import Crew
 from nimpull.store import barrier
 from nimpull.store.area import IngestArea
 from nimpull.store.barrier import Barrier, find_syncfs
@@ -267,21 +266,3 @@ def test_many_small_files_at_a_distance_get_many_connections(tmp_path: Path) -> 
         pull.run(*WANTED, limits=limits)
     assert pull.committed(*WANTED) == FILES
     assert len(waiting) == limits.small_connections
-
-
-def test_a_crew_is_as_large_as_the_way_is_long() -> None:
-    crew = Crew(48)
-    assert crew.size(100.0) == 2
-    crew.asked(100.0)
-    assert crew.size(100.0) == 2
-    assert crew.size(100.003) == 12, "nothing came yet: the way is that long at least"
-    crew.answered(0.0003)
-    crew.answered(0.5)
-    assert crew.size(200.0) == 3, "the fastest answer tells, the others waited for something else"
-    far = Crew(48)
-    far.asked(0.0)
-    far.answered(0.04)
-    assert far.size(1.0) == 48
-    far.refused(1.0)
-    assert far.size(1.0) == 24
-    assert Crew(1).size(0.0) == 1

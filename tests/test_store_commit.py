@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nimpull.core.ports import Claim, Verified
+from nimpull.core.ports import Checkpoint, Verified
 from nimpull.errors import NotWritableError
 from nimpull.store.area import IngestArea
 from nimpull.store.layouts import StoreLayout
@@ -25,7 +25,7 @@ def test_a_batch_becomes_visible_whole_and_read_only(tmp_path: Path, name: str) 
         ingest = area.open(weights)
         ingest.begin(len(LARGE), "")
         ingest.write(memoryview(LARGE), 0)
-        ingest.record(Claim(0, len(LARGE), bytes(32)))
+        ingest.record(Checkpoint(0, len(LARGE), bytes(32)))
         (partial,) = store.status().partial
         assert (partial.identity, partial.size) == (weights.identity, len(LARGE))
         small = area.stage(config, memoryview(SMALL))

@@ -22,7 +22,7 @@ from nimpull.transport.trust import SYSTEM_STORES, authorities
 from tests.certificates import of_an_old_company, served
 from tests.clocks import StepClock
 from tests.servers import PlainServer, ScriptedServer
-from tests.transporting import Rig, ok
+from tests.transporting import Rig, get, ok
 
 
 def asked(url: Url, **environ: str) -> bytes:
@@ -107,7 +107,7 @@ def test_f27_plain_http_on_a_tls_port(rig: Callable[..., Rig]) -> None:
     with PlainServer(ok) as server:
         url = Url(server.url().reveal().replace("http:", "https:"))
         with pytest.raises(TlsError, match="no TLS connection"):
-            rig().transport(Location(url), 0, None)
+            get(rig().network, Location(url))
 
 
 def test_f27_the_system_store_is_honoured_and_bundles_add_to_it(ca: trustme.CA, tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event
 
+from nimpull.clock import SystemClock
 from nimpull.core.artifacts import Location
-from nimpull.core.ports import Body
-from nimpull.transport import HttpApi, Network, Transport, TransportPolicy
+from nimpull.core.ports import Clock, Head
+from nimpull.transport import HttpApi, Network, TransportPolicy
+from nimpull.transport.loop import Loop
 from tests.clocks import StepClock
-from tests.servers import Peer, ScriptedServer, Seen
+from tests.servers import Peer, Seen
 
 CANARY = "canary-7f3a"
 CONTENT = os.urandom(3 * (1 << 20) + 12345)
@@ -25,27 +27,69 @@ class Rig:
         self.cancel = Event()
         self.told: list[object] = []
         network = Network(policy, clock)
-        self.transport = Transport(
-            policy, clock=clock, cancel=self.cancel, emit=self.told.append, network=network
-        )
+        self.network = network
         self.api = HttpApi(network, clock=clock, cancel=self.cancel, emit=self.told.append)
 
     def close(self) -> None:
-        self.transport.close()
         self.api.close()
 
 
-def read_all(body: Body, block: int = 1 << 20) -> bytes:
-    buffer = memoryview(bytearray(block))
-    received = bytearray()
-    while count := body.readinto(buffer):
-        received += buffer[:count]
-    return bytes(received)
+class Whole:
+    """Implements :class:`nimpull.core.ports.Receiver`: keeps all that comes."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.done = False
+        self.error: BaseException | None = None
+        self._head: Head | None = None
+
+    @property
+    def status(self) -> int:
+        assert self._head is not None
+        return self._head.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        assert self._head is not None
+        return self._head.headers
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self.received)
+
+    def head(self, head: Head) -> bool:
+        self._head = head
+        return True
+
+    def data(self, octets: bytes) -> int | None:
+        self.received += octets
+        return None
+
+    def ended(self, error: BaseException | None) -> None:
+        self.done, self.error = True, error
 
 
-def fetch(transport: Transport, server: ScriptedServer) -> bytes:
-    with transport(Location(server.url()), 0, None) as body:
-        return read_all(body)
+def get(
+    by: Network | Loop,
+    location: Location,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    clock: Clock | None = None,
+    fresh: bool = False,
+) -> Whole:
+    """One attempt; raises what it ends with. Over the loop's connections, or new ones."""
+    loop, clock = by if isinstance(by, Loop) else Loop(by), clock or SystemClock()
+    whole = Whole()
+    loop.ask(location, start, end, whole, fresh=fresh)
+    while not whole.done:
+        loop.turn(0.05)
+        loop.check(clock.monotonic())
+    if loop is not by:
+        loop.close()
+    if whole.error is not None:
+        raise whole.error
+    return whole
 
 
 def ok(seen: Seen, peer: Peer) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
@@ -90,38 +89,83 @@ class Head:
     url: Url
 
 
-class Body(Protocol):
-    """An open data response. ``head`` is there at once, the bytes come by ``readinto``.
-
-    ``readinto`` fills the buffer as far as it can: a short count is what came before the end, 0 the end.
-    Raises NetworkError (reset, truncated, stalled, too slow), after the bytes that came before it were
-    returned. Content-Encoding is never
-    decoded. ``close(reuse=True)`` after the whole body was read gives the connection back to the pool;
-    otherwise it is dropped. ``abort``, from another thread: a ``readinto`` under way ends with NetworkError.
-    """
-
-    head: Head
-
-    def readinto(self, buffer: memoryview) -> int: ...
-    def abort(self) -> None: ...
-    def close(self, *, reuse: bool = False) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+PAUSE: Final = 0x10000001  # what a receiver answers to bytes that it has no room for (CURL_WRITEFUNC_PAUSE)
+STOP: Final = -1  # to bytes that it does not want: the connection is dropped
 
 
-class Get(Protocol):
-    """How bytes of a file are asked for. Thread-safe."""
+class Receiver(Protocol):
+    """Where one response goes. Called by the thread that turns the connections; must not raise or block."""
 
-    def __call__(
-        self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False
-    ) -> Body:
+    def head(self, head: Head) -> bool:
+        """Whether the body is wanted. Redirects were followed, as far as they may be."""
+        ...
+
+    def data(self, octets: bytes) -> int | None:
+        """None = taken. PAUSE = none of them was, and they come again after ``resume``; STOP = no more."""
+        ...
+
+    def ended(self, error: BaseException | None) -> None:
+        """The last call. None: the body came whole, as far as its framing tells, or was stopped here.
+
+        Else TransferError: it could not be had, or broke off. Content-Encoding is never decoded.
+        """
+        ...
+
+
+class Response(Protocol):
+    """One request under way. Only for the thread that turns the connections."""
+
+    def resume(self) -> None:
+        """Go on after PAUSE."""
+        ...
+
+    def drop(self) -> None:
+        """Let it and its connection go; ``ended`` is not called."""
+        ...
+
+
+class Connections(Protocol):
+    """All connections that bring bytes, turned by one thread. Only ``wake`` is for others."""
+
+    def ask(
+        self,
+        location: Location,
+        start: int,
+        end: int | None,
+        receiver: Receiver,
+        *,
+        fresh: bool = False,
+        small: bool = False,
+    ) -> Response:
         """One attempt, no retry: bytes [start, end) of the file, end None = to its end.
 
-        ``start == 0 and end is None`` sends no Range header. Follows safe redirects. Any status is a Body.
-        Raises NetworkError, TlsError, ProxyError, RedirectError.
+        ``start == 0 and end is None`` sends no Range header. ``fresh``: not over a connection that was used
+        before. ``small``: many such requests may share a connection (HTTP/2).
         """
+        ...
+
+    def turn(self, seconds: float) -> None:
+        """Wait for something to happen, ``seconds`` at most, and call the receivers."""
+        ...
+
+    def check(self, now: float) -> None:
+        """End what stalls or crawls. To be called several times a second; ``now``: monotonic seconds."""
+        ...
+
+    def wake(self) -> None:
+        """From any thread: a ``turn`` under way, or the next one, ends at once."""
+        ...
+
+    def close(self) -> None:
+        """Drop all; a connect or a handshake under way ends with it."""
+        ...
+
+
+class Pauses(Protocol):
+    """When hosts may be asked again: one table for registry answers and for bytes. Thread-safe."""
+
+    def left(self, host: str) -> float:
+        """Seconds until ``host`` may be asked."""
         ...
 
 
@@ -129,17 +173,16 @@ class Get(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Bytes [start, end) are on disk.
+class Checkpoint:
+    """Bytes [start, end) are on disk, as far as an earlier run knew.
 
     ``digest`` (16 to 32 bytes): of the file's bytes [0, end) when they were written, by the algorithm of the
-    artifact's digest, blake3 where the listing has none. ``alone``: of bytes [start, end), by blake3.
+    artifact's digest, blake3 where the listing has none. ``start``: the end of the checkpoint before.
     """
 
     start: int
     end: int
     digest: bytes
-    alone: bool = False
 
 
 class Ingest(Protocol):
@@ -151,27 +194,30 @@ class Ingest(Protocol):
     artifact: Artifact
 
     @property
-    def claims(self) -> Sequence[Claim]:
+    def checkpoints(self) -> Sequence[Checkpoint]:
         """What the journal of an earlier run says is here. Believe it only after reading the bytes back."""
         ...
 
     @property
     def validator(self) -> str:
-        """ETag of the run that wrote the claims ("" = none or weak)."""
+        """ETag of the run that wrote the checkpoints ("" = none or weak)."""
         ...
 
     def begin(self, size: int, validator: str) -> None:
-        """Reserve ``size`` bytes and note what is being fetched; drops claims made under another size."""
+        """Reserve ``size`` bytes and note what is being fetched.
+
+        Drops checkpoints made under another size.
+        """
         ...
 
     def write(self, block: memoryview, offset: int) -> None: ...
     def read(self, buffer: memoryview, offset: int) -> int: ...
-    def record(self, claim: Claim) -> None:
-        """Append to the journal. Only after every byte of the claim was written."""
+    def record(self, checkpoint: Checkpoint) -> None:
+        """Append to the journal. Only after every byte of it was written."""
         ...
 
     def reset(self) -> None:
-        """Forget all bytes and claims: start this file over."""
+        """Forget all bytes and checkpoints: start this file over."""
         ...
 
     def close(self) -> None:
@@ -196,7 +242,7 @@ class Ingests(Protocol):
     """Where files are written before they are visible. Thread-safe."""
 
     def open(self, artifact: Artifact) -> Ingest:
-        """Raises StoreError; the claims of an earlier run are loaded."""
+        """Raises StoreError; the checkpoints of an earlier run are loaded."""
         ...
 
     def stage(self, artifact: Artifact, content: memoryview) -> Ingest:

@@ -1,10 +1,10 @@
 """The fetch engine: artifacts in, verified and committed files out, with what an earlier run left reused.
 
-Large files are streams, one a connection, hashed while they come; spare connections take segments of the
-files in progress. Small files come whole and are committed in groups.
+Large files come in segments and are hashed while they come. Small files come whole and are committed in
+groups.
 """
 
-from nimpull.fetch.fetcher import Fetcher
-from nimpull.fetch.limits import FetchLimits
+from nimpull.core.limits import FetchLimits
+from nimpull.fetch.fetcher import Batch, Fetcher
 
-__all__ = ["FetchLimits", "Fetcher"]
+__all__ = ["Batch", "FetchLimits", "Fetcher"]

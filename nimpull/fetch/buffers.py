@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
+from typing import Final
 
-_HUGE = 2 << 20  # bytes
+_HUGE: Final = 2 << 20  # bytes
+_PAGE: Final = 4096
 
 
 def new_buffer(size: int) -> memoryview:
@@ -20,22 +22,41 @@ def new_buffer(size: int) -> memoryview:
     return memoryview(memory)
 
 
+class Buffer:
+    """Bytes [start, end) of a file; ``stop``: where the next buffer begins."""
+
+    __slots__ = ("end", "memory", "start", "stop")
+
+    def __init__(self, size: int) -> None:
+        self.memory = new_buffer(size)
+        self.start = self.end = self.stop = 0
+
+    def put(self, octets: bytes | memoryview) -> None:
+        position = self.end - self.start
+        self.memory[position : position + len(octets)] = octets
+        self.end += len(octets)
+
+    @property
+    def filled(self) -> memoryview:
+        return self.memory[: self.end - self.start]
+
+
 class BufferPool:
-    """Blocks that hold what arrived ahead of a hash. The caller holds the run's lock for every call."""
+    """``free``: how many are left. The last one given back comes first: the CPU's cache has its pages."""
 
     def __init__(self, size: int, block: int) -> None:
-        self._block = block
-        self._unmade = max(1, size // block)
-        self._free: list[memoryview] = []
+        self.block = block
+        self.free = max(2, size // block)
+        self._made: list[Buffer] = []
 
-    def take(self) -> memoryview | None:
-        """None = all are in use. The last one given comes first: its pages are still in the CPU's cache."""
-        if self._free:
-            return self._free.pop()
-        if self._unmade:
-            self._unmade -= 1
-            return new_buffer(self._block)
-        return None
+    def take(self, start: int) -> Buffer:
+        """For bytes from ``start`` on. One must be free."""
+        self.free -= 1
+        buffer = self._made.pop() if self._made else Buffer(self.block)
+        buffer.start = buffer.end = start
+        buffer.stop = (start + self.block) // _PAGE * _PAGE  # the next one is aligned, as O_DIRECT needs it
+        return buffer
 
-    def give(self, buffer: memoryview) -> None:
-        self._free.append(buffer)
+    def give(self, buffer: Buffer) -> None:
+        self.free += 1
+        self._made.append(buffer)

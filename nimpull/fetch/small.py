@@ -1,202 +1,247 @@
-"""Small files: each comes whole, in one response, into one buffer; they are committed in groups."""
+"""Small files: each comes whole, in one response, into memory; they are committed in groups."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest, new_hasher
-from nimpull.core.events import Advanced
-from nimpull.core.ports import Cancel, Emit, Ingests, Verified
-from nimpull.errors import NotFoundError, StoreIOError
-from nimpull.fetch.buffers import new_buffer
-from nimpull.fetch.commits import GroupCommit, Staged
-from nimpull.fetch.crew import Crew
-from nimpull.fetch.exchange import Exchange, Service
-from nimpull.fetch.failures import Patience, RestartNeeded, Stopped, mismatch, verified_by
-from nimpull.fetch.limits import FetchLimits
-from nimpull.fetch.reader import Reader
-from nimpull.fetch.transfer import UNLISTED_ALGORITHM
+from nimpull.core.events import Advanced, Spent
+from nimpull.core.ports import STOP, Head, Ingests, Verified
+from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Verdict, Wait
+from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
+from nimpull.fetch.failures import algorithm_of, failure, mismatch, verified_by
+from nimpull.fetch.request import Request
 
-_LOOK = 0.01  # seconds between two looks while nothing has been answered yet
+if TYPE_CHECKING:
+    from nimpull.fetch.run import Run
 
 
-class SmallFiles:
-    """The small files of a run, by their place in its order. Any number of workers call ``work``.
+class SmallTransfer:
+    """One of them. Implements :class:`nimpull.core.ports.Receiver`."""
 
-    ``committed`` is told each file that is visible and durable, ``missing`` each that the host does not have.
-    """
+    def __init__(self, run: Run, number: int, artifact: Artifact) -> None:
+        self.number = number
+        self.artifact = artifact
+        self.size = artifact.size or 0
+        self.request = Request(artifact, run.limits.retry_budget, run.now)
+        self.content = bytearray()
+        self._run = run
+        self._start = 0  # of the response under way
+        self._ranged = True
+        self._excess = False
+        self._verdict: Verdict | None = None
+        self._connection = 0
+        self._since = 0.0
+        self._mismatches = self._lost = 0
 
-    def __init__(
-        self,
-        artifacts: Mapping[int, Artifact],
-        service: Service,
-        ingests: Ingests,
-        *,
-        limits: FetchLimits,
-        patience: Callable[[], Patience],
-        emit: Emit,
-        committed: Callable[[int, Outcome], None],
-        missing: Callable[[NotFoundError], None],
-    ) -> None:
-        self._artifacts = artifacts
-        self._largest = limits.small
-        self._service = service
-        self._ingests = ingests
-        self._patience = patience
-        self._emit = emit
-        self._committed = committed
-        self._missing = missing
-        self._lock = threading.Condition()
-        self._queue = deque(artifacts)
-        self._active = 0
-        self._stopped = False
-        self._lost_before: Counter[int] = Counter()
-        self._crew = Crew(limits.small_connections)
-        self._refusals = 0
-        self._commits = GroupCommit(ingests, limits, self._told, self._lost)
+    def start(self) -> None:
+        run, location = self._run, self.request.where(self._run.clock.time())
+        if location is None:
+            run.schedule.small_ended(self.number, run.now, answered=False)
+            run.locate_small(self)
+            return
+        if not self._since:
+            self._since = run.now
+            self.request.began(run.now)
+        self._start, self._excess, self._verdict = len(self.content), False, None
+        self._connection = run.number_connection()
+        self.request.attempts += 1
+        fresh = self.request.fresh_connection or self.request.failing
+        end = self.size if self._start else None
+        run.connections.ask(location, self._start, end, self, fresh=fresh, small=True)
 
-    @property
-    def count(self) -> int:
-        return len(self._artifacts)
+    # -- see ports.Receiver --------------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            self._lock.notify_all()
+    def head(self, head: Head) -> bool:
+        run = self._run
+        end = self.size if self._start else None
+        self._verdict = self.request.judge(head, self._start, end, self.size, run.clock.time())
+        if isinstance(self._verdict, Wait):
+            run.refused(self._verdict)
+        return isinstance(self._verdict, Accept)
 
-    def flush(self) -> None:
-        """Commit what is staged. Raises StoreError."""
-        self._commits.flush()
+    def data(self, octets: bytes) -> int | None:
+        self.content += octets
+        if len(self.content) <= self.size:
+            return None
+        self._excess = True
+        del self.content[self.size :]
+        return STOP
 
-    def work(self, worker: int) -> None:
-        """Fetch until all are committed. ``worker``: from 0; the first ones begin, others join where it pays.
-
-        Raises Stopped, and the NimpullError that ends the run.
-        """
-        buffer: memoryview | None = None
-        while (number := self._next(worker)) is not None:
-            buffer = buffer or new_buffer(self._largest)
-            try:
-                self._fetch(number, buffer)
-            except NotFoundError as error:
-                self._missing(error)
-            self._ended()
-
-    def _next(self, worker: int) -> int | None:
-        """None once all are dealt with: until then a lost group may come back."""
-        with self._lock:
-            while True:
-                if self._stopped:
-                    raise Stopped
-                now = self._service.clock.monotonic()
-                if self._queue and worker < self._crew.size(now):
-                    self._active += 1
-                    self._crew.asked(now)
-                    return self._queue.popleft()
-                if not (self._queue or self._active):
-                    self._lock.notify_all()
-                    return None
-                self._lock.wait(1.0 if self._crew.settled else _LOOK)
-
-    def _took(self, seconds: float) -> None:
-        """A file was fetched; whoever may join now does."""
-        refusals = self._service.hosts.refusals
-        with self._lock:
-            before = self._crew.settled
-            self._crew.answered(seconds)
-            if refusals > self._refusals:
-                self._refusals = refusals
-                self._crew.refused(self._service.clock.monotonic())
-            if not before:
-                self._lock.notify_all()
-
-    def _ended(self) -> None:
-        """One file is dealt with; the last one's worker commits what is staged before it leaves."""
-        with self._lock:
-            if self._active > 1 or self._queue:
-                self._active -= 1
-                return
-        self._commits.flush()
-        with self._lock:
-            self._active -= 1
-            self._lock.notify_all()
-
-    def _fetch(self, number: int, buffer: memoryview) -> None:
-        artifact = self._artifacts[number]
-        size = artifact.size or 0
-        clock = self._service.clock
-        began = clock.monotonic()
-        exchange = Exchange(artifact, self._service)
-        found = fetch_whole(artifact, exchange, self._patience(), self._service.stop, buffer)
-        self._took(clock.monotonic() - began)
-        self._emit(Advanced(size))
+    def ended(self, error: BaseException | None) -> None:
+        run, whole = self._run, len(self.content) == self.size and isinstance(self._verdict, Accept)
+        run.schedule.small_ended(self.number, run.now, answered=whole)
+        run.small_connection_ended(self._connection)
         try:
-            ingest = self._ingests.stage(artifact, buffer[:size])
-        except StoreIOError:  # an I/O error costs one more try
-            ingest = self._ingests.stage(artifact, buffer[:size])
-        outcome = Outcome(
-            artifact=artifact,
+            if error is not None and not isinstance(error, TransferError):
+                raise error
+            if whole and self._excess:
+                raise failure(
+                    Cause.MISLED, "it sends more bytes than the file has", self.artifact, self.request.host
+                )
+            if whole:
+                run.emit(Advanced(self.size, self._connection, self.request.host))
+                run.stage(self)
+            else:
+                self._go_on(error)
+        except NotFoundError as missing:
+            run.missing.append(missing)
+            run.small_ended(self)
+        except BaseException as failed:  # noqa: BLE001 - it ends the run
+            run.fail(failed)
+
+    def _go_on(self, error: TransferError | None) -> None:
+        verdict, run, host = self._verdict, self._run, self.request.host
+        position = len(self.content)
+        brought = self.request.came(position - self._start, position, run.now, ranged=self._ranged)
+        pause = 0.0
+        if isinstance(verdict, Wait):
+            busy = NetworkError(
+                f"{host} answers {verdict.reason}",
+                hint="The registry is busy or limits this client. Run again later.",
+            )
+            pause = run.pause(self.request, busy, asked=verdict.seconds or 0.0)
+        elif isinstance(verdict, Restart):
+            self._ranged = False
+            self._forget()
+        elif isinstance(verdict, Relocate | Fail):
+            if self.request.location is not None:
+                self.request.forgive(verdict, host, self.request.location)
+            if verdict.cause is Cause.CHANGED:
+                self._forget()
+        elif error is not None and not error.retryable:
+            raise error
+        else:
+            early = NetworkError(
+                f"{host}: the response ended early, at byte {position}",
+                hint="Something between here and the registry cuts connections. Run again later.",
+            )
+            pause = run.pause(self.request, error or early, brought=brought)
+            if not self._ranged:
+                self._forget()
+        run.schedule.add_small(self.number, self.size, host, run.now + pause if pause else 0.0)
+
+    def _forget(self) -> None:
+        self.content.clear()
+        self.request.forget()
+
+    # -- after the network ---------------------------------------------------------------------------------
+
+    def damaged(self, found: Digest) -> None:
+        """Its content is not what was listed: it comes once more."""
+        self._mismatches += 1
+        if self._mismatches > 1:
+            self._run.fail(mismatch(self.artifact, found, self.request.host, self.request.coding))
+            return
+        self.again()
+
+    def lost(self, error: NimpullError) -> None:
+        """What was written of it did not reach the disk: it comes once more, then the error stands."""
+        self._lost += 1
+        if self._lost > 1:
+            self._run.fail(error)
+        else:
+            self.again()
+
+    def again(self) -> None:
+        self._run.emit(Advanced(-self.size))
+        self._forget()
+        self._run.schedule.add_small(self.number, self.size, self.request.host)
+
+    def outcome(self, found: Digest) -> Outcome:
+        return Outcome(
+            artifact=self.artifact,
             action=Action.FETCHED,
-            fetched=size,
-            attempts=exchange.attempts,
-            seconds=clock.monotonic() - began,
-            verified=verified_by(artifact),
-            size=size,
+            fetched=self.size,
+            attempts=self.request.attempts,
+            seconds=max(0.0, self._run.now - self._since),
+            verified=verified_by(self.artifact),
+            size=self.size,
             digest=found,
         )
-        self._commits.add(Staged(number, Verified(ingest, size, found, exchange.etag), outcome))
-
-    def _told(self, staged: Staged) -> None:
-        self._committed(staged.number, staged.outcome)
-
-    def _lost(self, numbers: Sequence[int], error: StoreIOError) -> None:
-        """What was written of these did not reach the disk: they come once more, then the error stands."""
-        with self._lock:
-            self._lost_before.update(numbers)
-            again = not self._stopped and all(self._lost_before[number] == 1 for number in numbers)
-        if not again:
-            raise error
-        for number in numbers:
-            self._emit(Advanced(-(self._artifacts[number].size or 0)))
-        with self._lock:
-            self._queue.extend(numbers)
-            self._lock.notify_all()
 
 
-def fetch_whole(
-    artifact: Artifact, exchange: Exchange, patience: Patience, stop: Cancel, buffer: memoryview
-) -> Digest:
-    """A small file into ``buffer``; returns its verified digest. Raises Stopped and NimpullError."""
-    size = artifact.size or 0
-    view = buffer[:size]
-    tries = reached = 0
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What became of one that was handed to :func:`stage_all`: ``verified`` unless its content is damaged."""
 
-    def progressed(position: int) -> None:
-        nonlocal reached
-        if position > reached or not exchange.rangeless():
-            patience.progressed()
-        reached = max(reached, position)
+    transfer: SmallTransfer
+    found: Digest
+    verified: Verified | None
 
-    while True:
-        reader = Reader(exchange, patience, stop, progressed)
-        try:
-            if size:
-                reader.fill(view, 0, size, size)
-        except RestartNeeded:
-            exchange.forget()
-            continue
-        finally:
-            reader.close()
-        expected = artifact.digest
-        hasher = new_hasher(expected.algorithm if expected else UNLISTED_ALGORITHM, size)
-        hasher.update(view)
-        found = Digest(expected.algorithm if expected else UNLISTED_ALGORITHM, hasher.hexdigest())
-        if expected is None or found == expected:
-            return found
-        tries += 1
-        if tries > 1:
-            raise mismatch(artifact, expected, found, exchange.host)
-        exchange.forget()
+
+def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[list[Staged], float]:
+    """For a worker: check and write them; with the seconds that hashing took. Raises StoreError."""
+    staged, hashing = [], 0.0
+    for transfer in transfers:
+        artifact, content = transfer.artifact, memoryview(transfer.content)
+        began = time.monotonic()
+        hasher = new_hasher(algorithm_of(artifact), transfer.size)
+        hasher.update(content)
+        found = Digest(algorithm_of(artifact), hasher.hexdigest())
+        hashing += time.monotonic() - began
+        verified = None
+        if artifact.digest is None or found == artifact.digest:
+            try:
+                ingest = ingests.stage(artifact, content)
+            except StoreIOError:  # an I/O error costs one more try
+                ingest = ingests.stage(artifact, content)
+            verified = Verified(ingest, transfer.size, found, transfer.request.etag)
+        staged.append(Staged(transfer, found, verified))
+    return staged, hashing
+
+
+class Groups:
+    """Small files that wait for their commit: one makes many of them durable at once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._waiting: list[Staged] = []
+        self._size = 0  # bytes of those that wait
+
+    def add(self, answer: tuple[list[Staged], float]) -> None:
+        staged, hashing = answer
+        self._run.emit(Spent("hash", hashing))
+        for each in staged:
+            self._run.schedule.small_stored(each.transfer.size)
+            if each.verified is None:
+                each.transfer.damaged(each.found)
+                continue
+            each.transfer.content = bytearray()
+            self._waiting.append(each)
+            self._size += each.transfer.size
+            limits = self._run.limits
+            if len(self._waiting) >= limits.batch_files or self._size >= limits.batch_bytes:
+                self.commit()
+
+    def commit(self) -> None:
+        """What waits, by a worker."""
+        group, self._waiting, self._size = self._waiting, [], 0
+        if not group:
+            return
+        run = self._run
+
+        def commit() -> tuple[tuple[Verified, ...], float]:
+            began = time.monotonic()
+            lost = run.ingests.commit([each.verified for each in group if each.verified is not None])
+            return lost, time.monotonic() - began
+
+        def committed(answer: tuple[tuple[Verified, ...], float]) -> None:
+            not_ours, seconds = answer
+            run.emit(Spent("sync", seconds))
+            for each in group:
+                ours = each.verified not in not_ours if not_ours else True
+                run.small_ended(each.transfer, each.transfer.outcome(each.found) if ours else None)
+
+        def failed(error: BaseException) -> None:
+            if not isinstance(error, StoreIOError) or run.stopping:
+                run.fail(error)
+                return
+            for each in group:
+                each.transfer.lost(error)
+
+        run.workers.ask(commit, committed, failed)

@@ -7,19 +7,17 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url, display
-from nimpull.core.ports import Head
-from nimpull.errors import NetworkError, NotFoundError, UsageError
+from nimpull.errors import NotFoundError, UsageError
 from nimpull.sources.checksums import LISTS, add_checksums
 from nimpull.sources.listing import Entries, narrowed, pinned, unverifiable
 
 
 class LocalSource:
-    """Implements :class:`nimpull.core.ports.Source`, and ``Get`` for what it locates.
+    """Implements :class:`nimpull.core.ports.Source`.
 
     Files are checked by the directory's own ``checksums.blake3`` or ``SHA256SUMS``, if it has one. The
     revision is a hash over names, sizes and times: it changes when the directory does.
@@ -43,67 +41,6 @@ class LocalSource:
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - as the port has it
         root = _root(artifact.repo)
         return Location(Url(f"{root.as_uri().rstrip('/')}/{quote(artifact.path)}"))
-
-    def __call__(
-        self,
-        location: Location,
-        start: int,
-        end: int | None,
-        *,
-        fresh_connection: bool = False,  # noqa: ARG002 - as the port has it
-    ) -> LocalBody:
-        """The bytes [start, end) as an HTTP server would answer for them. Raises NetworkError."""
-        return LocalBody(location.url, start, end)
-
-
-class LocalBody:
-    """Implements :class:`nimpull.core.ports.Body` over a file."""
-
-    def __init__(self, url: Url, start: int, end: int | None) -> None:
-        try:
-            self._file = Path(unquote(urlsplit(url.reveal()).path)).open("rb", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise NetworkError(f"cannot read {url}: {error.strerror}", hint="Check the directory.") from error
-        size = os.fstat(self._file.fileno()).st_size
-        stop = size if end is None else min(end, size)
-        self._left = max(0, stop - start)
-        self._url = url
-        self._file.seek(start)
-        headers = {"content-length": str(self._left), "accept-ranges": "bytes"}
-        partial = start > 0 or end is not None
-        if partial and start >= size:
-            headers["content-range"] = f"bytes */{size}"
-        elif partial:
-            headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
-        self.head = Head((416 if start >= size else 206) if partial else 200, headers, url)
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fills the buffer up to the end of the range; short means the end. Raises NetworkError."""
-        wanted = min(len(buffer), self._left)
-        filled = 0
-        try:
-            while filled < wanted and (count := self._file.readinto(buffer[filled:wanted])):
-                filled += count
-        except OSError as error:
-            raise NetworkError(
-                f"cannot read {self._url}: {error.strerror}", hint="Check the disk."
-            ) from error
-        if filled < wanted:
-            raise NetworkError(f"{self._url} became shorter while it was read", hint="Run again.")
-        self._left -= filled
-        return filled
-
-    def abort(self) -> None:
-        """A read of a disk does not wait for a peer: it ends by itself."""
-
-    def close(self, *, reuse: bool = False) -> None:  # noqa: ARG002 - as the port has it
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _root(uri: ModelUri) -> Path:

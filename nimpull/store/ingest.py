@@ -1,8 +1,9 @@
 """Large artifacts being written: sparse, journaled, resumable, and invisible until their commit.
 
 ``.nimpull/ingest/<sha256 of the identity>/`` holds ``data`` (the bytes, at their offsets) and what
-:mod:`nimpull.store.journal` keeps beside it. Nothing of this is believed because it is there: a chunk
-counts once its bytes, read back, lead to the digest of its line, and a file once its content was verified.
+:mod:`nimpull.store.journal` keeps beside it. Nothing of this is believed because it is there: a
+checkpoint counts once the bytes up to it, read back, lead to its digest, and a file once its content was
+verified.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Claim
+from nimpull.core.ports import Checkpoint
 from nimpull.store.durable import set_mode, write_all
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
 from nimpull.store.tree import INGESTS, Tree
@@ -58,8 +59,8 @@ class FileIngest:
             raise
 
     @property
-    def claims(self) -> Sequence[Claim]:
-        return self._written.claims
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        return self._written.checkpoints
 
     @property
     def validator(self) -> str:
@@ -67,7 +68,7 @@ class FileIngest:
 
     @property
     def size(self) -> int:
-        """Bytes of the file that the claims are of, -1 = nothing is known."""
+        """Bytes of the file that the checkpoints are of, -1 = nothing is known."""
         return self._written.size
 
     def _open(self) -> None:
@@ -86,10 +87,10 @@ class FileIngest:
             os.write(self._journal, b"\n")  # ends a line that a crash tore
 
     def begin(self, size: int, validator: str) -> None:
-        claims = self._written.claims
+        checkpoints = self._written.checkpoints
         if self._written.size != size:  # also -1: lines of a journal whose header was lost say nothing
             self.reset()
-            claims = ()
+            checkpoints = ()
         with self._tree.storing("reserve", self.path):
             if (
                 self._tree.abilities.holes
@@ -97,7 +98,7 @@ class FileIngest:
                 os.ftruncate(self._descriptor, size)
         self._tree.sync(INGESTS)
         self._tree.write(f"{self._directory}/{ARTIFACT}", header(self.artifact, size, validator))
-        self._written = Written(size, validator, claims)
+        self._written = Written(size, validator, checkpoints)
 
     def write(self, block: memoryview, offset: int) -> None:
         with self._tree.storing("write", self.path):
@@ -141,8 +142,8 @@ class FileIngest:
             os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_DONTNEED)
             return count
 
-    def record(self, claim: Claim) -> None:
-        line = journal_line(claim)
+    def record(self, checkpoint: Checkpoint) -> None:
+        line = journal_line(checkpoint)
         with self._tree.storing("append to", f"{self._directory}/{JOURNAL}"):
             # O_APPEND makes one write one line, also among threads
             if os.write(self._journal, line) != len(line):

@@ -1,7 +1,7 @@
 """The journal of an ingest: what of a file is on the disk, as lines that a kill or a power cut may tear.
 
-A line tells of one chunk: the digest of the file up to the chunk's end, or of the chunk alone, and a CRC of
-the line itself. A header (``artifact``) says what the bytes are of: identity, size, digest, validator.
+A line is a checkpoint: the digest of the file up to there, and a CRC of the line itself. A header
+(``artifact``) says what the bytes are of: identity, size, digest, validator.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Claim
+from nimpull.core.ports import Checkpoint
 from nimpull.store.tree import Tree
 
 DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"
-VERSION: Final = 2  # of header and lines; those of another one are not read
+#: Of header and lines; of another one nothing is believed. Version 2 had chunks that were hashed alone.
+VERSION: Final = 3
 _MAX_HEADER: Final = 1 << 16  # bytes
 _MAX_JOURNAL: Final = 64 << 20  # bytes; more lines than any file that fits a volume has chunks
 
@@ -27,35 +28,32 @@ class Written:
 
     size: int
     validator: str
-    claims: tuple[Claim, ...]
+    checkpoints: tuple[Checkpoint, ...]
 
 
-def journal_line(claim: Claim) -> bytes:
-    """``VERSION START END upto|alone DIGEST CRC32``, offsets in bytes."""
-    kind = "alone" if claim.alone else "upto"
-    text = f"{VERSION} {claim.start} {claim.end} {kind} {claim.digest.hex()}"
+def journal_line(checkpoint: Checkpoint) -> bytes:
+    """``VERSION START END DIGEST CRC32``, offsets in bytes."""
+    text = f"{VERSION} {checkpoint.start} {checkpoint.end} {checkpoint.digest.hex()}"
     return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
 
 
-def parse_journal(content: bytes, size: int) -> tuple[Claim, ...]:
-    """The claims of a journal, without lines that are torn, damaged, out of range or of another version."""
-    claims = (_parse_line(line, size) for line in content.split(b"\n"))
-    return tuple(claim for claim in claims if claim is not None)
+def parse_journal(content: bytes, size: int) -> tuple[Checkpoint, ...]:
+    """Those of a journal, without lines that are torn, damaged, out of range or of another version."""
+    found = (_parse_line(line, size) for line in content.split(b"\n"))
+    return tuple(checkpoint for checkpoint in found if checkpoint is not None)
 
 
-def _parse_line(line: bytes, size: int) -> Claim | None:
+def _parse_line(line: bytes, size: int) -> Checkpoint | None:
     text, _, check = line.rpartition(b" ")
     fields = text.split(b" ")
-    if len(fields) != 5 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
+    if len(fields) != 4 or check != b"%08x" % zlib.crc32(text) or fields[0] != b"%d" % VERSION:
         return None
     try:
-        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[4].decode("ascii"))
+        start, end, digest = int(fields[1]), int(fields[2]), bytes.fromhex(fields[3].decode("ascii"))
     except ValueError:
         return None
-    if fields[3] not in (b"upto", b"alone"):
-        return None
-    claim = Claim(start, end, digest, alone=fields[3] == b"alone")
-    return claim if 0 <= start < end <= size and 16 <= len(digest) <= 32 else None
+    good = 0 <= start < end <= size and 16 <= len(digest) <= 32
+    return Checkpoint(start, end, digest) if good else None
 
 
 def header(artifact: Artifact, size: int, validator: str) -> bytes:

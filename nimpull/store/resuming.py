@@ -120,4 +120,4 @@ def _copy_range(origin: int, target: int, start: int, end: int) -> None:
 
 
 def _spans(written: Written) -> Iterable[tuple[int, int]]:
-    return disjoint(((claim.start, claim.end) for claim in written.claims), written.size)
+    return disjoint(((each.start, each.end) for each in written.checkpoints), written.size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Claim
+from nimpull.core.ports import Checkpoint
 from nimpull.errors import StoreIOError
 from nimpull.store.durable import set_mode, write_all
 from nimpull.store.tree import FILE_MODE, Tree
@@ -32,7 +32,7 @@ class WholeIngest:
     errors: int
 
     @property
-    def claims(self) -> Sequence[Claim]:
+    def checkpoints(self) -> Sequence[Checkpoint]:
         return ()
 
     @property
@@ -53,8 +53,8 @@ class WholeIngest:
             finally:
                 os.close(descriptor)
 
-    def record(self, claim: Claim) -> None:
-        raise StoreIOError(f"{self.path} is whole already; it keeps no journal for {claim.start}")
+    def record(self, checkpoint: Checkpoint) -> None:
+        raise StoreIOError(f"{self.path} is whole already; it keeps no journal for {checkpoint.start}")
 
     def reset(self) -> None:
         with self.tree.storing("remove", self.path), suppress(FileNotFoundError):

@@ -16,17 +16,17 @@ from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Body, Clock, Ingests, Supply
+from nimpull.core.ports import Clock, Ingests, Supply
 from nimpull.core.report import Report
 from nimpull.core.request import Request
-from nimpull.errors import NotFoundError
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
 from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
-    from nimpull.transport import HttpApi, Network, Transport, TransportPolicy
+    from nimpull.transport import HttpApi, Network, TransportPolicy
+    from nimpull.transport.loop import Loop
     from nimpull.wiring.registries import Registries
 
 
@@ -72,7 +72,7 @@ class Edges:
             announce=self.announce if settings.kubernetes_api else None,
         )
         self._stack = ExitStack()
-        self._transport: Transport | None = None
+        self._loop: Loop | None = None
 
     def emit(self, event: JobEvent) -> None:
         if isinstance(event, Finished):
@@ -124,23 +124,10 @@ class Edges:
         self._stack.callback(api.close)
         return api
 
-    def transport(self) -> Transport:
-        if self._transport is None:
-            self._transport = self._stack.enter_context(self._new_transport())
-        return self._transport
-
-    def _new_transport(self) -> Transport:
-        from nimpull.transport import Transport
-
-        network = self.network
-        return Transport(
-            network.policy, clock=self.clock, cancel=self.cancel, emit=self.emit, network=network
-        )
-
     @property
     def connections(self) -> int:
         """The most that brought files at one time."""
-        return self._transport.connections if self._transport else 0
+        return self._loop.most if self._loop else 0
 
     @cached_property
     def registries(self) -> Registries:
@@ -151,11 +138,6 @@ class Edges:
     def endpoints(self, uris: Iterable[ModelUri]) -> tuple[str, ...]:
         """Of the registries that answer for them, sorted; without a secret."""
         return tuple(sorted({endpoint for uri in uris if (endpoint := self.registries.endpoint(uri))}))
-
-    def get(self, location: Location, start: int, end: int | None, *, fresh_connection: bool = False) -> Body:
-        """Implements :class:`nimpull.core.ports.Get` over sockets and local files."""
-        opened = self.registries.local if location.url.scheme == "file" else self.transport()
-        return opened(location, start, end, fresh_connection=fresh_connection)
 
     def list(self, uri: ModelUri, wanted: Wanted, promised: Mapping[str, Digest]) -> Listing:
         """``promised``: a manifest's digests by identity; what the NIM cache has whole is not asked for."""
@@ -174,29 +156,26 @@ class Edges:
         Raises NimpullError for the first that cannot be had.
         """
         from nimpull.fetch import Fetcher
+        from nimpull.transport.loop import Loop
         from nimpull.wiring.fetch_limits import fetch_limits
 
         def locate(artifact: Artifact, fresh: bool) -> Location:
             near = None if fresh else copies.get(artifact.identity)  # once that was tried, the source
             return near or self.registries.source(artifact.uri).locate(artifact, fresh=fresh)
 
+        def connect() -> Loop:
+            self._loop = Loop(self.network)
+            return self._loop
+
         self.emit(Phase("fetching"))
         fetcher = Fetcher(
             locate,
-            self.get,
+            connect,
             ingests,
             clock=self.clock,
             cancel=self.cancel,
             emit=self.emit,
+            pauses=self.network.pauses,
             limits=fetch_limits(self.settings),
         )
-        outcomes: list[Outcome] = []
-        missing: list[NotFoundError] = []
-        while artifacts := supply.take():
-            try:
-                outcomes += fetcher.run(artifacts)
-            except NotFoundError as error:  # told once all others are here
-                missing.append(error)
-        if missing:
-            raise missing[0]
-        return tuple(outcomes)
+        return fetcher.run(supply)

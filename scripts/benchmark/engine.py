@@ -19,11 +19,11 @@ from nimpull.core.artifacts import Artifact, Location
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.fetch import Fetcher
-from nimpull.fetch.limits import FetchLimits
+from nimpull.fetch import Batch, Fetcher, FetchLimits
 from nimpull.store.area import IngestArea
 from nimpull.store.tree import Tree
-from nimpull.transport import Transport, TransportPolicy
+from nimpull.transport import Network, TransportPolicy
+from nimpull.transport.loop import Loop
 
 
 class Flat:
@@ -60,10 +60,18 @@ def main() -> None:
         limits = replace(limits.with_most(forced), start=forced)
     policy = TransportPolicy(ca_files=(job["ca"],) if job["ca"] else ())
     clock, cancel = SystemClock(), threading.Event()
-    with Transport(policy, clock=clock, cancel=cancel, emit=silent) as wire:
-        area = IngestArea(Tree(job["target"]), Flat(job["target"]))
-        fetcher = Fetcher(locate, wire.get, area, clock=clock, cancel=cancel, emit=silent, limits=limits)
-        fetcher.run(wanted)
+    network = Network(policy, clock)
+    fetcher = Fetcher(
+        locate,
+        lambda: Loop(network),
+        IngestArea(Tree(job["target"]), Flat(job["target"])),
+        clock=clock,
+        cancel=cancel,
+        emit=silent,
+        pauses=network.pauses,
+        limits=limits,
+    )
+    fetcher.run(Batch(wanted))
 
 
 if __name__ == "__main__":

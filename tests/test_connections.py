@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nimpull.fetch.laggards import Laggards
-from nimpull.fetch.pace import Pace, Reading
+from nimpull.core.connections import ConnectionCount, Laggards, Reading, SmallCount
 
 MIB = 1 << 20
 
@@ -18,13 +17,21 @@ def play(
 ) -> list[int]:
     """The connections after each change, of a fetch whose total rate is ``rate(connections)`` MiB/s."""
     received = 0.0
-    pace = Pace(start, most, Reading(0.0, 0, 0.0))
+    count = ConnectionCount(start, most)
+    count.look(Reading(0.0, 1, 0.0), work_for_more=True)
     changes = []
     for tick in range(1, int(seconds * 10) + 1):
-        received += rate(pace.connections) * MIB / 10
-        if pace.look(Reading(tick / 10, int(received), cores * tick / 10), work_for_more=True):
-            changes.append(pace.connections)
+        received += rate(count.allowed) * MIB / 10
+        if count.look(Reading(tick / 10, int(received), cores * tick / 10), work_for_more=True):
+            changes.append(count.allowed)
     return changes
+
+
+def begun(start: int) -> ConnectionCount:
+    """At most 16, and the first byte came at 0.0."""
+    count = ConnectionCount(start, 16)
+    count.look(Reading(0.0, 1, 0.0), work_for_more=True)
+    return count
 
 
 def test_idle_and_limited_per_connection_it_goes_to_the_most_at_once_and_stays() -> None:
@@ -46,33 +53,33 @@ def test_what_does_not_pay_is_taken_back_and_tried_again_later_and_later() -> No
 
 
 def test_a_link_that_became_wider_is_noticed() -> None:
-    received, pace = 0.0, Pace(4, 16, Reading(0.0, 0, 0.0))
+    received, count = 0.0, begun(4)
     for tick in range(1, 300):
-        each = 25.0 if tick > 100 else 100.0 / pace.connections
-        received += each * pace.connections * MIB / 10
-        pace.look(Reading(tick / 10, int(received), 0.0), work_for_more=True)
-    assert pace.connections == 16
+        each = 25.0 if tick > 100 else 100.0 / count.allowed
+        received += each * count.allowed * MIB / 10
+        count.look(Reading(tick / 10, int(received), 0.0), work_for_more=True)
+    assert count.allowed == 16
 
 
 def test_a_slow_link_is_measured_over_enough_bytes() -> None:
     """One block of a MiB now and then is no rate."""
-    pace = Pace(4, 16, Reading(0.0, 0, 0.0))
-    assert not pace.look(Reading(0.5, 1 * MIB, 0.0), work_for_more=True)
-    assert pace.look(Reading(6.0, 4 * MIB, 0.0), work_for_more=True)
+    count = begun(4)
+    assert not count.look(Reading(0.5, 1 * MIB, 0.0), work_for_more=True)
+    assert count.look(Reading(6.0, 4 * MIB, 0.0), work_for_more=True)
 
 
 def test_without_work_for_more_nothing_is_added() -> None:
-    pace = Pace(4, 16, Reading(0.0, 0, 0.0))
-    assert not pace.look(Reading(1.0, 100 * MIB, 0.0), work_for_more=False)
-    assert pace.connections == 4
+    count = begun(4)
+    assert not count.look(Reading(1.0, 100 * MIB, 0.0), work_for_more=False)
+    assert count.allowed == 4
 
 
 def test_f17_a_refusal_halves_the_connections_for_a_while() -> None:
-    pace = Pace(8, 16, Reading(0.0, 0, 0.0))
-    pace.refused(Reading(1.0, 100 * MIB, 0.0))
-    assert pace.connections == 4
-    assert not pace.look(Reading(2.0, 200 * MIB, 0.0), work_for_more=True)
-    assert pace.connections == 4
+    count = begun(8)
+    count.refused(1.0)
+    assert count.allowed == 4
+    assert not count.look(Reading(2.0, 200 * MIB, 0.0), work_for_more=True)
+    assert count.allowed == 4
 
 
 @dataclass(eq=False)
@@ -81,21 +88,28 @@ class Steady:
 
     rate: float
     host: str = "registry"
-    busy: float = 0.0  # the share of its time that goes to disk and hash
+    busy: float = 0.0  # the share of its time in which it waits for a buffer
     drops: int = 0
+    received: int = 0
 
-    def flow(self, now: float) -> tuple[int, float]:
+    def waited(self, now: float) -> float:
         waited = now * (1 - self.busy)
-        return int(self.rate * waited), waited
+        self.received = int(self.rate * waited)
+        return waited
 
-    def drop(self) -> None:
-        self.drops += 1
+
+def look(laggards: Laggards, connections: list[Steady], now: float) -> None:
+    for each in connections:
+        each.waited(now)
+    found = laggards.find(connections, now)
+    if isinstance(found, Steady):
+        found.drops += 1
 
 
 def watch(connections: list[Steady], seconds: int) -> list[int]:
     laggards = Laggards()
     for now in range(seconds + 1):
-        laggards.look(connections, float(now))
+        look(laggards, connections, float(now))
     return [each.drops for each in connections]
 
 
@@ -111,9 +125,9 @@ def test_one_that_its_siblings_left_behind_is_dropped_once() -> None:
     last, gone, laggards = Steady(0.5e6), [Steady(20e6), Steady(25e6)], Laggards()
     fast = Steady(20e6)
     for now in range(7):
-        laggards.look([fast, *gone], float(now))
+        look(laggards, [fast, *gone], float(now))
     for now in range(7, 60):
-        laggards.look([last], float(now))
+        look(laggards, [last], float(now))
     assert last.drops == 1
 
 
@@ -135,3 +149,21 @@ def test_others_are_left_alone(siblings: list[Steady]) -> None:
 
 def test_time_spent_on_disk_and_hash_is_not_the_connections() -> None:
     assert watch([Steady(20e6, busy=0.9), Steady(20e6), Steady(25e6)], 120) == [0, 0, 0]
+
+
+def test_small_files_get_as_many_as_the_way_is_long() -> None:
+    count = SmallCount(48)
+    assert count.allowed(100.0) == 4
+    count.asked(100.0)
+    assert count.allowed(100.0) == 4
+    assert count.allowed(100.003) == 24, "nothing came yet: the way is that long at least"
+    count.answered(0.00031)
+    count.answered(0.5)
+    assert count.allowed(200.0) == 6, "the fastest answer tells, the others waited for something else"
+    far = SmallCount(48)
+    far.asked(0.0)
+    far.answered(0.04)
+    assert far.allowed(1.0) == 48
+    far.refused(1.0)
+    assert far.allowed(1.0) == 24
+    assert SmallCount(1).allowed(0.0) == 1
