@@ -258,18 +258,18 @@ def test_a_named_profile_is_pulled_whatever_the_hardware(
 def test_connections_and_memory_can_be_said() -> None:
     asked = load({"NIMPULL_CONNECTIONS": "3", "NIMPULL_MEMORY_LIMIT": "256Mi"})
     found = fetch_limits(asked)
-    assert (found.connections, found.small_connections, found.buffers) == (3, 3, 32 * MIB)
+    assert (found.connections, found.small_connections, found.pool) == (3, 3, 32 * MIB)
     assert fetch_limits(load({"NIMPULL_MEMORY_LIMIT": "64Mi"})).connections == 4
 
 
-@pytest.mark.parametrize(("cpus", "connections"), [(None, 16), (4.0, 16), (0.5, 8), (0.01, 2)])
+@pytest.mark.parametrize(("cpus", "connections"), [(None, 24), (4.0, 24), (0.5, 8), (0.01, 2)])
 def test_the_share_of_cpu_sets_the_connections_unless_they_are_said(
     monkeypatch: pytest.MonkeyPatch, cpus: float | None, connections: int
 ) -> None:
     monkeypatch.setattr("nimpull.wiring.fetch_limits.cpu_limit", lambda: cpus)
     found = fetch_limits(Settings())
     assert found.connections == connections
-    assert found.small_connections == 6 * connections
+    assert found.small_connections == 4 * connections
     assert fetch_limits(Settings(connections=20)).connections == 20
 
 
