@@ -177,7 +177,7 @@ def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
         kubernetes_api=_kubernetes_api(environ),
         log_level=_LEVELS.get(_text(environ, "NIM_LOG_LEVEL").upper(), Level.INFO),
         termination_log=termination_log(environ),
-        retry_seconds=_seconds(environ, "NIMPULL_RETRY_SECONDS", _retry_seconds(environ, terminal)),
+        retry_seconds=_number(environ, "NIMPULL_RETRY_SECONDS", _retry_seconds(environ, terminal), "seconds"),
         connections=_connections(environ),
         memory_limit=_bytes(environ, "NIMPULL_MEMORY_LIMIT"),
         repository_override=override,
@@ -216,10 +216,6 @@ def _no_level(environ: Mapping[str, str]) -> tuple[str, ...]:
     if not level or level.upper() in _LEVELS:
         return ()
     return (f"NIM_LOG_LEVEL={display(level, 40)} is no level, INFO is taken; known are {', '.join(_LEVELS)}",)
-
-
-def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    return _number(environ, name, default, "seconds")
 
 
 def _number(environ: Mapping[str, str], name: str, default: float, unit: str) -> float:
@@ -354,14 +350,14 @@ def _misnamed(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _swapped(ngc_key: str, hf_token: str) -> tuple[str, ...]:
-    found = []
-    if ngc_key.startswith("hf_"):
-        found.append(
-            "the NGC key begins with hf_, as tokens of Hugging Face do: it may stand under the wrong name"
+    return tuple(
+        f"{what} begins with {start}, as {whose} do: it may stand under the wrong name"
+        for what, secret, start, whose in (
+            ("the NGC key", ngc_key, "hf_", "tokens of Hugging Face"),
+            ("HF_TOKEN", hf_token, "nvapi-", "keys of NGC"),
         )
-    if hf_token.startswith("nvapi-"):
-        found.append("HF_TOKEN begins with nvapi-, as keys of NGC do: it may stand under the wrong name")
-    return tuple(found)
+        if secret.startswith(start)
+    )
 
 
 def from_process(derived: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None) -> Settings:
