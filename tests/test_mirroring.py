@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ import pytest
 import trustme
 from blake3 import blake3
 
-from nimpull.core.digest import Digest
+from nimpull.core.abilities import Abilities
+from nimpull.core.digest import Digest, digest_of
+from nimpull.core.events import Event, Note
 from nimpull.core.mirror import (
     MirrorFile,
+    MirrorRepository,
     Standing,
     checksum_list,
     digests_in,
@@ -27,6 +32,8 @@ from nimpull.core.mirror import (
     part_size,
 )
 from nimpull.core.names import ModelUri, SafePath
+from nimpull.store import preflight
+from nimpull.store.mirror_directory import DirectoryTarget
 from tests.buckets import AWS
 from tests.certificates import served
 from tests.registry import Registry
@@ -406,6 +413,28 @@ def test_f69_a_directory_that_was_changed_is_found_and_mended(registry: Registry
     assert (again.code, again.report["mirror"]["filesSent"]) == (0, 1), again.text
     assert changed.read_bytes() == BIG
     assert mirror(registry, tmp_path, None, NGC, "--check").code == 0
+
+
+def test_where_no_links_can_be_made_a_key_is_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, told = tmp_path / "plain", list[Event]()
+    monkeypatch.setattr(preflight, "try_out", lambda tree: Abilities(links=False, symlinks=False))
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    content = MODEL["config.json"]
+    file = MirrorFile(SafePath("config.json"), "x", len(content), (digest_of(content),))
+    asked = ModelUri.parse(f"{HUB}:main")
+    repository = MirrorRepository(asked, asked.with_revision(revision), (file,), whole=False)
+    for _ in range(2):
+        target = DirectoryTarget(str(root), cancel=threading.Event(), emit=told.append)
+        target.send(target.key(repository, "config.json"), file, io.BytesIO(content))
+        told.clear()
+        target.publish(repository, {"config.json": file})
+        target.close()
+    (key,) = keys(f"{HUB}:main", "config.json")
+    assert (root / key).read_bytes() == content
+    assert not (root / "acme").exists()
+    assert [type(event) for event in told] == [Note], "the second time, no byte is written again"
 
 
 def test_a_directory_that_was_carried_elsewhere_is_hashed_and_not_sent(

@@ -130,6 +130,8 @@ def s3_client(
 
     def told(caught_exception: Exception | None = None, response: Any = None, **_: object) -> None:
         status = response[0].status_code if response else 0
+        if isinstance(getattr(caught_exception, "kwargs", {}).get("error"), NimpullError):
+            return  # a run that is stopped interrupts what is being sent
         if caught_exception or status in (429, 500, 502, 503, 504):
             code = response[1].get("Error", {}).get("Code", status) if response else ""
             emit(Waiting(f"S3 answers {display(code or caught_exception, 200)}", 0.0))

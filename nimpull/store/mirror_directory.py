@@ -9,9 +9,17 @@ from typing import BinaryIO, Final
 
 from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note
-from nimpull.core.mirror import CHECKSUMS, Content, MirrorFile, MirrorRepository, Standing, object_key
+from nimpull.core.mirror import (
+    CHECKSUMS,
+    Content,
+    MirrorFile,
+    MirrorRepository,
+    Standing,
+    is_there,
+    object_key,
+)
 from nimpull.core.mirror_hub import HUB_MAP, HubFile, hub_documents, hub_map, plain_names
-from nimpull.core.names import MAX_SEGMENT_BYTES, SafePath, display
+from nimpull.core.names import MAX_SEGMENT_BYTES, display
 from nimpull.core.ports import Cancel, Emit
 from nimpull.errors import ListingError, StoreError
 from nimpull.store import preflight
@@ -106,9 +114,9 @@ class DirectoryTarget:
 
     def publish(self, repository: MirrorRepository, files: Mapping[str, MirrorFile]) -> None:
         """The links, that of the commit mark last; then the hub."""
-        for path in files:
+        for path, file in files.items():
             for name, own in plain_names(repository, path).items():
-                self._alias(name, own, needed="/" not in name)
+                self._alias(name, own, file)
         if repository.at.scheme == "hf":
             self._publish_hub(repository, files)
         if self._tree.lstat(HUB_MAP) is None:
@@ -154,8 +162,8 @@ class DirectoryTarget:
         finally:
             os.close(target)
 
-    def _alias(self, name: str, own: str, *, needed: bool) -> None:
-        """``needed``: a key of NIM's, for which the bytes are written twice where no link can be made."""
+    def _alias(self, name: str, own: str, file: MirrorFile) -> None:
+        """Another name of a file. Where no link can be made, the bytes of a key are written twice."""
         try:
             if self._tree.abilities.symlinks:
                 self._tree.symlink(own, name)
@@ -164,12 +172,11 @@ class DirectoryTarget:
         except (OSError, StoreError) as error:
             if isinstance(error, OSError) and error.errno not in NO_LINKS:
                 raise
-            if not needed:
+            if "/" in name:
                 self._tell_unlinked(error)
-                return
-            with os.fdopen(self._tree.open(own), "rb") as opened:
-                size = os.fstat(opened.fileno()).st_size
-                self.send(name, MirrorFile(SafePath(name), own, size, ()), opened)
+            elif not is_there(file, self._standing(name, file)):
+                with os.fdopen(self._tree.open(own), "rb") as opened:
+                    self.send(name, file, opened)
 
     def _tell_unlinked(self, error: Exception) -> None:
         if not self._unlinked:
