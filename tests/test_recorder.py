@@ -80,7 +80,6 @@ def test_where_the_time_went() -> None:
         (15.0, Spent("hash", 1.5)),
         (16.0, Spent("hash", 0.5)),
         (16.0, Spent("sync", 0.25)),
-        (16.0, Spent("wait", 10.0)),
         until=20.0,
     )
     assert seconds_by_phase(timeline) == {

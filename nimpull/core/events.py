@@ -68,11 +68,11 @@ class Waiting:
 class Spent:
     """A worker was busy with ``work`` for ``seconds``, beside others: no wall time.
 
-    ``work``: ``hash`` (also of what an earlier run left), ``sync`` (until bytes or names are durable), or
-    ``wait`` (a pause that a host or a failure asked for). Tell it once per file or batch, not per block.
+    ``work``: ``hash`` (also of what an earlier run left) or ``sync`` (until bytes or names are durable). Told
+    once for a file or a batch, not for each block. Pauses are :class:`Waiting`.
     """
 
-    work: Literal["hash", "sync", "wait"]
+    work: Literal["hash", "sync"]
     seconds: float
 
 

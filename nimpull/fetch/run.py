@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from nimpull.core.artifacts import Artifact, Location, Outcome
-from nimpull.core.events import Finished, Spent, Waiting
+from nimpull.core.events import Finished, Waiting
 from nimpull.core.limits import FetchLimits
 from nimpull.core.ports import Cancel, Clock, Connections, Emit, Ingests, Pauses, Supply
 from nimpull.core.ranges import Wait
@@ -255,7 +255,6 @@ class Run:
         """Seconds before the next attempt. Raises ``error`` once there is to be none."""
         seconds = request.pause(error, self.now, self.clock.jitter(), asked=asked, brought=brought)
         self.emit(Waiting(error.message, seconds))
-        self.emit(Spent("wait", seconds))
         return seconds
 
     def fail(self, error: BaseException) -> None:

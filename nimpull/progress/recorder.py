@@ -41,7 +41,7 @@ class Recorder:
                 self._pause(reason, seconds, at)
             case Phase(name) if name != self._phases[-1][0] and len(self._phases) < MOST_PHASES:
                 self._phases.append((name, at))
-            case Spent(work, seconds) if work != "wait":  # that is seen from the pauses, as wall time
+            case Spent(work, seconds):
                 self._spent[work] = self._spent.get(work, 0.0) + seconds
 
     def _add(self, count: int, connection: int | None, host: str, at: float) -> None:
