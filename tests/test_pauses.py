@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimpull.core.patience import DEFAULT_PAUSE, MAX_PAUSE, Patience, asked_pause, backoff
-from nimpull.transport.pauses import Pauses
+from nimpull.transport.network import HostPauses
 from tests.clocks import StepClock
 
 NOW = 1_795_000_000.0
@@ -106,7 +106,7 @@ def test_f17_a_host_that_asks_for_more_than_is_left_is_given_up() -> None:
 
 def test_f17_a_host_s_pause_is_kept_by_all_and_never_shortened() -> None:
     clock = StepClock(jitter=0.5)
-    pauses = Pauses(clock)
+    pauses = HostPauses(clock)
     assert pauses.left("a") == 0.0
     pauses.note("a", 503, {"retry-after": "100"})
     assert pauses.left("a") == pytest.approx(105.0), "spread by up to a tenth"

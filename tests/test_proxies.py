@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trustme
@@ -12,8 +13,10 @@ from nimpull.core.names import Url
 from nimpull.core.proxies import Proxies
 from nimpull.errors import ProxyError, UsageError
 from nimpull.settings import load
+from tests.calls import FILES, call, plain
 from tests.certificates import served
-from tests.servers import Proxy, ProxyRules, ScriptedServer
+from tests.registry import Registry
+from tests.servers import Proxy, ProxyRules, ScriptedServer, SocksProxy
 from tests.transporting import CANARY, CONTENT, Rig, closed_port, get, ok
 
 
@@ -134,3 +137,24 @@ def test_f28_which_variable_speaks(variables: dict[str, str], http: str | None, 
 def test_f28_no_proxy(no_proxy: str, url: str, bypassed: bool) -> None:
     proxies = Proxies.parse(https="http://proxy:3128", no_proxy=no_proxy)
     assert (proxies.proxy_for(Url(url)) is None) is bypassed
+
+
+def test_f28_a_whole_pull_through_a_socks_proxy_that_knows_the_names(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Answers through requests, bytes through libcurl: nothing goes past it."""
+    port = int(registry.datastore_url.split(":")[2].split("/")[0])
+    endpoint = registry.datastore_url.replace("127.0.0.1", "hub.invalid")
+    with SocksProxy(user=f"u:{CANARY}", names={"hub.invalid": ("127.0.0.1", port)}) as proxy:
+        code, text = call(
+            registry,
+            tmp_path,
+            *("nimpull", "download", "hf://default/tiny", "--layout", "local-dir"),
+            HF_ENDPOINT=endpoint,
+            ALL_PROXY=f"socks5h://u:{CANARY}@{proxy.address}",
+        )
+    assert code == 0, text
+    assert plain(tmp_path) == FILES
+    assert ("hub.invalid", port) in proxy.asked
+    assert len(proxy.asked) == sum(server.accepted for server in registry.servers)
+    assert CANARY not in text

@@ -4,8 +4,8 @@ TLS trust, proxies, per-origin credentials, redirects, timeouts and the low-spee
 here, from one :class:`TransportPolicy`.
 """
 
+from nimpull.core.policy import TransportPolicy
 from nimpull.transport.api import HttpApi
 from nimpull.transport.network import Network
-from nimpull.transport.policy import TransportPolicy
 
 __all__ = ["HttpApi", "Network", "TransportPolicy"]

@@ -10,8 +10,7 @@ from typing import Final
 import pycurl
 
 from nimpull.core.names import Url, display
-from nimpull.errors import NetworkError, TransferError
-from nimpull.transport.failures import (
+from nimpull.core.network_failures import (
     NAME_PATIENCE,
     no_tls,
     proxy_refused,
@@ -20,6 +19,7 @@ from nimpull.transport.failures import (
     untrusted,
     unusable,
 )
+from nimpull.errors import NetworkError, TransferError
 
 _PROXY: Final = 97  # CURLE_PROXY: a handshake with a SOCKS proxy
 _TOO_LARGE: Final = 100  # CURLE_TOO_LARGE

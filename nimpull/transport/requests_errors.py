@@ -1,4 +1,4 @@
-"""What requests and urllib3 raise for an exchange that failed, in the words of :mod:`.failures`."""
+"""What requests and urllib3 raise for an exchange that failed, in our words."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import requests
 import urllib3
 
 from nimpull.core.names import Url, display
-from nimpull.errors import NetworkError, ProxyError, TlsError, TransferError
-from nimpull.transport.failures import (
+from nimpull.core.network_failures import (
     NAME_PATIENCE,
     ProxyRefusedError,
     no_tls,
@@ -24,6 +23,7 @@ from nimpull.transport.failures import (
     untrusted,
     unusable,
 )
+from nimpull.errors import NetworkError, ProxyError, TlsError, TransferError
 
 #: What requests, urllib3, http.client and the socket raise when an exchange fails.
 WIRE_ERRORS: Final = (

@@ -9,8 +9,8 @@ import re
 from typing import Final
 
 from nimpull.core.names import Url, display
+from nimpull.core.policy import TransportPolicy
 from nimpull.errors import NetworkError, ProxyError, TlsError
-from nimpull.transport.policy import TransportPolicy
 
 CA_HINT: Final = (
     "If a proxy or a private registry signs with its own CA, give its bundle: set SSL_CERT_FILE "
