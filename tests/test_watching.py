@@ -139,8 +139,13 @@ def test_status_tells_what_is_half_done_and_who_writes(registry: Registry, tmp_p
     registry.add_hub_repo("acme/tiny", FILES)
     assert nimpull(registry, store, "download", "hf://acme/tiny").code == 0
     with a_run(Tree(str(store))):
+        report(Tree(str(store)), "InProgress", progress=PROGRESS)
+        assert "  fetching: 3.0 GiB of 4.0 GiB (75%), 1.0 MiB/s" in nimpull(registry, store, "status").out
+        told = json.loads(nimpull(registry, store, "status", "-o", "json").out)["progress"]
+        assert (told["phase"], told["bytesDone"], told["bytesTotal"]) == ("fetching", 3 << 30, 4 << 30)
         assert "  writing now: pod-a (pid 7)\n" in nimpull(registry, store, "status").out
         assert json.loads(nimpull(registry, store, "status", "-o", "json").out)["writing"] == [
             "pod-a (pid 7)"
         ]
-    assert "writing" not in nimpull(registry, store, "status").out
+    after = nimpull(registry, store, "status").out
+    assert "writing" not in after and "fetching" not in after, "nobody is there any more"

@@ -20,6 +20,8 @@ from nimpull.cli.signals import stopping
 from nimpull.core.artifacts import Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
+from nimpull.core.report import ProgressSummary, progress_json
+from nimpull.core.report.sentences import moving
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time
 from nimpull.errors import IntegrityError, LeaseHeldError, UsageError
@@ -189,26 +191,26 @@ def status(store: str | None, watching: bool, output: str) -> int:
 
     With --watch, the exit code is that of the pull: also for a Job's pod, from any other that has the volume.
     """
+    from nimpull.cli.watching import progress_of, read_report, watch
     from nimpull.store.watcher import announced
 
     if watching and output == "json":
-        raise UsageError(
-            "--watch and -o json do not go together", hint="Read .nimpull/report.json in a loop."
-        )
+        raise UsageError("--watch and -o json do not go together", hint="Ask with -o json again and again.")
     with open_store(store) as opened:
         if watching:
-            from nimpull.cli.watching import watch
-
             return watch(opened.root)
         found, root, runs = opened.status(), opened.root, announced(opened.tree)
+        progress = progress_of(read_report(opened.tree)) if runs else None
     if output == "json":
-        click.echo(json.dumps(status_document(found, runs), indent=2))
+        click.echo(json.dumps(status_document(found, runs, progress), indent=2))
     else:
-        show_status(found, runs, root)
+        show_status(found, runs, progress, root)
     return 0
 
 
-def status_document(found: Status, runs: Sequence[Running]) -> dict[str, object]:
+def status_document(
+    found: Status, runs: Sequence[Running], progress: ProgressSummary | None
+) -> dict[str, object]:
     return {
         "files": found.files,
         "bytes": found.bytes,
@@ -231,10 +233,11 @@ def status_document(found: Status, runs: Sequence[Running]) -> dict[str, object]
             for each in found.partial
         ],
         "writing": [run.owner for run in runs],
+        "progress": progress_json(progress) if progress else None,
     }
 
 
-def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
+def show_status(found: Status, runs: Sequence[Running], progress: ProgressSummary | None, root: str) -> None:
     click.echo(f"{shown(root)}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
     for each in found.selections:
         ready = each.ready
@@ -259,6 +262,8 @@ def show_status(found: Status, runs: Sequence[Running], root: str) -> None:
         click.echo(f"  half done: {name}: {show_bytes(part.bytes)}{whole}, last written {when}")
     for run in runs:
         click.echo(f"  writing now: {run.owner}")
+    if progress:
+        click.echo(f"  {moving(progress)}")
     if found.partial and not runs:
         click.echo("Run the same nimpull download again to go on from there.")
 
