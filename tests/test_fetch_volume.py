@@ -45,7 +45,9 @@ def test_f41_a_cancelled_run_stops_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("where", ["large.LargeTransfer.put", "ordered.OrderedFile.write", "run.Run._look"])
+@pytest.mark.parametrize(
+    "where", ["large.LargeTransfer.put", "ordered.OrderedFile.write", "run.FetchRun._look"]
+)
 def test_f44_an_unknown_exception_of_a_callback_a_worker_or_the_loop_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from nimpull.core.artifacts import Artifact, Outcome
 from nimpull.core.limits import FetchLimits
 from nimpull.core.ports import Cancel, Clock, Connections, Emit, Ingests, Pauses, Supply
-from nimpull.fetch.run import Locate, Run
+from nimpull.fetch.run import FetchRun, Locate
 
 
 class Batch:
@@ -56,7 +56,7 @@ class Fetcher:
         A missing file (NotFoundError) is raised after all others are here; any other failure ends the run.
         Raises NimpullError, and what a worker met that is a bug. What is journaled stays.
         """
-        run = Run(
+        run = FetchRun(
             supply,
             self._locate,
             self._connect(),

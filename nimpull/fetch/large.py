@@ -19,10 +19,10 @@ from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOErr
 from nimpull.fetch.buffers import Buffer
 from nimpull.fetch.failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.fetch.ordered import Hashed, OrderedFile
-from nimpull.fetch.request import Request
+from nimpull.fetch.request import ArtifactRequest
 
 if TYPE_CHECKING:
-    from nimpull.fetch.run import Run
+    from nimpull.fetch.run import FetchRun
 
 T = TypeVar("T")
 
@@ -73,12 +73,12 @@ class SegmentReceiver:
 class LargeTransfer:
     """All of it happens on the thread that turns the connections, but for ``_write`` and ``_commit``."""
 
-    def __init__(self, run: Run, number: int, artifact: Artifact) -> None:
+    def __init__(self, run: FetchRun, number: int, artifact: Artifact) -> None:
         self.run = run
         self.number = number
         self.artifact = artifact
         self.size = artifact.size
-        self.request = Request(artifact, run.limits.retry_budget, run.now)
+        self.request = ArtifactRequest(artifact, run.limits.retry_budget, run.now)
         self._plan: LargeFile | None = None
         self._file: OrderedFile | None = None
         self._missing: list[Span] = []

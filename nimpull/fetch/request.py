@@ -26,7 +26,7 @@ _FORGIVEN: Final = {
 _MARKUP_SUFFIXES: Final = (".html", ".htm", ".xhtml")
 
 
-class Request:
+class ArtifactRequest:
     """Of one artifact. Times are monotonic seconds, but for ``epoch``, seconds since the epoch."""
 
     def __init__(self, artifact: Artifact, budget: float, now: float) -> None:

@@ -22,7 +22,7 @@ from nimpull.core.schedule import Begin, FetchSegment, FetchSmall, LargeFile, Sc
 from nimpull.errors import Cancelled, NimpullError, NotFoundError
 from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.large import LargeTransfer, SegmentReceiver
-from nimpull.fetch.request import Request
+from nimpull.fetch.request import ArtifactRequest
 from nimpull.fetch.small import Groups, SmallTransfer, stage_all
 from nimpull.fetch.workers import Answers, Failed, Workers
 
@@ -35,7 +35,7 @@ _LOCATORS: Final = 16
 _IDLE_TURNS: Final = 4  # after which a run that waits for nothing has a bug
 
 
-class Run:
+class FetchRun:
     """What the transfers of a run share. All of it is for the thread that turns the connections."""
 
     def __init__(
@@ -201,7 +201,7 @@ class Run:
 
     # -- locations -----------------------------------------------------------------------------------------
 
-    def locate(self, request: Request, done: Callable[[], None], failed: Failed) -> None:
+    def locate(self, request: ArtifactRequest, done: Callable[[], None], failed: Failed) -> None:
         """Look up where its artifact is; ``failed`` also hears that it is nowhere."""
 
         def located(location: Location) -> None:
@@ -251,7 +251,9 @@ class Run:
             self._refused_until = self.now + verdict.seconds
             self.schedule.refused(self.now)
 
-    def pause(self, request: Request, error: NimpullError, *, asked: float = 0.0, brought: int = 0) -> float:
+    def pause(
+        self, request: ArtifactRequest, error: NimpullError, *, asked: float = 0.0, brought: int = 0
+    ) -> float:
         """Seconds before the next attempt. Raises ``error`` once there is to be none."""
         seconds = request.pause(error, self.now, self.clock.jitter(), asked=asked, brought=brought)
         self.emit(Waiting(error.message, seconds))

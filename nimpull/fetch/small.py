@@ -14,20 +14,20 @@ from nimpull.core.ports import STOP, Head, Ingests, Verified
 from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Verdict, Wait
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
 from nimpull.fetch.failures import algorithm_of, failure, mismatch, verified_by
-from nimpull.fetch.request import Request
+from nimpull.fetch.request import ArtifactRequest
 
 if TYPE_CHECKING:
-    from nimpull.fetch.run import Run
+    from nimpull.fetch.run import FetchRun
 
 
 class SmallTransfer:
     """One of them. Implements :class:`nimpull.core.ports.Receiver`."""
 
-    def __init__(self, run: Run, number: int, artifact: Artifact) -> None:
+    def __init__(self, run: FetchRun, number: int, artifact: Artifact) -> None:
         self.number = number
         self.artifact = artifact
         self.size = artifact.size or 0
-        self.request = Request(artifact, run.limits.retry_budget, run.now)
+        self.request = ArtifactRequest(artifact, run.limits.retry_budget, run.now)
         self.content = bytearray()
         self._run = run
         self._start = 0  # of the response under way
@@ -198,7 +198,7 @@ def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[lis
 class Groups:
     """Small files that wait for their commit: one makes many of them durable at once."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: FetchRun) -> None:
         self._run = run
         self._waiting: list[Staged] = []
         self._size = 0  # bytes of those that wait
