@@ -28,20 +28,23 @@ def set_aside(tree: Tree, size: int) -> None:
         tree.write(SPARE, bytes(size), durable=False)
 
 
-def write_report(tree: Tree, content: bytes, *, last: bool, path: str = REPORT) -> None:
-    """Replace the report atomically. ``last``: none follows, so what was set aside is for this one.
+def write_report(tree: Tree, content: bytes, *, last: bool, shorter: bytes = b"") -> None:
+    """Replace the report atomically. ``last``: none follows, so what was set aside is for this one, or for
+    ``shorter`` where it does not hold ``content``.
 
     Raises StoreError: no room, also not in what was set aside.
     """
     try:
-        tree.write(path, content, durable=False)
+        tree.write(REPORT, content, durable=False)
     except NoSpaceError:
-        if not last or tree.lstat(SPARE) is None:
+        spare = tree.lstat(SPARE)
+        if not last or spare is None:
             raise
-        _write_into_spare(tree, content, path)
+        fits = len(content) <= spare.st_size or not shorter
+        _write_into_spare(tree, content if fits else shorter)
 
 
-def _write_into_spare(tree: Tree, content: bytes, path: str) -> None:
+def _write_into_spare(tree: Tree, content: bytes) -> None:
     temporary = tree.temporary()
     tree.rename(SPARE, temporary)  # from here on it is this process's alone
     try:
@@ -51,10 +54,10 @@ def _write_into_spare(tree: Tree, content: bytes, path: str) -> None:
             os.ftruncate(file, len(content))
         finally:
             os.close(file)
-        tree.rename(temporary, path)
+        tree.rename(temporary, REPORT)
     except OSError as error:
         tree.drop(temporary)
-        raise store_error(error, "write", tree.absolute(path)) from error
+        raise store_error(error, "write", tree.absolute(REPORT)) from error
     except StoreError:
         tree.drop(temporary)
         raise
