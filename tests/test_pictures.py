@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,6 +195,11 @@ def test_pods_that_share_a_pull_are_shown_side_by_side() -> None:
     assert "job-1:7 1.0 MiB 1 file waiting for 1 file of job-0" in Elements(page).text
     assert 'width: 25.0%"></i></span>\n<span class="number">1.0 MiB' in page
     assert "Pods" not in Elements(report_page(a_document(pods=pods[:1]))).text, "one pod shares with nobody"
+
+
+def test_drawing_leaves_no_import_hook_behind() -> None:
+    report_page(a_document())
+    assert [hook for hook in sys.meta_path if "pygal" in repr(hook)] == []
 
 
 def test_many_files_are_cut_and_counted() -> None:

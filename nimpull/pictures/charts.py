@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,10 @@ from markupsafe import Markup
 from pygal.style import Style
 
 from nimpull.core.units import show_rate, show_seconds
+
+# pygal leaves an import hook for its maps behind, of a protocol that Python 3.12 no longer has: in 3.11 every
+# import that fails afterwards (an optional one of a library) warns because of it
+sys.meta_path[:] = [hook for hook in sys.meta_path if not isinstance(hook, pygal.PluginImportFixer)]
 
 _FONT: Final = 13  # units of the drawing; as in the style sheet, so that pygal leaves room for the labels
 _STEPS: Final = (1, 2, 5, 10, 15, 30)  # between two labels of the time, in seconds, minutes or hours
