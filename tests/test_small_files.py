@@ -148,7 +148,9 @@ def test_f32_a_group_that_was_not_written_comes_once_more(
         outcomes = pull.run(*WANTED, limits=GROUPS)
     assert pull.committed(*WANTED) == FILES
     assert [each.artifact for each in outcomes] == WANTED
-    assert len(pull.server.seen) == len(FILES) + GROUPS.batch_files
+    # the other group too, where it was written before the error was told
+    again = len(pull.server.seen) - len(FILES)
+    assert again in (GROUPS.batch_files, len(FILES))
     told = sum(each.count for each in pull.events if isinstance(each, Advanced))
     assert told == sum(map(len, FILES.values()))
     assert pull.leftovers() == []

@@ -6,6 +6,7 @@ A location that leads there would make nimpull fetch, and show, what only the no
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
@@ -41,6 +42,7 @@ def is_internal(address: str) -> bool:
     return found.is_link_local or found in _METADATA
 
 
+@lru_cache(maxsize=256)  # a run asks a few hosts for thousands of files
 def names_internal(host: str) -> bool:
     """The same for the host of a URL, without looking it up: a literal in any spelling, or a known name."""
     name = host.rstrip(".").lower()

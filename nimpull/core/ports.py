@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -247,6 +248,10 @@ class Ingests(Protocol):
 
     def stage(self, artifact: Artifact, content: memoryview) -> Ingest:
         """A small file, whole, in one call: no journal, no preallocation."""
+        ...
+
+    def staging(self) -> AbstractContextManager[None]:
+        """While one thread stages many: directories are not looked up again, nor made again where gone."""
         ...
 
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:

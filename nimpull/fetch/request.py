@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 from nimpull.core.artifacts import Artifact, Location
@@ -43,7 +42,7 @@ class ArtifactRequest:
         self._new = 0  # bytes since the last progress
         self._reached = 0
         self._ageless = False
-        self._faults: Counter[Cause] = Counter()
+        self._faults: dict[Cause, int] = {}
         self._markup = artifact.path.lower().endswith(_MARKUP_SUFFIXES)
 
     # -- where -------------------------------------------------------------------------------------------
@@ -82,7 +81,7 @@ class ArtifactRequest:
         """Count it, and want a new location. Raises the NimpullError once it came too often."""
         if location is not self.location:
             return  # another response met the same, and a new location was asked for already
-        self._faults[verdict.cause] += 1
+        self._faults[verdict.cause] = self._faults.get(verdict.cause, 0) + 1
         if self._faults[verdict.cause] > _FORGIVEN.get(verdict.cause, 0):
             raise failure(verdict.cause, verdict.reason, self.artifact, host)
         self.location, self.stale, self.fresh_connection = None, True, True
@@ -112,7 +111,7 @@ class ArtifactRequest:
         if self._new >= _PROGRESS:
             self._new = 0
             self._patience = self._patience.progressed(now)
-            del self._faults[Cause.EXPIRED]  # one that comes later is a new one
+            self._faults.pop(Cause.EXPIRED, None)  # one that comes later is a new one
         return new
 
     def pause(

@@ -155,6 +155,8 @@ class FetchRun:
         laggard = self.schedule.find_laggard(self.now)
         if laggard is not None:
             self._large[laggard.file.key].drop(laggard)
+        self._stage_received()
+        self._commit_last()
         if real - self._told >= _TELL:
             self._told = real
             for transfer in self._large.values():
@@ -163,7 +165,8 @@ class FetchRun:
     # -- what there is to do -------------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        little = not self.schedule.large_waiting and len(self._small) < self.schedule.small_wanted
+        few = len(self._small) - self._groups.size < self.schedule.small_wanted
+        little = not self.schedule.large_waiting and few
         if not (self._exhausted or self._feeder.pending) and little:
             self._feeder.ask(self._supply.take, self._fed, self.fail)
         while self._unlocated and self._locating + self.schedule.small_waiting < self.schedule.small_wanted:
@@ -193,10 +196,19 @@ class FetchRun:
                     self._large[segment.file.key].start(segment)
                 case Begin(key):
                     self._large[key].begin()
-        if self._received and (len(self._received) >= _STAGED or not self.workers.pending):
+        if len(self._received) >= _STAGED or not (self._connected or self.workers.pending):
+            self._stage_received()
+        if self._exhausted:
+            self._commit_last()
+
+    def _stage_received(self) -> None:
+        if self._received:
             received, self._received = self._received, []
             self.workers.ask(partial(stage_all, self.ingests, received), self._groups.add, self.fail)
-        if not (self._received or self._connected or self.workers.pending or self._feeder.pending):
+
+    def _commit_last(self) -> None:
+        """A group that no other file is on its way to need not be full."""
+        if self._groups.size == len(self._small):
             self._groups.commit()
 
     # -- locations -----------------------------------------------------------------------------------------

@@ -176,23 +176,35 @@ class Staged:
 
 def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[list[Staged], float]:
     """For a worker: check and write them; with the seconds that hashing took. Raises StoreError."""
-    staged, hashing = [], 0.0
-    for transfer in transfers:
-        artifact, content = transfer.artifact, memoryview(transfer.content)
-        began = time.monotonic()
-        hasher = new_hasher(algorithm_of(artifact), transfer.size)
-        hasher.update(content)
-        found = Digest(algorithm_of(artifact), hasher.hexdigest())
-        hashing += time.monotonic() - began
-        verified = None
-        if artifact.digest is None or found == artifact.digest:
+    began = time.monotonic()
+    found = [_digest_of(each) for each in transfers]
+    hashing = time.monotonic() - began
+    staged: list[Staged] = []
+    failed: list[Staged] = []
+    with ingests.staging():
+        for transfer, digest in zip(transfers, found, strict=True):
             try:
-                ingest = ingests.stage(artifact, content)
-            except StoreIOError:  # an I/O error costs one more try
-                ingest = ingests.stage(artifact, content)
-            verified = Verified(ingest, transfer.size, found, transfer.request.etag)
-        staged.append(Staged(transfer, found, verified))
+                staged.append(_stage(ingests, transfer, digest))
+            except StoreIOError:
+                failed.append(Staged(transfer, digest, None))
+    # an I/O error, or an area that a cleaner took away, costs one more try
+    staged += [_stage(ingests, each.transfer, each.found) for each in failed]
     return staged, hashing
+
+
+def _digest_of(transfer: SmallTransfer) -> Digest:
+    algorithm = algorithm_of(transfer.artifact)
+    hasher = new_hasher(algorithm, transfer.size)
+    hasher.update(memoryview(transfer.content))
+    return Digest(algorithm, hasher.hexdigest())
+
+
+def _stage(ingests: Ingests, transfer: SmallTransfer, found: Digest) -> Staged:
+    artifact = transfer.artifact
+    if artifact.digest is not None and found != artifact.digest:
+        return Staged(transfer, found, None)
+    ingest = ingests.stage(artifact, memoryview(transfer.content))
+    return Staged(transfer, found, Verified(ingest, transfer.size, found, transfer.request.etag))
 
 
 class Groups:
@@ -200,8 +212,9 @@ class Groups:
 
     def __init__(self, run: FetchRun) -> None:
         self._run = run
+        self.size = 0  # files that wait, or are being committed
         self._waiting: list[Staged] = []
-        self._size = 0  # bytes of those that wait
+        self._bytes = 0  # of those that wait
 
     def add(self, answer: tuple[list[Staged], float]) -> None:
         staged, hashing = answer
@@ -213,14 +226,15 @@ class Groups:
                 continue
             each.transfer.content = bytearray()
             self._waiting.append(each)
-            self._size += each.transfer.size
+            self.size += 1
+            self._bytes += each.transfer.size
             limits = self._run.limits
-            if len(self._waiting) >= limits.batch_files or self._size >= limits.batch_bytes:
+            if len(self._waiting) >= limits.batch_files or self._bytes >= limits.batch_bytes:
                 self.commit()
 
     def commit(self) -> None:
         """What waits, by a worker."""
-        group, self._waiting, self._size = self._waiting, [], 0
+        group, self._waiting, self._bytes = self._waiting, [], 0
         if not group:
             return
         run = self._run
@@ -232,12 +246,14 @@ class Groups:
 
         def committed(answer: tuple[tuple[Verified, ...], float]) -> None:
             not_ours, seconds = answer
+            self.size -= len(group)
             run.emit(Spent("sync", seconds))
             for each in group:
                 ours = each.verified not in not_ours if not_ours else True
                 run.small_ended(each.transfer, each.transfer.outcome(each.found) if ours else None)
 
         def failed(error: BaseException) -> None:
+            self.size -= len(group)
             if not isinstance(error, StoreIOError) or run.stopping:
                 run.fail(error)
                 return

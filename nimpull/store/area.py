@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Final, Protocol, TypeVar
 
 from nimpull.core.artifacts import Artifact
@@ -100,6 +100,9 @@ class IngestArea:
             return WholeIngest(artifact, self._tree, path, size, errors)
 
         return self._within(write)
+
+    def staging(self) -> AbstractContextManager[None]:
+        return self._tree.holding()
 
     def _path(self, artifact: Artifact) -> str:
         return f"{INGESTS}/{name_of(artifact)}{f'.{self._fence.token}' if self._fence else ''}"

@@ -59,33 +59,30 @@ class CurlResponse:
         self._span = span
         self._receiver = receiver
         self._asked_host = hop.url.host
-        self._lines: list[bytes] = []
-        self._wanted = False
+        self.lines: list[bytes] = []  # of heads, as libcurl gives them
+        self._wanted = self._short = False
         self._followed = False
         self.watch: Watch | None = None
 
     # -- libcurl's callbacks -------------------------------------------------------------------------------
 
-    def on_header(self, line: bytes) -> int | None:
-        if line not in (b"\r\n", b"\n"):
-            self._lines.append(line)
-            return None
-        lines, self._lines = self._lines, []
-        try:
-            return self._on_head(lines)
-        except BaseException as error:  # noqa: BLE001 - libcurl is not to see it
-            self.error = error
-            return STOP
+    def read_head(self) -> None:
+        """What came of it so far: an answer's head is looked at once something comes behind it."""
+        lines, blanks = self.lines, [at for at, line in enumerate(self.lines) if line in (b"\r\n", b"\n")]
+        start = 0
+        for end in blanks:
+            if not self.answered and end > start:
+                self._wanted = self._judge_head(lines[start:end])
+            start = end + 1
 
-    def _on_head(self, lines: list[bytes]) -> int | None:
-        if self.answered or not lines:
-            return None  # fields behind a chunked body
+    def _judge_head(self, lines: list[bytes]) -> bool:
+        """Whether the body behind it is wanted."""
         version, _, rest = lines[0].partition(b" ")
         if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
             raise unusable(self.hop.url, "it does not speak HTTP")
         status = int(rest[:3])
         if status < 200:
-            return None
+            return False
         headers = _parse_fields(lines[1:])
         lengths = headers["content-length"].split(",") if "content-length" in headers else ()
         try:
@@ -100,15 +97,14 @@ class CurlResponse:
         self.head = Head(status, headers, self.hop.url)
         self.answered = True
         self._followed = is_redirect(status, headers)
-        self._wanted = not self._followed and self._receiver.head(self.head)
-        return None if self._wanted or (length is not None and length <= _UNWANTED) else STOP
+        self._short = length is not None and length <= _UNWANTED
+        return not self._followed and self._receiver.head(self.head)
 
     def on_data(self, octets: bytes) -> int | None:
         try:
-            if not self.answered:  # a local file has no head
-                self.answered = self._wanted = True
-                self._wanted = self._receiver.head(_head_of_file(self.hop.url, self._span))
-            answer = self._receiver.data(octets) if self._wanted else None
+            if not self.answered:
+                self._answer()
+            answer = self._receiver.data(octets) if self._wanted else None if self._short else STOP
         except BaseException as error:  # noqa: BLE001 - libcurl is not to see it
             self.error = error
             return STOP
@@ -117,6 +113,15 @@ class CurlResponse:
         else:
             self.received += len(octets)
         return answer
+
+    def _answer(self) -> None:
+        """Its head is whole; a local file has none."""
+        if self.hop.url.scheme == "file":
+            self.answered, partial = True, bool(self._span)
+            fields = {"content-range": f"bytes {self._span}/*"} if partial else {}
+            self._wanted = self._receiver.head(Head(206 if partial else 200, fields, self.hop.url))
+        else:
+            self.read_head()
 
     def on_socket(self, purpose: int, address: Any) -> Any:
         """Refuses what the name turned out to be, whoever answered for it; not where a proxy is."""
@@ -145,21 +150,29 @@ class CurlResponse:
 
     def ended(self, error: BaseException | None) -> None:
         """Follow the redirect, or tell the receiver."""
+        if error is None and not self.answered:  # there is no body
+            try:
+                self._answer()
+            except Exception as caught:  # noqa: BLE001 - told below
+                error = caught
         if error is None and self._followed and self.head is not None:
             try:
                 hop = next_hop(self.hop, self.head.status, self.head.headers["location"])
             except NimpullError as refused:
                 error = refused
             else:
-                self.hop, self.head, self.answered, self.watch = hop, None, False, None
+                self.hop, self.head, self.answered, self.watch, self.lines = hop, None, False, None, []
                 self._loop.follow(self)
                 return
-        if error is None and not self.answered:  # an empty local file
-            self._receiver.head(_head_of_file(self.hop.url, self._span))
         self._receiver.ended(error)
 
-    def problem(self, now: float, network: Network) -> NetworkError | None:
-        """What is wrong with its pace at ``now``, None = nothing yet."""
+    def problem(self, now: float, network: Network) -> BaseException | None:
+        """What is wrong with its head, or with its pace at ``now``; None = nothing yet."""
+        if not self.answered and self.lines:
+            try:
+                self.read_head()
+            except Exception as error:  # noqa: BLE001 - the receiver hears of it
+                return error
         if self.watch is None:
             self.watch = Watch(self.hop.url, network.policy, now)
         if self.paused:
@@ -288,7 +301,8 @@ class Loop:
         try:
             if not local:
                 check_location(url)
-            if any("\n" in field or "\r" in field for field in response.fields()):
+            fields = response.fields()
+            if any("\n" in field or "\r" in field for field in fields):
                 raise NetworkError(
                     f"a header for {url.authority} holds a line break",
                     hint="Check the secret that the API key is read from: something is copied with it.",
@@ -296,12 +310,12 @@ class Loop:
             handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_FILE if local else _WEB)
             handle.setopt(pycurl.URL, url.reveal())
             handle.setopt(pycurl.PROXY, response.proxy.reveal() if response.proxy else "")
-            handle.setopt(pycurl.HTTPHEADER, response.fields())
+            handle.setopt(pycurl.HTTPHEADER, fields)
             if local and response.span:
                 handle.setopt(pycurl.RANGE, response.span)
             else:
                 handle.unsetopt(pycurl.RANGE)
-            handle.setopt(pycurl.HEADERFUNCTION, _ignore if local else response.on_header)
+            handle.setopt(pycurl.HEADERFUNCTION, response.lines.append)
             handle.setopt(pycurl.WRITEFUNCTION, response.on_data)
             handle.setopt(pycurl.OPENSOCKETFUNCTION, response.on_socket)
         except (NimpullError, UnicodeEncodeError, pycurl.error) as error:
@@ -390,10 +404,6 @@ class Loop:
         self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
-def _ignore(line: bytes) -> None:
-    """What libcurl says in place of a head, of a local file."""
-
-
 def _parse_fields(lines: list[bytes]) -> Mapping[str, str]:
     """By lower-case name; of one that comes twice, both values."""
     headers: dict[str, str] = {}
@@ -402,7 +412,3 @@ def _parse_fields(lines: list[bytes]) -> Mapping[str, str]:
         key, text = name.strip().lower(), value.strip()
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
-
-
-def _head_of_file(url: Url, span: str) -> Head:
-    return Head(206 if span else 200, {"content-range": f"bytes {span}/*"} if span else {}, url)
