@@ -197,6 +197,17 @@ def test_pods_that_share_a_pull_are_shown_side_by_side() -> None:
     assert "Pods" not in Elements(report_page(a_document(pods=pods[:1]))).text, "one pod shares with nobody"
 
 
+def test_without_the_extra_the_hint_names_it(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(a_document()))
+    program = "import sys; sys.modules['pygal'] = None; from nimpull.__main__ import main; main()"
+    command = [sys.executable, "-c", program, "report", str(tmp_path / "report.json")]
+    words = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert words.returncode == 0, words.stderr
+    page = subprocess.run([*command, "--html", "-"], capture_output=True, text=True, check=False, timeout=60)
+    assert (page.returncode, page.stdout) == (2, "")
+    assert "pip install 'nimpull[html]'" in page.stderr
+
+
 def test_drawing_leaves_no_import_hook_behind() -> None:
     report_page(a_document())
     assert [hook for hook in sys.meta_path if "pygal" in repr(hook)] == []
