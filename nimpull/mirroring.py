@@ -177,8 +177,7 @@ def _sent(work: _Work, store: MirrorStore, edges: Edges) -> dict[str, str]:
 
     def send(file: MirrorFile) -> tuple[str, str]:
         begun = edges.clock.monotonic()
-        with store.open(file) as opened:
-            found = target.send(target.key(repository, file.path), file, opened)
+        found = target.send(target.key(repository, file.path), file)
         artifact = Artifact(file.path, file.size, file.digests, repository.at)
         seconds = edges.clock.monotonic() - begun
         edges.progress(Finished(Outcome(artifact, Action.SENT, 0, 1, seconds, "blake3", file.size or 0)))

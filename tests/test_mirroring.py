@@ -426,8 +426,10 @@ def test_where_no_links_can_be_made_a_key_is_a_file_of_its_own(
     asked = ModelUri.parse(f"{HUB}:main")
     repository = MirrorRepository(asked, asked.with_revision(revision), (file,), whole=False)
     for _ in range(2):
-        target = DirectoryTarget(str(root), cancel=threading.Event(), emit=told.append)
-        target.send(target.key(repository, "config.json"), file, io.BytesIO(content))
+        target = DirectoryTarget(
+            str(root), opened=lambda _: io.BytesIO(content), cancel=threading.Event(), emit=told.append
+        )
+        target.send(target.key(repository, "config.json"), file)
         told.clear()
         target.publish(repository, {"config.json": file})
         target.close()
@@ -480,6 +482,29 @@ def test_what_cannot_be_mirrored(
 ) -> None:
     run = nimpull(registry, tmp_path / "store", "mirror", *arguments)
     assert (run.code, message in run.err) == (2, True), run.text
+
+
+def test_a_nimcache_says_what_is_mirrored(registry: Registry, tmp_path: Path) -> None:
+    cache = tmp_path / "nimcache.yaml"
+    source = {"endpoint": registry.hub_url, "namespace": "acme", "modelName": "Tiny-LM", "authSecret": "hf"}
+    pvc = {"create": True, "size": "1Gi", "volumeAccessMode": "ReadWriteMany"}
+    document = {
+        "apiVersion": "apps.nvidia.com/v1alpha1",
+        "kind": "NIMCache",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "source": {"hf": {**source, "modelPuller": "r/nimpull:1", "pullSecret": "r"}},
+            "storage": {"pvc": pvc},
+        },
+    }
+    cache.write_text(json.dumps(document))
+    run = mirror(registry, tmp_path, None, "-f", str(cache))
+    assert run.code == 0, run.text
+    for path, content in MODEL.items():
+        (key,) = keys(f"{HUB}:main", path)
+        assert (tmp_path / "mirror" / key).read_bytes() == content
+    again = mirror(registry, tmp_path, None, "-f", str(cache))
+    assert (again.code, again.report["mirror"]["filesSent"]) == (0, 0), again.text
 
 
 def test_profiles_share_their_files(registry: Registry, tmp_path: Path, s3: S3) -> None:

@@ -280,8 +280,9 @@ class Target(Protocol):
         """Whether the content is that of ``file``: by a checksum that the target keeps, or by reading it."""
         ...
 
-    def send(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
-        """Replaces what is there, once the whole was read and is what ``file`` says. Returns its BLAKE3."""
+    def send(self, key: str, file: MirrorFile) -> str:
+        """Replaces what is there, once the whole of the store's file was read and is what ``file`` says.
+        Returns its BLAKE3."""
         ...
 
     def read(self, key: str) -> bytes | None:

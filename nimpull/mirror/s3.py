@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from itertools import count
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import quote
 
 from nimpull.core.digest import Digest, new_hasher
-from nimpull.core.events import Advanced
+from nimpull.core.events import Advanced, Waiting
 from nimpull.core.mirror import (
     Content,
     MirrorFile,
@@ -28,8 +28,8 @@ from nimpull.core.mirror import (
     part_size,
 )
 from nimpull.core.names import display
-from nimpull.core.ports import Cancel, Emit
-from nimpull.errors import IntegrityError
+from nimpull.core.ports import Cancel, Clock, Emit
+from nimpull.errors import Cancelled, IntegrityError, NetworkError
 from nimpull.mirror.s3_client import as_failure
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
 PART: Final = 8 << 20  # bytes; what is no larger is sent at once
 _BLOCK: Final = 1 << 20
+_LONGEST_PAUSE: Final = 30.0  # seconds
 #: Metadata of an object: its digests, as ``algorithm:hex`` with blanks between.
 _DIGESTS: Final = "nimpull-digests"
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class S3Target:
         *,
         opened: Callable[[str], BinaryIO],
         connections: int,
+        retry_seconds: float,
+        clock: Clock,
         cancel: Cancel,
         emit: Emit,
     ) -> None:
@@ -93,6 +99,9 @@ class S3Target:
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")
         self._opened = opened
         self._connections = connections
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._moved = clock.monotonic()
         self._cancel = cancel
         self._emit = emit
         config = TransferConfig(
@@ -133,35 +142,44 @@ class S3Target:
                 return kept == self._kept_of(file, part, in_parts=kept.parts > 0)
         return self._read_back(key, file, size)
 
-    def send(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
-        in_parts = (file.size or 0) > PART
-        content = Content(opened, file, self._cancel, in_parts=True)
-        digests = [str(digest) for digest in file.digests]
-        body: Any = content
-        if not in_parts:
-            body = BytesIO(content.read())
-            digests += [f"blake3:{content.blake3}", f"sha256:{hashlib.sha256(body.getvalue()).hexdigest()}"]
-        arguments = {
-            "ChecksumAlgorithm": "SHA256",
-            "Metadata": {_DIGESTS: " ".join(dict.fromkeys(digests))},
-            "ContentType": "application/octet-stream",
-        }
-        with self._asking(f"object “{display(key, 300)}”"):
-            self._manager.upload(
-                body, self._bucket, key, arguments, cast(Any, [_Progress(self._emit)])
-            ).result()
-        self._confirm(key, content, in_parts=in_parts)
+    def send(self, key: str, file: MirrorFile) -> str:
+        content = self._asking(_named(key), lambda: self._sent(key, file))
+        self._confirm(key, content, in_parts=content.size > PART)
         return content.blake3
 
+    def _sent(self, key: str, file: MirrorFile) -> Content:
+        """One try."""
+        progress = _Progress(self._emit)
+        digests = [str(digest) for digest in file.digests]
+        with Content(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+            body: Any = content
+            if content.size <= PART:
+                body = BytesIO(content.read())
+                sha256 = hashlib.sha256(body.getvalue()).hexdigest()
+                digests += [f"blake3:{content.blake3}", f"sha256:{sha256}"]
+            arguments = {
+                "ChecksumAlgorithm": "SHA256",
+                "Metadata": {_DIGESTS: " ".join(dict.fromkeys(digests))},
+                "ContentType": "application/octet-stream",
+            }
+            try:
+                self._manager.upload(body, self._bucket, key, arguments, cast(Any, [progress])).result()
+            except BaseException:
+                progress.take_back()
+                raise
+        return content
+
     def read(self, key: str) -> bytes | None:
-        with self._asking(f"object “{display(key, 300)}”"):
+        def ask() -> bytes | None:
             try:
                 return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
             except self._client.exceptions.NoSuchKey:
                 return None
 
+        return self._asking(_named(key), ask)
+
     def write(self, key: str, content: bytes) -> None:
-        with self._asking(f"object “{display(key, 300)}”"):
+        def put() -> None:
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -169,6 +187,8 @@ class S3Target:
                 ChecksumAlgorithm="SHA256",
                 ContentType="text/plain; charset=utf-8",
             )
+
+        self._asking(_named(key), put)
 
     def check_room(self, size: int, files: int) -> None:
         """A bucket does not say how much it takes."""
@@ -181,33 +201,56 @@ class S3Target:
 
     # -- requests --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
+    def _asking(self, what: str, ask: Callable[[], Answer]) -> Answer:
+        """``ask`` of boto3, again while what hinders may heal: until nothing went well for the retry budget.
+
+        Raises NimpullError.
+        """
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
         from s3transfer.exceptions import CancelledError, FatalError
 
-        try:
-            yield
-        except (Boto3Error, BotoCoreError, ClientError, CancelledError, FatalError) as error:
-            raise as_failure(error, f"{what} of s3://{self._bucket}") from error
+        for tries in count():
+            try:
+                answer = ask()
+            except (Boto3Error, BotoCoreError, ClientError, CancelledError, FatalError) as error:
+                failure = as_failure(error, f"{what} of s3://{self._bucket}")
+                waited = self._clock.monotonic() - self._moved
+                if not isinstance(failure, NetworkError) or waited >= self._retry_seconds:
+                    raise failure from error
+                self._pause(failure, tries)
+            else:
+                self._moved = self._clock.monotonic()
+                return answer
+        raise AssertionError("count() does not end")
+
+    def _pause(self, failure: NetworkError, tries: int) -> None:
+        """1, 2, 4 … 30 s, less a random part, so that not all come back at once. Raises Cancelled."""
+        seconds = min(_LONGEST_PAUSE, 2.0**tries) * (0.5 + self._clock.jitter() / 2)
+        self._emit(Waiting(failure.message, seconds))
+        if self._clock.wait(seconds, self._cancel):
+            raise Cancelled("stopped while S3 was waited for", hint="Run again to continue.")
 
     def _keys(self, prefix: str) -> set[str]:
-        with self._asking("the listing"):
+        def ask() -> set[str]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
             return {found["Key"] for page in pages for found in page.get("Contents", ())}
 
+        return self._asking("the listing", ask)
+
     def _head(self, key: str) -> Any:
         """None where there is no such object."""
-        with self._asking(f"object “{display(key, 300)}”"):
-            from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError
 
+        def ask() -> Any:
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
                 if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                     return None
                 raise
+
+        return self._asking(_named(key), ask)
 
     def _standing(self, key: str) -> Standing | None:
         head = self._head(key)
@@ -254,11 +297,19 @@ class S3Target:
     def _read_back(self, key: str, file: MirrorFile, size: int) -> bool:
         if file.digest is None:
             return False
-        hasher = new_hasher(file.digest.algorithm, size)
-        with self._asking(f"object “{display(key, 300)}”"):
+        algorithm, expected = file.digest.algorithm, file.digest.hex
+
+        def ask() -> bool:
+            hasher = new_hasher(algorithm, size)
             for block in self._client.get_object(Bucket=self._bucket, Key=key)["Body"].iter_chunks(_BLOCK):
                 hasher.update(block)
-        return hasher.hexdigest() == file.digest.hex
+            return hasher.hexdigest() == expected
+
+        return self._asking(_named(key), ask)
+
+
+def _named(key: str) -> str:
+    return f"object “{display(key, 300)}”"
 
 
 class _Progress:
@@ -266,6 +317,12 @@ class _Progress:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
+        self._sent = 0
 
     def on_progress(self, future: object, bytes_transferred: int, **_: object) -> None:  # noqa: ARG002 - boto3's
+        self._sent += bytes_transferred
         self._emit(Advanced(bytes_transferred))
+
+    def take_back(self) -> None:
+        """What went will go once more."""
+        self._emit(Advanced(-self._sent))

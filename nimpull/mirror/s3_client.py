@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 15
 _READ_SECONDS: Final = 60
-#: botocore's standard mode waits 20 s at most before a try, half of that on average, and less at first.
-_USUAL_PAUSE: Final = 10
-_FIRST_TRIES: Final = 5
+#: Of one request, within seconds; botocore's own quota ends longer patience. S3Target has that.
+_TRIES: Final = 3
 
 _KEYS: Final = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
 _SESSION: Final = "Get new credentials (AWS_SESSION_TOKEN), then run again: what was sent stays."
@@ -91,13 +90,13 @@ def s3_client(
     endpoint: str,
     addressing: Addressing,
     proxy: Url | None,
-    retry_seconds: float,
+    patient: bool,
     connections: int,
     emit: Emit,
 ) -> S3Client:
-    """``endpoint`` "" = boto3's own; ``retry_seconds``: about how long what may heal is tried again.
+    """``endpoint`` "" = boto3's own; ``patient``: 503, SlowDown and the like are tried again.
 
-    503, SlowDown, a lost connection and the like are tried again by botocore, and told. Raises UsageError.
+    Raises UsageError.
     """
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -113,7 +112,7 @@ def s3_client(
                 signature_version="s3v4" if signed else UNSIGNED,
                 s3={"addressing_style": addressing.value},
                 proxies=proxies,
-                retries={"mode": "standard", "total_max_attempts": attempts(retry_seconds)},
+                retries={"mode": "standard", "total_max_attempts": _TRIES if patient else 1},
                 max_pool_connections=connections,
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,
@@ -150,13 +149,6 @@ def _with_checksum(params: dict[str, Any], **_: object) -> dict[str, Any]:
     if not isinstance(body, bytes):
         body.seek(0)
     return {**params, "ChecksumSHA256": b64encode(hashlib.sha256(content).digest()).decode()}
-
-
-def attempts(retry_seconds: float) -> int:
-    """How often a request is tried at most."""
-    if not retry_seconds:
-        return 1
-    return 1 + _FIRST_TRIES + int(max(0.0, retry_seconds - _USUAL_PAUSE) / _USUAL_PAUSE)
 
 
 def as_failure(error: BaseException, what: str) -> NimpullError:  # noqa: PLR0911 - one return a cause

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files as resources
 from typing import BinaryIO, Final
 
@@ -42,12 +42,21 @@ class DirectoryTarget:
     size and time of a file tell whether it has to be read again.
     """
 
-    def __init__(self, root: str, *, cancel: Cancel, emit: Emit, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        opened: Callable[[str], BinaryIO],
+        cancel: Cancel,
+        emit: Emit,
+        read_only: bool = False,
+    ) -> None:
         self.name = os.path.abspath(root)
         self._tree = Tree(root, cancel)
         if not read_only:
             self._tree.adapt(preflight.probe(root))
         self._record = Record(self._tree)
+        self._opened = opened
         self._cancel = cancel
         self._emit = emit
         self._read_only = read_only
@@ -85,7 +94,11 @@ class DirectoryTarget:
             return False
         return hash_file(self._tree, key, file.digest.algorithm)[0] == file.digest
 
-    def send(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
+    def send(self, key: str, file: MirrorFile) -> str:
+        with self._opened(file.stored) as opened:
+            return self._store(key, file, opened)
+
+    def _store(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
         content = Content(opened, file, self._cancel)
         temporary = self._tree.temporary()
         try:
@@ -176,7 +189,7 @@ class DirectoryTarget:
                 self._tell_unlinked(error)
             elif not is_there(file, self._standing(name, file)):
                 with os.fdopen(self._tree.open(own), "rb") as opened:
-                    self.send(name, file, opened)
+                    self._store(name, file, opened)
 
     def _tell_unlinked(self, error: Exception) -> None:
         if not self._unlinked:

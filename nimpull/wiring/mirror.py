@@ -165,6 +165,7 @@ class MirrorStore:
 
         return DirectoryTarget(
             directory_of(self._to.target),
+            opened=self._open,
             cancel=self._edges.cancel,
             emit=self._edges.emit,
             read_only=self._request.dry_run,
@@ -181,7 +182,7 @@ class MirrorStore:
             endpoint=settings.s3_endpoint,
             addressing=Addressing(self._to.addressing),
             proxy=network.proxy_for(_endpoint(settings)),
-            retry_seconds=settings.retry_seconds,
+            patient=settings.retry_seconds > 0,
             connections=self.workers + 2,
             emit=self._edges.emit,
         )
@@ -191,6 +192,8 @@ class MirrorStore:
             uri.location,
             opened=self._open,
             connections=self.workers,
+            retry_seconds=settings.retry_seconds,
+            clock=self._edges.clock,
             cancel=self._edges.cancel,
             emit=self._edges.emit,
         )
