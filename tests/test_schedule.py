@@ -175,7 +175,7 @@ def test_f42_small_files_take_no_more_memory_than_there_is() -> None:
         play.schedule.add_small(key, 1000, "cdn")
     play.decide()
     assert play.small == [0, 1, 2]
-    play.schedule.small_ended(0, play.now, answered=True)
+    play.schedule.small_ended(0, 0.001)
     play.decide()
     assert play.small == [0, 1, 2], "it is in memory until it is written"
     play.schedule.small_stored(1000)

@@ -141,7 +141,7 @@ class Schedule:
         self._beginning: set[int] = set()
         self._small: dict[str, deque[tuple[int, int]]] = {}  # (key, size) by host
         self._small_resting: list[tuple[float, int, int, str]] = []  # (not before, key, size, host)
-        self._small_active: dict[int, tuple[int, float]] = {}  # key -> size, since
+        self._small_active: dict[int, int] = {}  # key -> size
         self._small_bytes = 0
         self._received = 0
 
@@ -234,14 +234,15 @@ class Schedule:
 
     # -- small files ---------------------------------------------------------------------------------------
 
-    def small_ended(self, key: int, now: float, *, answered: bool) -> None:
-        """``answered``: with all its bytes, which then take memory until ``small_stored``."""
-        size, since = self._small_active.pop(key)
-        if answered:
-            self._received += size
-            self._small_count.answered(now - since)
-        else:
+    def small_ended(self, key: int, seconds: float | None) -> None:
+        """All its bytes came, ``seconds`` after they were asked for, and take memory until ``small_stored``;
+        None = they did not."""
+        size = self._small_active.pop(key)
+        if seconds is None:
             self._small_bytes -= size
+        else:
+            self._received += size
+            self._small_count.answered(seconds)
 
     def small_stored(self, size: int) -> None:
         """Its ``size`` bytes are on disk, or were no good."""
@@ -296,7 +297,7 @@ class Schedule:
             if self._small_bytes and self._small_bytes + size > self._limits.pool:
                 return None
             waiting.popleft()
-            self._small_active[key] = size, now
+            self._small_active[key] = size
             self._small_bytes += size
             self._small_count.asked(now)
             return FetchSmall(key)

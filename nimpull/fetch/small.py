@@ -35,20 +35,20 @@ class SmallTransfer:
         self._excess = False
         self._verdict: Verdict | None = None
         self._connection = 0
-        self._since = 0.0
+        self._since = self._asked = 0.0  # the latter by the real clock: it is a matter of milliseconds
         self._mismatches = self._lost = 0
 
     def start(self) -> None:
         run, location = self._run, self.request.where(self._run.clock.time())
         if location is None:
-            run.schedule.small_ended(self.number, run.now, answered=False)
+            run.schedule.small_ended(self.number, None)
             run.locate_small(self)
             return
         if not self._since:
             self._since = run.now
             self.request.began(run.now)
         self._start, self._excess, self._verdict = len(self.content), False, None
-        self._connection = run.number_connection()
+        self._connection, self._asked = run.number_connection(), time.monotonic()
         self.request.attempts += 1
         fresh = self.request.fresh_connection or self.request.failing
         end = self.size if self._start else None
@@ -74,7 +74,7 @@ class SmallTransfer:
 
     def ended(self, error: BaseException | None) -> None:
         run, whole = self._run, len(self.content) == self.size and isinstance(self._verdict, Accept)
-        run.schedule.small_ended(self.number, run.now, answered=whole)
+        run.schedule.small_ended(self.number, time.monotonic() - self._asked if whole else None)
         run.small_connection_ended(self._connection)
         try:
             if error is not None and not isinstance(error, TransferError):
