@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note, Spent
@@ -15,11 +16,10 @@ from nimpull.core.names import display
 from nimpull.core.ports import PAUSE, STOP, Head, Ingest, Response, Verified
 from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Span, Verdict, Wait, disjoint, gaps
 from nimpull.core.schedule import LargeFile, Segment
+from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
 from nimpull.fetch.buffers import Buffer
-from nimpull.fetch.failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.fetch.ordered import Hashed, OrderedFile
-from nimpull.fetch.request import ArtifactRequest
 
 if TYPE_CHECKING:
     from nimpull.fetch.run import FetchRun

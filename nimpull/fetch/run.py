@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Artifact, Location, Outcome
 from nimpull.core.events import Finished, Waiting
 from nimpull.core.limits import FetchLimits
@@ -22,7 +23,6 @@ from nimpull.core.schedule import Begin, FetchSegment, FetchSmall, LargeFile, Sc
 from nimpull.errors import Cancelled, NimpullError, NotFoundError
 from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.large import LargeTransfer, SegmentReceiver
-from nimpull.fetch.request import ArtifactRequest
 from nimpull.fetch.small import Groups, SmallTransfer, stage_all
 from nimpull.fetch.workers import Answers, Failed, Workers
 

@@ -8,8 +8,8 @@ from nimpull.core.artifacts import Artifact, Location
 from nimpull.core.patience import Patience
 from nimpull.core.ports import Head
 from nimpull.core.ranges import Accept, Asked, Cause, Fail, Relocate, Verdict, judge
+from nimpull.core.transfer_failures import failure
 from nimpull.errors import NetworkError, NimpullError, TransferError
-from nimpull.fetch.failures import failure
 
 _EXPIRY_MARGIN: Final = 30.0  # seconds before its expiry at which a presigned URL is not used any more
 #: Bytes that are progress; fewer, unless they are the last, are the trickle of a dying connection.
