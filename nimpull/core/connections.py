@@ -25,6 +25,7 @@ _SHARE: Final = 5  # so many times slower than the median of its siblings
 _SHARE_OF_ONE: Final = 25  # than its only sibling
 
 _COST: Final = 0.00015  # seconds of CPU that a small file takes here; only its order of magnitude counts
+SHARING: Final = 2  # so many times the requests, where they share connections
 _LEAST_SMALL: Final = 4  # one is answered while the others are on their way
 
 
@@ -97,6 +98,7 @@ class SmallCount:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._shared = False
         self._asked: float | None = None
         self._fastest: float | None = None
 
@@ -109,6 +111,12 @@ class SmallCount:
         """A file took ``seconds`` from its request to its last byte: the fastest shows the way's length."""
         if self._fastest is None or seconds < self._fastest:
             self._fastest = seconds
+
+    def shared(self) -> None:
+        """Requests share connections (HTTP/2): twice as many cost little more."""
+        if not self._shared:
+            self._shared = True
+            self._most *= SHARING
 
     def refused(self, now: float) -> None:
         """A host asked for a pause: half as many at most from now on."""

@@ -83,11 +83,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Status line and headers (lower-case names) of a data response; ``url`` is the final one."""
+    """Status line and headers (lower-case names) of a data response; ``url`` is the final one.
+
+    ``shared``: its connection carries other responses at the same time (HTTP/2).
+    """
 
     status: int
     headers: Mapping[str, str]
     url: Url
+    shared: bool = False
 
 
 PAUSE: Final = 0x10000001  # what a receiver answers to bytes that it has no room for (CURL_WRITEFUNC_PAUSE)

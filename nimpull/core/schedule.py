@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from nimpull.core.connections import ConnectionCount, Laggards, Reading, SmallCount
+from nimpull.core.connections import SHARING, ConnectionCount, Laggards, Reading, SmallCount
 from nimpull.core.limits import MIB, FetchLimits
 from nimpull.core.ranges import Span
 
@@ -132,6 +132,7 @@ class Schedule:
     def __init__(self, limits: FetchLimits) -> None:
         self._limits = limits
         self._most = max(limits.connections, limits.small_connections)
+        self._most_shared = limits.small_connections * SHARING  # small files at one time, over HTTP/2
         self._count = ConnectionCount(min(limits.start, limits.connections), limits.connections)
         self._small_count = SmallCount(limits.small_connections)
         self._laggards = Laggards()
@@ -233,6 +234,11 @@ class Schedule:
         self._beginning.discard(key)
 
     # -- small files ---------------------------------------------------------------------------------------
+
+    def small_shared(self) -> None:
+        """Requests for small files share connections: twice as many are worth it."""
+        self._small_count.shared()
+        self._most = max(self._most, self._most_shared)
 
     def small_ended(self, key: int, seconds: float | None) -> None:
         """All its bytes came, ``seconds`` after they were asked for, and take memory until ``small_stored``;

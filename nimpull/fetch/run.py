@@ -15,6 +15,7 @@ from typing import Final
 
 from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Artifact, Location, Outcome
+from nimpull.core.connections import SHARING
 from nimpull.core.events import Finished, Waiting
 from nimpull.core.limits import FetchLimits
 from nimpull.core.ports import Cancel, Clock, Connections, Emit, Ingests, Pauses, Supply
@@ -81,7 +82,8 @@ class FetchRun:
         self._received: list[SmallTransfer] = []  # whole, for a worker to write
         self._groups = Groups(self)
         self._held: list[SegmentReceiver] = []  # without a buffer for their bytes
-        self._numbers = list(range(limits.connections + limits.small_connections, 0, -1))
+        self._most = limits.connections + SHARING * limits.small_connections
+        self._numbers = list(range(self._most, 0, -1))
         self._looked = self._told = 0.0  # real monotonic seconds
         self._refused_until = 0.0
         self._idle = 0  # turns without anything to wait for
@@ -141,7 +143,7 @@ class FetchRun:
 
     @property
     def _connected(self) -> int:
-        return self.limits.connections + self.limits.small_connections - len(self._numbers)
+        return self._most - len(self._numbers)
 
     def _look(self) -> None:
         """Every so often: what takes no event to happen."""

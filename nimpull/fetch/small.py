@@ -60,6 +60,8 @@ class SmallTransfer:
         run = self._run
         end = self.size if self._start else None
         self._verdict = self.request.judge(head, self._start, end, self.size, run.clock.time())
+        if head.shared:
+            run.schedule.small_shared()
         if isinstance(self._verdict, Wait):
             run.refused(self._verdict)
         return isinstance(self._verdict, Accept)

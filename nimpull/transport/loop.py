@@ -94,7 +94,7 @@ class CurlResponse:
         if status in BUSY:
             for host in {self.hop.url.host, self._asked_host}:  # the one that led there rests too
                 self._loop.network.pauses.note(host, status, headers)
-        self.head = Head(status, headers, self.hop.url)
+        self.head = Head(status, headers, self.hop.url, version == b"HTTP/2")
         self.answered = True
         self._followed = is_redirect(status, headers)
         self._short = length is not None and length <= _UNWANTED

@@ -100,6 +100,13 @@ def all_cases(unit: int, count: int) -> tuple[Case, ...]:
             links=(Link(delay=_TRIP),),
         ),
         Case(
+            "small-far-https",
+            f"{few:,} files of 4 to 64 KiB at a round trip of 40 ms, https, HTTP/2 for those that speak it",
+            small_files(few),
+            tls=True,
+            links=(Link(delay=_TRIP),),
+        ),
+        Case(
             "warm",
             f"{many:,} files that are all there",
             small_files(many),

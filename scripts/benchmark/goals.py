@@ -85,6 +85,9 @@ GOALS = (
     Goal("small", "engine to aria2c", 0.5, _ratio("engine", "aria2c")),
     Goal("small", "engine to curl, which checks nothing", 1.5, _ratio("engine", "curl")),
     Goal("small-far", "engine to curl, which checks nothing", 1.0, _ratio("engine", "curl")),
+    Goal(
+        "small-far-https", "engine to curl over HTTP/1.1, which checks nothing", 0.6, _ratio("engine", "curl")
+    ),
     Goal("limited", "share of 16 connections' rate", 0.9, _share, at_least=True),
     Goal("resume", "fetched again after a kill at half, %", 53, _fetched),
     Goal("resume-large", "fetched again after a kill at half, %", 53, _fetched),

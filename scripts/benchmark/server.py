@@ -191,7 +191,7 @@ class Servers:
 
     def _configuration(self, repository: Repository, endpoint: Endpoint, *, log: Path | None) -> str:
         here, tls, port, (hub, cdn) = self._folder, endpoint.ca is not None, endpoint.port, endpoint.hosts
-        listen = " ssl" if tls else ""
+        listen = " ssl http2" if tls else ""
         temporary = " ".join(
             f"{name}_temp_path {here}/temporary;"
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
