@@ -117,7 +117,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     edges.reporter.selection = key
     report = drafted(replace(report, store=volume.summary()))
 
-    if not request.refresh and (marker := volume.ready(key)):
+    if not request.refresh and (marker := volume.ready(key, needs.repositories)):
         tell_of_ready(marker, edges.clock.time(), edges.emit, options=not edges.settings.drop_in)
         return _ready(report, profiles, outcomes_of(marker), TransferSummary(), edges)
     if request.offline:

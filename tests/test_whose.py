@@ -82,6 +82,25 @@ def test_what_is_complete_for_one_hub_is_not_for_another(
     assert other.datastore_url in text
 
 
+def test_main_leads_to_the_hub_that_the_store_is_ready_for(
+    registry: Registry, other: Registry, store: Path
+) -> None:
+    """An offline reader asks the cache for ``main``: what is Ready is what it gets."""
+    other.add_hub_repo("default/tiny", OTHER)
+    reference = store / "huggingface/hub/models--default--tiny/refs/main"
+    assert run(registry, store, HUB, **HERE)[0] == 0
+    mine = reference.read_text()
+    assert run(other, store, HUB, **HERE)[0] == 0
+    theirs = reference.read_text()
+    assert theirs != mine
+    asked = len(registry.log())
+    assert run(registry, store, (*HUB, "--dry-run"), **HERE)[0] == 0
+    assert reference.read_text() == theirs, "a dry run changes nothing"
+    code, text = run(registry, store, HUB, **HERE)
+    assert (code, len(registry.log())) == (0, asked), text
+    assert reference.read_text() == mine
+
+
 def test_the_same_content_at_another_hub_is_taken_over(
     registry: Registry, other: Registry, store: Path
 ) -> None:

@@ -68,7 +68,8 @@ class MirrorStore:
         """As they were asked for. Raises StoreIOError for a file that is not as it was committed."""
         needs = self._needs
         endpoints = self._edges.endpoints(needs.repositories)
-        ready = self._edges.volume.ready(self._request.selection_key(self._chosen, endpoints))
+        key = self._request.selection_key(self._chosen, endpoints)
+        ready = self._edges.volume.ready(key, needs.repositories)
         if ready is None:  # a dry run of what is not there
             sources = [ModelUri.parse(source.uri) for source in self._report.sources]
             return self._paired(needs, sources, ())

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from nimpull.core.abilities import WriteMode
 from nimpull.core.events import Note
-from nimpull.core.names import SafePath, display
+from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.plan import Plan
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.report import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
-from nimpull.errors import NoSpaceError
+from nimpull.errors import NoSpaceError, UsageError
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,12 +89,24 @@ class Volume:
         plain = store.local_dir() if request.layout is LayoutKind.LOCAL_DIR else store.workspace(destinations)
         return Places(plain, store.nim_cache(request.hub), "the plain tree") if request.hub else Places(plain)
 
-    def ready(self, selection: str) -> Ready | None:
-        """By the marker and stat calls alone; the manifest of a model-free pull is part of it."""
+    def ready(self, selection: str, asked: Iterable[ModelUri]) -> Ready | None:
+        """By the marker and stat calls alone; the manifest of a model-free pull is part of it.
+
+        ``asked``: the repositories in the order of their listings. Another hub or another selection may
+        have moved the cache's references since the marker was written: they lead back to what is ready.
+        """
         written = self._request.runtime_manifest
         if not self.exists or (written and not os.path.isfile(written)):
             return None
-        return self.store.ready(selection)
+        ready = self.store.ready(selection)
+        if ready and self._request.layout is LayoutKind.CACHE and not self._request.dry_run:
+            hub = self.places({}).first
+            for uri, text in zip(asked, ready.revisions, strict=False):
+                with suppress(UsageError):  # anyone may have written the marker
+                    resolved = ModelUri.parse(text)
+                    if replace(resolved, revision="") == replace(uri.repo, revision=""):
+                        hub.refer(resolved, uri.revision)
+        return ready
 
     def probe(self) -> None:
         """Before the first request: how the store writes to this volume. Raises NotWritableError."""

@@ -14,6 +14,7 @@ from enum import Enum
 from nimpull.core.abilities import WriteMode
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.digest import Digest
+from nimpull.core.names import ModelUri
 from nimpull.errors import StoreError
 from nimpull.store.durable import set_mode, store_error
 from nimpull.store.reading import hash_file
@@ -83,6 +84,9 @@ class StoreLayout(ABC):
     @abstractmethod
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
         """Write what stands beside the files. ``complete``: the listing is the whole repository."""
+
+    def refer(self, uri: ModelUri, requested: str) -> None:  # noqa: B027 - only a hub cache has references
+        """Let a name that can move lead to the revision of ``uri``. Raises StoreError."""
 
     @abstractmethod
     def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:

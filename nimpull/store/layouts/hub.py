@@ -171,12 +171,16 @@ class HubLayout(StoreLayout):
             self._write_reference(f"{repository}/refs/{revision}", revision)
             with self._tree.directory("/".join((self._ngc_hub, "tmp")), create=True):
                 return  # a NIM container makes it beside the models
-        if listing.requested != revision:
-            self._write_reference(f"{repository}/refs/{SafePath(listing.requested)}", revision)
+        self.refer(listing.uri, listing.requested)
         write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
         tree_file = hub_tree(listing) if complete else None
         if tree_file:
             self._tree.write(f"{repository}/trees/{revision}.json", tree_file)
+
+    def refer(self, uri: ModelUri, requested: str) -> None:
+        """A reader that asks for ``requested`` (``main``) gets the revision of ``uri`` from now on."""
+        if uri.scheme == "hf" and requested != uri.revision:
+            self._write_reference(f"{self.repository(uri)}/refs/{SafePath(requested)}", self._revision(uri))
 
     def _write_reference(self, path: str, revision: str) -> None:
         if self._tree.read(path) != revision.encode():
