@@ -13,61 +13,19 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note, Spent
 from nimpull.core.names import display
-from nimpull.core.ports import PAUSE, STOP, Head, Ingest, Response, Verified
+from nimpull.core.ports import Head, Ingest, Verified
 from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Span, Verdict, Wait, disjoint, gaps
 from nimpull.core.schedule import LargeFile, Segment
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
 from nimpull.fetch.buffers import Buffer
 from nimpull.fetch.ordered import Hashed, OrderedFile
+from nimpull.fetch.receiver import SegmentReceiver
 
 if TYPE_CHECKING:
     from nimpull.fetch.run import FetchRun
 
 T = TypeVar("T")
-
-
-class SegmentReceiver:
-    """Implements :class:`nimpull.core.ports.Receiver`: the bytes of one response for one segment."""
-
-    def __init__(self, transfer: LargeTransfer, segment: Segment, number: int) -> None:
-        self.segment = segment
-        self.number = number  # of its connection
-        self.location = transfer.request.location
-        self.began = self.told = segment.position
-        self.asked = segment.asked
-        self.host = ""
-        self.verdict: Verdict | None = None
-        self.excess = False
-        self.response: Response | None = None
-        self._transfer = transfer
-
-    @property
-    def whole(self) -> bool:
-        """Whether the whole file is what it asks for."""
-        return self.began == 0 and self.asked == self._transfer.size
-
-    def head(self, head: Head) -> bool:
-        self.host = head.url.host
-        self.verdict = self._transfer.judge(self, head)
-        return isinstance(self.verdict, Accept)
-
-    def data(self, octets: bytes) -> int | None:
-        segment, transfer = self.segment, self._transfer
-        count = len(octets)
-        if segment.end is not None and count > segment.end - segment.position:
-            count = segment.end - segment.position
-            self.excess = True
-        if count and not transfer.put(segment, octets if not self.excess else octets[:count]):
-            transfer.run.hold(self)
-            self.excess = False
-            return PAUSE
-        # one that was cut short, so that another connection brings its end, goes no further
-        cut = segment.position == segment.end and self.asked != segment.end
-        return STOP if self.excess or cut else None
-
-    def ended(self, error: BaseException | None) -> None:
-        self._transfer.ended(self, error)
 
 
 class LargeTransfer:
@@ -249,7 +207,7 @@ class LargeTransfer:
         elif error is not None and not error.retryable:
             raise error
         else:
-            self._pause(segment, error or _ended_early(receiver), brought=came)
+            self._pause(segment, error or receiver.ended_early(), brought=came)
 
     def _refused(self, receiver: SegmentReceiver, verdict: Wait | Relocate | Fail | Restart) -> None:
         if isinstance(verdict, Restart):
@@ -441,6 +399,8 @@ class LargeTransfer:
         file = self._file
         if file is None or self._committing or self._when_quiet is not None or self.run.stopping:
             return
+        if file.abandoned:  # what is counted as hashed is not
+            return
         # until then what ends the file's last response is still to be heard
         if file.front != self.size or self._receivers or self._filling:
             return
@@ -511,10 +471,3 @@ class LargeTransfer:
                     file.record()
             finally:
                 file.ingest.close()
-
-
-def _ended_early(receiver: SegmentReceiver) -> NetworkError:
-    return NetworkError(
-        f"{receiver.host}: the response ended early, at byte {receiver.segment.position}",
-        hint="Something between here and the registry cuts connections. Run again later.",
-    )

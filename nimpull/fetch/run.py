@@ -23,7 +23,8 @@ from nimpull.core.ranges import Wait
 from nimpull.core.schedule import Begin, FetchSegment, FetchSmall, LargeFile, Schedule, Segment
 from nimpull.errors import Cancelled, NimpullError, NotFoundError
 from nimpull.fetch.buffers import BufferPool
-from nimpull.fetch.large import LargeTransfer, SegmentReceiver
+from nimpull.fetch.large import LargeTransfer
+from nimpull.fetch.receiver import SegmentReceiver
 from nimpull.fetch.small import Groups, SmallTransfer, stage_all
 from nimpull.fetch.workers import Answers, Failed, Workers
 
