@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Flag
 
@@ -12,7 +13,7 @@ import pytest
 from nimpull.core.events import Advanced, Event
 from nimpull.core.limits import FetchLimits
 from nimpull.errors import Cancelled
-from tests.committing import artifact
+from tests.committing import artifact, digest_of
 from tests.pulling import MIB, Pull, noise, pulling, serve
 from tests.servers import Peer, Seen
 
@@ -110,9 +111,13 @@ def test_a_laggard_is_dropped_and_its_rest_comes_over_another_connection(tmp_pat
     assert pull.committed(one) == {"model": content}
 
 
-def test_f49_an_ingest_that_is_taken_away_before_its_first_byte_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [True, False], ids=["with a digest", "without"])
+def test_f49_an_ingest_that_is_taken_away_before_its_first_byte_is_made_anew(
+    tmp_path: Path, listed: bool
+) -> None:
     content = noise(3 * MIB)
     one = artifact("model", content)
+    one = one if listed else replace(one, digests=())
     good = serve({"model": content})
 
     def answer(seen: Seen, peer: Peer) -> None:
@@ -124,6 +129,7 @@ def test_f49_an_ingest_that_is_taken_away_before_its_first_byte_is_made_anew(tmp
         (outcome,) = pull.run(one, limits=FetchLimits(connections=1))
     assert pull.committed(one) == {"model": content}
     assert outcome.attempts == 2
+    assert outcome.digest == digest_of(content, "sha256" if listed else "blake3"), "not of what was given up"
 
 
 def test_f49_an_area_that_is_taken_away_in_the_very_moment_is_made_again(
