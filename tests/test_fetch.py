@@ -10,7 +10,7 @@ import pytest
 
 from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced, Event, Finished, Waiting
-from nimpull.core.ports import Checkpoint
+from nimpull.core.ranges import Checkpoint
 from nimpull.errors import (
     AuthError,
     Cancelled,

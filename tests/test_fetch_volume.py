@@ -13,7 +13,7 @@ import pytest
 
 from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced
-from nimpull.core.ports import Checkpoint
+from nimpull.core.ranges import Checkpoint
 from nimpull.errors import Cancelled, NoSpaceError, StoreIOError
 from nimpull.fetch import FetchLimits
 from tests.committing import artifact, digest_of

@@ -29,8 +29,6 @@ RULES = {
 EXCEPTIONS = {
     ("detect.nvml_probe", "print"): "a process of its own: stdout is how it answers",
 }
-#: Class names that stand twice still: the fetch engine's own are about to go.
-DOUBLED = {"Exchange", "Patience"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -109,4 +107,4 @@ def test_a_class_name_stands_once_in_the_package() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 where.setdefault(node.name, []).append(module)
-    assert {name: found for name, found in where.items() if len(found) > 1 and name not in DOUBLED} == {}
+    assert {name: found for name, found in where.items() if len(found) > 1} == {}

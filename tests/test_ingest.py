@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Checkpoint, Verified
+from nimpull.core.ports import Verified
+from nimpull.core.ranges import Checkpoint
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
 from nimpull.store.area import IngestArea
 from nimpull.store.durable import store_error

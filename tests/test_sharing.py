@@ -18,7 +18,8 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import new_hasher
 from nimpull.core.events import Event, Note
 from nimpull.core.names import ModelUri
-from nimpull.core.ports import Cancel, Checkpoint, Verified
+from nimpull.core.ports import Cancel, Verified
+from nimpull.core.ranges import Checkpoint
 from nimpull.core.work import from_place, units_of
 from nimpull.errors import Cancelled, LeaseHeldError
 from nimpull.store import presence, sharing

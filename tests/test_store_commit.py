@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nimpull.core.ports import Checkpoint, Verified
+from nimpull.core.ports import Verified
+from nimpull.core.ranges import Checkpoint
 from nimpull.errors import NotWritableError
 from nimpull.store.area import IngestArea
 from nimpull.store.layouts import StoreLayout

@@ -10,7 +10,8 @@ from threading import Event
 
 from nimpull.clock import SystemClock
 from nimpull.core.artifacts import Location
-from nimpull.core.ports import Clock, Head
+from nimpull.core.ports import Clock
+from nimpull.core.reply import Head
 from nimpull.transport import HttpApi, Network, TransportPolicy
 from nimpull.transport.loop import Loop
 from tests.clocks import StepClock

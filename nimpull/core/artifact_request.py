@@ -6,8 +6,8 @@ from typing import Final
 
 from nimpull.core.artifacts import Artifact, Location
 from nimpull.core.patience import Patience
-from nimpull.core.ports import Head
 from nimpull.core.ranges import Accept, Asked, Cause, Fail, Relocate, Verdict, judge
+from nimpull.core.reply import Head
 from nimpull.core.transfer_failures import failure
 from nimpull.errors import NetworkError, NimpullError, TransferError
 

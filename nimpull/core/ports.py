@@ -11,7 +11,8 @@ from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.reply import Reply
+from nimpull.core.ranges import Checkpoint
+from nimpull.core.reply import Head, Reply
 
 Emit = Callable[[Event], None]
 
@@ -79,19 +80,6 @@ class Source(Protocol):
 
 
 # -- transport -> fetch --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Status line and headers (lower-case names) of a data response; ``url`` is the final one.
-
-    ``shared``: its connection carries other responses at the same time (HTTP/2).
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    url: Url
-    shared: bool = False
 
 
 PAUSE: Final = 0x10000001  # what a receiver answers to bytes that it has no room for (CURL_WRITEFUNC_PAUSE)
@@ -175,19 +163,6 @@ class Pauses(Protocol):
 
 
 # -- store -> fetch ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Bytes [start, end) are on disk, as far as an earlier run knew.
-
-    ``digest`` (16 to 32 bytes): of the file's bytes [0, end) when they were written, by the algorithm of the
-    artifact's digest, blake3 where the listing has none. ``start``: the end of the checkpoint before.
-    """
-
-    start: int
-    end: int
-    digest: bytes
 
 
 class Ingest(Protocol):

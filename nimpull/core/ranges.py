@@ -22,6 +22,19 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Bytes [start, end) are on disk, as far as an earlier run knew.
+
+    ``digest`` (16 to 32 bytes): of the file's bytes [0, end) when they were written, by the algorithm of the
+    artifact's digest, blake3 where the listing has none. ``start``: the end of the checkpoint before.
+    """
+
+    start: int
+    end: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ContentRange:
     """Bytes [start, end) of ``total`` (None = the server does not say)."""
 

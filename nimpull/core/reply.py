@@ -1,4 +1,4 @@
-"""What a registry answers to a small request."""
+"""What a server answers: to a small request as a whole, to one for bytes its head."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes
     url: Url
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and headers (lower-case names) of a data response; ``url`` is the final one.
+
+    ``shared``: its connection carries other responses at the same time (HTTP/2).
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: Url
+    shared: bool = False

@@ -13,8 +13,9 @@ from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note, Spent
 from nimpull.core.names import display
-from nimpull.core.ports import Head, Ingest, Verified
+from nimpull.core.ports import Ingest, Verified
 from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Span, Verdict, Wait, disjoint, gaps
+from nimpull.core.reply import Head
 from nimpull.core.schedule import LargeFile, Segment
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError

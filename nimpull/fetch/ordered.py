@@ -9,8 +9,8 @@ from threading import Lock
 from typing import Final, Protocol, Self, cast
 
 from nimpull.core.digest import Hasher, new_hasher
-from nimpull.core.ports import Checkpoint, Ingest
-from nimpull.core.ranges import Span
+from nimpull.core.ports import Ingest
+from nimpull.core.ranges import Checkpoint, Span
 from nimpull.errors import StoreIOError
 from nimpull.fetch.buffers import Buffer, new_buffer
 

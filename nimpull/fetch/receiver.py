@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nimpull.core.ports import PAUSE, STOP, Head, Response
+from nimpull.core.ports import PAUSE, STOP, Response
 from nimpull.core.ranges import Accept, Verdict
+from nimpull.core.reply import Head
 from nimpull.core.schedule import Segment
 from nimpull.errors import NetworkError
 

@@ -11,8 +11,9 @@ from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Advanced, Spent
-from nimpull.core.ports import STOP, Head, Ingests, Verified
+from nimpull.core.ports import STOP, Ingests, Verified
 from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Verdict, Wait
+from nimpull.core.reply import Head
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Checkpoint
+from nimpull.core.ranges import Checkpoint
 from nimpull.store.durable import set_mode, write_all
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
 from nimpull.store.tree import INGESTS, Tree

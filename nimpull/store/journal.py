@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Checkpoint
+from nimpull.core.ranges import Checkpoint
 from nimpull.store.tree import Tree
 
 DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ports import Checkpoint
+from nimpull.core.ranges import Checkpoint
 from nimpull.errors import StoreIOError
 from nimpull.store.durable import set_mode, write_all
 from nimpull.store.tree import FILE_MODE, Tree
