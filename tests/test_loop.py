@@ -22,6 +22,30 @@ from tests.servers import Answer, Peer, Proxy, ProxyRules, ScriptedServer, Seen,
 from tests.transporting import CANARY, CONTENT, Rig, Whole, closed_port, get, ok, status
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_request_for_a_small_file_does_not_wait_for_the_answer_to_another(
+    rig: Callable[..., Rig], ca: trustme.CA, bundle: str, secure: bool
+) -> None:
+    """libcurl may let it wait for a connection that others could share; one of HTTP/1.1 is not shared."""
+
+    def answer(seen: Seen, peer: Peer) -> None:
+        if seen.target == "/silent":
+            peer.stall()
+        peer.reply(200, b"{}")
+
+    tls = served(ca, "127.0.0.1") if secure else None
+    with ScriptedServer(answer, tls=tls) as server, looping(rig(ca_files=(bundle,))) as loop:
+        for _ in range(20):  # it depends on how far the first one's connection is
+            silent, other = Whole(), Whole()
+            response = loop.ask(Location(server.url("/silent")), 0, None, silent, small=True)
+            loop.ask(Location(server.url("/other")), 0, None, other, small=True)
+            until = time.monotonic() + 10
+            while not other.done and time.monotonic() < until:
+                loop.turn(0.1)
+            assert other.done
+            response.drop()
+
+
 @contextmanager
 def looping(one: Rig) -> Iterator[Loop]:
     loop = Loop(one.network)

@@ -81,6 +81,8 @@ class CurlResponse:
         version, _, rest = lines[0].partition(b" ")
         if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
             raise unusable(self.hop.url, "it does not speak HTTP")
+        if version == b"HTTP/2":
+            self._loop.multiplexed.add(self.hop.url.authority)
         status = int(rest[:3])
         if status < 200:
             return False
@@ -200,6 +202,7 @@ class Loop:
         self.network = network
         policy = network.policy
         self._own_headers = {"User-Agent": policy.user_agent, "Accept-Encoding": "identity"}
+        self.multiplexed: set[str] = set()  # hosts (with port) that were seen to speak HTTP/2
         self._open: dict[_Handle, CurlResponse] = {}
         self._idle: list[_Handle] = []
         self._due: float | None = None  # libcurl's next time-out, real monotonic seconds
@@ -230,6 +233,9 @@ class Loop:
         # segments of one file over one connection would share its rate: HTTP/2 is for many small files
         version = pycurl.CURL_HTTP_VERSION_2TLS if small else pycurl.CURL_HTTP_VERSION_1_1
         handle.setopt(pycurl.HTTP_VERSION, version)
+        # to wait for a connection that others have is for HTTP/2: over HTTP/1.1 the request would wait for
+        # their answer, which may never come
+        handle.setopt(pycurl.PIPEWAIT, small and location.url.authority in self.multiplexed)
         handle.setopt(pycurl.FRESH_CONNECT, fresh)
         response = CurlResponse(self, handle, hop, span, receiver)
         self.start(response)
@@ -281,7 +287,6 @@ class Loop:
             (pycurl.FOLLOWLOCATION, 0),
             (pycurl.CONNECTTIMEOUT_MS, max(1, int(self.network.policy.connect_timeout * 1000))),
             (pycurl.BUFFERSIZE, _BUFFER),
-            (pycurl.PIPEWAIT, 1),
             (pycurl.CAINFO, self.network.authorities.path),
             (pycurl.PROXY_CAINFO, self.network.authorities.path),
             (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
