@@ -434,3 +434,30 @@ def test_f56_a_header_with_a_line_break_is_not_sent_and_not_shown(rig: Callable[
         get(rig().network, Location(server.url(), {"Authorization": f"Bearer {CANARY}\nX: y"}))
     assert CANARY not in f"{caught.value!r} {caught.value.hint}"
     assert server.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_f28_a_proxy_that_wants_digest_authentication_gets_it(
+    rig: Callable[..., Rig], ca: trustme.CA, bundle: str, scheme: str
+) -> None:
+    """RFC 7616: the password is never sent."""
+
+    class Challenging(Proxy):
+        def _answer(self, seen: Seen, peer: Peer) -> None:
+            given = seen.headers.get("proxy-authorization", "")
+            if given.startswith('Digest username="user"'):
+                super()._answer(seen, peer)
+                return
+            challenge = 'Digest realm="r", nonce="n0nce", qop="auth", algorithm=MD5'
+            peer.reply(407, b"who are you?", {"Proxy-Authenticate": challenge})
+
+    tls = served(ca, "registry.test") if scheme == "https" else None
+    with ScriptedServer(plain, tls=tls) as server:
+        rules = ProxyRules(names={"registry.test": ("127.0.0.1", server.port)})
+        with Challenging(rules) as proxy:
+            secret = f"http://user:{CANARY}@{proxy.address}"
+            one = rig(ca_files=(bundle,), http_proxy=secret, https_proxy=secret)
+            port = "" if scheme == "https" else f":{server.port}"
+            host = "registry.test" if scheme == "https" else "127.0.0.1"
+            assert get(one.network, Location(Url(f"{scheme}://{host}{port}/a"))).content == CONTENT
+        assert CANARY not in str(proxy.seen)

@@ -70,11 +70,11 @@ class CurlResponse:
     def read_head(self) -> None:
         """What came of it so far: an answer's head is looked at once something comes behind it."""
         lines, blanks = self.lines, [at for at, line in enumerate(self.lines) if line in (b"\r\n", b"\n")]
-        start = 0
-        for end in blanks:
-            if not self.answered and end > start:
-                self._wanted = self._judge_head(lines[start:end])
-            start = end + 1
+        starts = [0, *(at + 1 for at in blanks)]
+        heads = [lines[start:end] for start, end in zip(starts, blanks, strict=False) if end > start]
+        # those before the last are of 1xx, and of a proxy that asked who we are and was told
+        if heads and not self.answered:
+            self._wanted = self._judge_head(heads[-1])
 
     def _judge_head(self, lines: list[bytes]) -> bool:
         """Whether the body behind it is wanted."""
@@ -171,7 +171,7 @@ class CurlResponse:
 
     def problem(self, now: float, network: Network) -> BaseException | None:
         """What is wrong with its head, or with its pace at ``now``; None = nothing yet."""
-        if not self.answered and self.lines:
+        if not self.answered and self.lines and b" 407" not in self.lines[0]:
             try:
                 self.read_head()
             except Exception as error:  # noqa: BLE001 - the receiver hears of it
@@ -291,6 +291,7 @@ class Loop:
             (pycurl.PROXY_CAINFO, self.network.authorities.path),
             (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
             (pycurl.NOPROXY, ""),  # ours decides
+            (pycurl.PROXYAUTH, pycurl.HTTPAUTH_ANY),  # Basic, Digest, NTLM, Negotiate: what the proxy wants
             (_SUPPRESS_CONNECT_HEADERS, 1),
             (pycurl.NETRC, pycurl.NETRC_IGNORED),
         ):
