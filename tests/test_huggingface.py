@@ -440,7 +440,7 @@ def test_a_login_page_is_named_as_one(
     source: HubSource, registry: Registry, status: int, error: type[NimpullError]
 ) -> None:
     registry.faults.append(Fault(faults.html(status), path="/revision/"))
-    with pytest.raises(error, match=r"127\.0\.0\.1 .*text/html"):
+    with pytest.raises(error, match=r"127\.0\.0\.1:\d+ .*text/html"):
         listed(source, URI)
 
 

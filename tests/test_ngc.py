@@ -316,7 +316,7 @@ def test_statuses_beyond_the_retry_budget(
 
 def test_a_login_page_is_named_as_one(source: NgcSource, registry: Registry) -> None:
     registry.faults.append(Fault(faults.html(), path="resolve-labels"))
-    with pytest.raises(NetworkError, match=r"127\.0\.0\.1 .*text/html"):
+    with pytest.raises(NetworkError, match=r"127\.0\.0\.1:\d+ .*text/html"):
         listed(source, URI)
 
 

@@ -35,7 +35,7 @@ class ArtifactRequest:
         self.attempts = 0
         self.validator = ""  # a strong ETag, of the bytes that are here
         self.etag = ""
-        self.host = ""
+        self.host = self.server = ""  # the same with its port, for people
         self.fresh_connection = False
         self.coding = ""  # a Content-Encoding that was not asked for
         self._patience = Patience(budget, now)
@@ -52,6 +52,7 @@ class ArtifactRequest:
         self.location, self.stale = location, False
         self._ageless = self._is_old(location, epoch)
         self.host = self.host or location.url.host
+        self.server = self.server or location.url.authority
 
     def where(self, epoch: float) -> Location | None:
         """None: look it up first, anew if ``stale``."""
@@ -72,7 +73,7 @@ class ArtifactRequest:
         if isinstance(verdict, Accept):
             self.fresh_connection = False
             self.validator = self.validator or verdict.validator
-            self.etag, self.host = verdict.etag, head.url.host
+            self.etag, self.host, self.server = verdict.etag, head.url.host, head.url.authority
             coding = head.headers.get("content-encoding", "").strip().lower()
             self.coding = "" if coding == "identity" else coding
         return verdict

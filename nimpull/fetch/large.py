@@ -199,7 +199,7 @@ class LargeTransfer:
         elif segment.position == segment.end:
             if receiver.excess and receiver.asked == segment.end:
                 reason = "it sends more bytes than the file has"
-                raise failure(Cause.MISLED, reason, self.artifact, receiver.host)
+                raise failure(Cause.MISLED, reason, self.artifact, receiver.server)
             self.run.schedule.whole(segment)
         elif error is None and segment.end is None:
             self._end_of_stream(segment)
@@ -212,18 +212,18 @@ class LargeTransfer:
 
     def _refused(self, receiver: SegmentReceiver, verdict: Wait | Relocate | Fail | Restart) -> None:
         if isinstance(verdict, Restart):
-            self.restart(f"{receiver.host}: {verdict.reason}")
+            self.restart(f"{receiver.server}: {verdict.reason}")
         elif isinstance(verdict, Wait):
             busy = NetworkError(
-                f"{receiver.host} answers {verdict.reason}",
+                f"{receiver.server} answers {verdict.reason}",
                 hint="The registry is busy or limits this client. Run again later; finished chunks are kept.",
             )
             self._pause(receiver.segment, busy, asked=verdict.seconds or 0.0)
         else:
             if receiver.location is not None:
-                self.request.forgive(verdict, receiver.host, receiver.location)
+                self.request.forgive(verdict, receiver.server, receiver.location)
             if verdict.cause is Cause.CHANGED:
-                self.restart(f"{receiver.host}: {verdict.reason}")
+                self.restart(f"{receiver.server}: {verdict.reason}")
             else:
                 self.run.schedule.broke_off(receiver.segment, self.run.now)
 
@@ -408,7 +408,7 @@ class LargeTransfer:
         found = Digest(algorithm_of(self.artifact), file.hexdigest())
         if self.artifact.digest is not None and found != self.artifact.digest:
             self._mismatches += 1
-            error = mismatch(self.artifact, found, self.request.host, self.request.coding)
+            error = mismatch(self.artifact, found, self.request.server, self.request.coding)
             if self._mismatches > 1:  # and the next run is not to begin with it
                 file.abandoned = True
                 self._ask(file.ingest.reset, lambda _: self.run.fail(error))

@@ -23,7 +23,7 @@ class SegmentReceiver:
         self.location = transfer.request.location
         self.began = self.told = segment.position
         self.asked = segment.asked
-        self.host = ""
+        self.host = self.server = ""  # the same with its port, for people
         self.verdict: Verdict | None = None
         self.excess = False
         self.response: Response | None = None
@@ -35,7 +35,7 @@ class SegmentReceiver:
         return self.began == 0 and self.asked == self._transfer.size
 
     def head(self, head: Head) -> bool:
-        self.host = head.url.host
+        self.host, self.server = head.url.host, head.url.authority
         self.verdict = self._transfer.judge(self, head)
         return isinstance(self.verdict, Accept)
 
@@ -58,6 +58,6 @@ class SegmentReceiver:
 
     def ended_early(self) -> NetworkError:
         return NetworkError(
-            f"{self.host}: the response ended early, at byte {self.segment.position}",
+            f"{self.server}: the response ended early, at byte {self.segment.position}",
             hint="Something between here and the registry cuts connections. Run again later.",
         )

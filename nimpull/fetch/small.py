@@ -84,7 +84,7 @@ class SmallTransfer:
                 raise error
             if whole and self._excess:
                 raise failure(
-                    Cause.MISLED, "it sends more bytes than the file has", self.artifact, self.request.host
+                    Cause.MISLED, "it sends more bytes than the file has", self.artifact, self.request.server
                 )
             if whole:
                 run.emit(Advanced(self.size, self._connection, self.request.host))
@@ -98,13 +98,13 @@ class SmallTransfer:
             run.fail(failed)
 
     def _go_on(self, error: TransferError | None) -> None:
-        verdict, run, host = self._verdict, self._run, self.request.host
+        verdict, run, server = self._verdict, self._run, self.request.server
         position = len(self.content)
         brought = self.request.came(position - self._start, position, run.now, ranged=self._ranged)
         pause = 0.0
         if isinstance(verdict, Wait):
             busy = NetworkError(
-                f"{host} answers {verdict.reason}",
+                f"{server} answers {verdict.reason}",
                 hint="The registry is busy or limits this client. Run again later.",
             )
             pause = run.pause(self.request, busy, asked=verdict.seconds or 0.0)
@@ -113,20 +113,20 @@ class SmallTransfer:
             self._forget()
         elif isinstance(verdict, Relocate | Fail):
             if self.request.location is not None:
-                self.request.forgive(verdict, host, self.request.location)
+                self.request.forgive(verdict, server, self.request.location)
             if verdict.cause is Cause.CHANGED:
                 self._forget()
         elif error is not None and not error.retryable:
             raise error
         else:
             early = NetworkError(
-                f"{host}: the response ended early, at byte {position}",
+                f"{server}: the response ended early, at byte {position}",
                 hint="Something between here and the registry cuts connections. Run again later.",
             )
             pause = run.pause(self.request, error or early, brought=brought)
             if not self._ranged:
                 self._forget()
-        run.schedule.add_small(self.number, self.size, host, run.now + pause if pause else 0.0)
+        run.schedule.add_small(self.number, self.size, self.request.host, run.now + pause if pause else 0.0)
 
     def _forget(self) -> None:
         self.content.clear()
@@ -138,7 +138,7 @@ class SmallTransfer:
         """Its content is not what was listed: it comes once more."""
         self._mismatches += 1
         if self._mismatches > 1:
-            self._run.fail(mismatch(self.artifact, found, self.request.host, self.request.coding))
+            self._run.fail(mismatch(self.artifact, found, self.request.server, self.request.coding))
             return
         self.again()
 

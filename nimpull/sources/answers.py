@@ -32,7 +32,9 @@ def page_error(reply: Reply) -> NimpullError:
     if reply.status == 401 and reply.headers.get("www-authenticate", "").lower().startswith("basic"):
         return _no_login(reply)
     kind = display(reply.headers.get("content-type", "no content type"), 60)
-    message = f"{reply.url.host} answers HTTP {reply.status} with a web page ({kind}), not as a registry does"
+    message = (
+        f"{reply.url.authority} answers HTTP {reply.status} with a web page ({kind}), not as a registry does"
+    )
     hint = (
         "Something on the way answers instead: a captive portal, a proxy that wants a login, or the endpoint "
         "is not a registry. Check the endpoint, HTTPS_PROXY and NO_PROXY."
@@ -66,7 +68,7 @@ def said(text: object, *secrets: str) -> str:
 
 def common_refusal(reply: Reply, what: str, words: str) -> NimpullError:
     """For the statuses that mean the same everywhere; ``words`` as :func:`said` makes them."""
-    host = reply.url.host
+    host = reply.url.authority
     if is_page(reply) and reply.status not in (404, 451):
         return page_error(reply)
     if reply.status == 451:
@@ -97,12 +99,12 @@ def common_refusal(reply: Reply, what: str, words: str) -> NimpullError:
 def web_refusal(reply: Reply, what: str, absent: str) -> NimpullError:
     """Of a plain web server, whose refusals are pages too; ``absent``: the hint where it has no ``what``."""
     if reply.status == 404:
-        return NotFoundError(f"{reply.url.host} has no {what}", hint=absent)
+        return NotFoundError(f"{reply.url.authority} has no {what}", hint=absent)
     if reply.status == 401:
         return _no_login(reply)
     if reply.status == 403:
         return ForbiddenError(
-            f"{reply.url.host} does not give {what} (HTTP 403)",
+            f"{reply.url.authority} does not give {what} (HTTP 403)",
             hint="Check the rights of the files there, or the user in the address, if it names one.",
         )
     return common_refusal(reply, what, "")
@@ -110,7 +112,7 @@ def web_refusal(reply: Reply, what: str, absent: str) -> NimpullError:
 
 def _no_login(reply: Reply) -> AuthError:
     return AuthError(
-        f"{reply.url.host} wants a user and a password (HTTP 401)",
+        f"{reply.url.authority} wants a user and a password (HTTP 401)",
         hint="They stand before the host's name in the address: https://USER:PASSWORD@HOST/PATH; "
         "if they do already, they are not the right ones.",
     )

@@ -105,7 +105,7 @@ class HubSource:
         commit = about.get("sha")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise ListingError(
-                f"{self._endpoint.host} tells no commit for {display(repo)}: {display(commit, 80)}",
+                f"{self._endpoint.authority} tells no commit for {display(repo)}: {display(commit, 80)}",
                 hint="Check HF_ENDPOINT: this is not how a hub answers.",
             )
         return commit
@@ -125,7 +125,7 @@ class HubSource:
             url = self._next(reply, repo)
             if url in seen or len(seen) > MAX_PAGES:
                 raise ListingError(
-                    f"{self._endpoint.host} lists {display(repo)} in pages that do not end",
+                    f"{self._endpoint.authority} lists {display(repo)} in pages that do not end",
                     hint="The listing comes from the hub; nothing was written. Report it to its owner.",
                 )
         return True
@@ -134,7 +134,7 @@ class HubSource:
         rows = self._read(reply, repo)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ListingError(
-                f"{self._endpoint.host} lists {display(repo)} as something else than files",
+                f"{self._endpoint.authority} lists {display(repo)} as something else than files",
                 hint="Check HF_ENDPOINT.",
             )
         return (row for row in rows if row.get("type", "file") == "file")
@@ -146,8 +146,8 @@ class HubSource:
             digests = as_digest("sha256", oid)
             if oid and not digests:
                 raise ListingError(
-                    f"{self._endpoint.host} lists “{display(row.get('path'), 120)}” with the LFS object id "
-                    f"{display(oid, 80)}, which is no SHA-256",
+                    f"{self._endpoint.authority} lists “{display(row.get('path'), 120)}” with the LFS object "
+                    f"id {display(oid, 80)}, which is no SHA-256",
                     hint="The listing comes from the hub; nothing was written. Report it to its owner.",
                 )
             entries.add(row.get("path"), lfs.get("size", row.get("size")), digests, _hex_of(digests))
@@ -164,7 +164,8 @@ class HubSource:
         target = urljoin(reply.url.reveal(), found[1])
         if Url(target).host != self._endpoint.host:
             raise ListingError(
-                f"{self._endpoint.host} continues its list on another host, {display(Url(target).host, 120)}",
+                f"{self._endpoint.authority} continues its list on another host, "
+                f"{display(Url(target).authority, 120)}",
                 hint=f"The list of {display(repo)} must come from one server. Check HF_ENDPOINT.",
             )
         own, parts = urlsplit(self._base), urlsplit(target)
@@ -175,7 +176,7 @@ class HubSource:
         siblings = about.get("siblings")
         if not isinstance(siblings, list):
             raise ListingError(
-                f"{self._endpoint.host} does not list the files of {display(repo)}",
+                f"{self._endpoint.authority} does not list the files of {display(repo)}",
                 hint="Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
             )
         names = Entries(repo)
@@ -235,7 +236,7 @@ class HubSource:
         answer = self._read(self._api.request("GET", Url(url), headers=self._headers()), repo)
         if not isinstance(answer, dict):
             raise ListingError(
-                f"{self._endpoint.host} describes {display(repo)} as something else than a repository",
+                f"{self._endpoint.authority} describes {display(repo)} as something else than a repository",
                 hint="Check HF_ENDPOINT.",
             )
         return answer
@@ -258,7 +259,7 @@ class HubSource:
             return self._unauthorized(reply, repo, code, words)
         if reply.status == 403:
             return ForbiddenError(
-                f"{reply.url.host} does not give {what} to this token (HTTP 403){words}",
+                f"{reply.url.authority} does not give {what} to this token (HTTP 403){words}",
                 hint=f"Use a token of an account that may read {self._page(repo)}.",
             )
         return self._not_found(reply, repo, code, words, what)
@@ -273,13 +274,13 @@ class HubSource:
     def _unauthorized(self, reply: Reply, repo: ModelUri, code: str, words: str) -> AuthError:
         if self._token and code != "RepoNotFound":
             return AuthError(
-                f"{reply.url.host} refuses the token for {display(repo)} (HTTP 401){words}",
+                f"{reply.url.authority} refuses the token for {display(repo)} (HTTP 401){words}",
                 hint=self._token_hint(),
             )
         token = "this token may not see it" if self._token else "no token is set"
         reason = f"it does not exist, or it is private and {token} (HTTP 401)"
         return AuthError(
-            f"{reply.url.host} shows no {display(repo)}: {reason}{words}",
+            f"{reply.url.authority} shows no {display(repo)}: {reason}{words}",
             hint=f"Check the name. {self._token_hint()}",
         )
 
@@ -288,13 +289,13 @@ class HubSource:
             return common_refusal(reply, what, words)
         if code == "RevisionNotFound":
             return NotFoundError(
-                f"{display(repo.repo_id)} on {reply.url.host} has no revision "
+                f"{display(repo.repo_id)} on {reply.url.authority} has no revision "
                 f"“{display(repo.revision, 120)}”{words}",
                 hint="Check the revision: a branch, a tag or a commit.",
             )
         kind = repo.repo_type
         return NotFoundError(
-            f"{reply.url.host} has no {kind} {display(repo.repo_id)} with revision "
+            f"{reply.url.authority} has no {kind} {display(repo.repo_id)} with revision "
             f"“{display(repo.revision, 120)}”{words}",
             hint=f"Check the name and HF_ENDPOINT. If it is private: {self._token_hint()}",
         )

@@ -127,7 +127,7 @@ class NgcSource:
         version = model.get("latestVersionIdStr") if isinstance(model, dict) else None
         if not isinstance(version, str) or not version:
             raise NotFoundError(
-                f"{self._endpoint.host} tells no latest version of {display(repo.repo_id)}",
+                f"{self._endpoint.authority} tells no latest version of {display(repo.repo_id)}",
                 hint="Name a version: ngc://org/team/model:version.",
             )
         return ModelUri.parse(f"ngc://{repo.repo_id}:{version}")
@@ -177,7 +177,7 @@ class NgcSource:
         pages, results = _extent(answer)
         if pages > MAX_PAGES:
             raise ListingError(
-                f"{self._endpoint.host} claims {pages} pages of files in {repo}",
+                f"{self._endpoint.authority} claims {pages} pages of files in {repo}",
                 hint="No model has that many files; report it to the registry's owner.",
             )
         for number in range(1, pages + 1):
@@ -186,7 +186,7 @@ class NgcSource:
             yield self._get(f"{url}?page-size={_PAGE_SIZE}&page-number={number}", repo, may_refuse=True)
         if len(seen) < results:
             raise ListingError(
-                f"{self._endpoint.host} lists {len(seen)} of the {results} files that {repo} has",
+                f"{self._endpoint.authority} lists {len(seen)} of the {results} files that {repo} has",
                 hint="The listing is incomplete; nothing was written. Run again, then report it.",
             )
 
@@ -195,7 +195,7 @@ class NgcSource:
         paths = [path for path, _ in _manifest_rows(answer)]
         if not isinstance(urls, list) or len(urls) != len(paths):
             raise ListingError(
-                f"{self._endpoint.host} pairs {len(paths)} files of {repo} with another number of URLs",
+                f"{self._endpoint.authority} pairs {len(paths)} files of {repo} with another number of URLs",
                 hint="The answer is damaged; run again, then report it.",
             )
         for path, text in zip(paths, urls, strict=True):
@@ -295,7 +295,7 @@ class NgcSource:
 
     def _refusal(self, reply: Reply, repo: ModelUri, path: str) -> NimpullError:
         words = said(_description(reply), self._key)
-        host = reply.url.host
+        host = reply.url.authority
         what = f"file “{display(path, 120)}” in {repo}" if path else str(repo)
         if is_page(reply):
             return common_refusal(reply, what, words)

@@ -111,15 +111,17 @@ class Access:
             raise page_error(reply)
         if reply.status == 429 or reply.status >= 500:
             raise NetworkError(
-                f"{url.host} fails with HTTP {reply.status} while changing the NGC key for a token",
+                f"{url.authority} fails with HTTP {reply.status} while changing the NGC key for a token",
                 hint="Run again later.",
             )
         if reply.status != 200:
-            raise AuthError(f"{url.host} refuses the NGC key (HTTP {reply.status})", hint=KEY_HINT)
+            raise AuthError(f"{url.authority} refuses the NGC key (HTTP {reply.status})", hint=KEY_HINT)
         answer = read_json(reply)
         value = answer.get("token") if isinstance(answer, dict) else None
         if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):
-            raise ListingError(f"{url.host} answers the key without a token", hint="Check NGC_AUTH_ENDPOINT.")
+            raise ListingError(
+                f"{url.authority} answers the key without a token", hint="Check NGC_AUTH_ENDPOINT."
+            )
         lasts = answer.get("expires_in")
         # a token of unknown, or unbelievable, life is used for its request only, as the NGC CLI does
         seconds = float(lasts) if isinstance(lasts, int | float) and 0 < lasts < _LONGEST else 0.0
@@ -148,7 +150,7 @@ class Access:
         if is_page(reply):
             raise page_error(reply)
         if reply.status == 401:
-            raise AuthError(f"{url.host} refuses the NGC key (HTTP 401)", hint=KEY_HINT)
+            raise AuthError(f"{url.authority} refuses the NGC key (HTTP 401)", hint=KEY_HINT)
         if reply.status != 200:
             return ""  # a mirror need not know this call
         answer = read_json(reply)

@@ -164,7 +164,8 @@ class Bucket:
                 raise ValueError(f"its element is “{display(_tag(page), 60)}”")
         except (ElementTree.ParseError, ValueError) as error:
             raise ListingError(
-                f"{reply.url.host} answers with something that is not S3's listing: {display(error, 120)}",
+                f"{reply.url.authority} answers with something that is not S3's listing: "
+                f"{display(error, 120)}",
                 hint="Check the bucket's name and AWS_ENDPOINT_URL.",
             ) from error
         return page
@@ -174,14 +175,14 @@ class Bucket:
         fault = _fault(reply)
         code, words = fault.get("Code", ""), said(fault.get("Message"))
         status = " ".join(filter(None, (f"HTTP {reply.status}", display(code, 60))))
-        where = f"{reply.url.host} answers {status} for {what}"
+        where = f"{reply.url.authority} answers {status} for {what}"
         region = display(reply.headers.get("x-amz-bucket-region") or fault.get("Region", ""), 40)
         if region and reply.status in (301, 307, 400):
             return UsageError(f"{where}: the bucket is in {region}", hint=f"Set AWS_REGION={region}.")
         if code in _CODES:
             return self._coded(code, where)
         if reply.status == 404:
-            return NotFoundError(f"{reply.url.host} has no {what}{words}", hint=_WHERE)
+            return NotFoundError(f"{reply.url.authority} has no {what}{words}", hint=_WHERE)
         if reply.status in (401, 403):
             kind = AuthError if reply.status == 401 else ForbiddenError
             unsigned = "signature=" not in reply.url.reveal().lower()
