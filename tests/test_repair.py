@@ -76,7 +76,7 @@ def test_f36_bit_rot_is_repaired_and_the_store_is_ready_again(
     assert len({path.stat().st_ino for path in names}) == 1, "the bytes are there once"
     assert (names[-1].stat().st_mtime_ns, names[-1].stat().st_mode & 0o777) == (before, 0o444)
     new = [path for server, path in content_requests(registry)[len(fetched) :] if server == "cdn"]
-    assert len(new) == 1, new
+    assert len(set(new)) == 1, "no other file; of this one several ranges may be asked for at a time"
     assert (store / ".nimpull/report.json").read_bytes() == report, "the report is that of the pull"
     asked = len(registry.log())
     code, text = verify(registry, store)
