@@ -313,6 +313,6 @@ TLS_JOBS = {
     "ngc-native-proxy-ca": _with(_native("retriever4"), PROXY),
     "hf-model-env-proxy-ca-cli": _hub("acme/Tiny-LM", env={**PROXY, **HUB, **HUB_ENV}),
     "hf-model-env-proxy-ca-modelfree": _model_free(
-        "acme/Tiny-LM", "huggingface/hub", {**PROXY, **HUB, **HUB_ENV}
+        "acme/Tiny-LM", "huggingface/hub/hub", {**PROXY, **HUB, **HUB_ENV}
     ),
 }
