@@ -282,3 +282,13 @@ def test_a_pod_that_waits_says_so_and_leaves_the_report_of_the_one_that_works(
     run = ended(works, store)
     assert run.code == 0, run.text
     assert run.report["status"]["state"] == "Ready"
+
+
+def test_f23_files_that_are_gone_are_waited_for_by_no_pod(registry: Registry, tmp_path: Path) -> None:
+    """Each pod holds one that it cannot have, and would wait for the other's."""
+    gone = "|".join(hashlib.sha256(content).hexdigest() for content in OTHER.values())
+    registry.faults.append(Fault(faults.status(404), server="cdn", path=gone, times=None))
+    store = tmp_path / "store"
+    pods = [pod(registry, store, f"node-{n}", *LOCAL, repository="other") for n in range(2)]
+    for run in [ended(each, store) for each in pods]:
+        assert run.code == 21, run.text

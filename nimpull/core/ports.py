@@ -255,3 +255,7 @@ class Supply(Protocol):
         ends the run.
         """
         ...
+
+    def give_up(self, artifact: Artifact) -> None:
+        """Its registry does not have what ``take`` gave: nobody shall wait for it. Raises NimpullError."""
+        ...

@@ -21,6 +21,9 @@ class Batch:
         artifacts, self._artifacts = self._artifacts, ()
         return artifacts
 
+    def give_up(self, artifact: Artifact) -> None:
+        """Nobody else wants it."""
+
 
 class Fetcher:
     """Fetches artifacts into ``ingests`` and commits them.

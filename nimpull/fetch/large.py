@@ -452,7 +452,7 @@ class LargeTransfer:
         """The host does not have it: the others go on."""
         self._disband()
         self.run.schedule.unbegun(self.number)
-        self.run.missing.append(missing)
+        self.run.gone(self.artifact, missing)
         self._when_quiet = self._gone
         self._look_whether_quiet()
 

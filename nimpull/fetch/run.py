@@ -60,7 +60,7 @@ class FetchRun:
         self.limits = limits
         self.now = clock.monotonic()
         self.stopping = False
-        self.missing: list[NotFoundError] = []
+        self._missing: list[NotFoundError] = []
         self.rangeless: set[str] = set()
         self.schedule = Schedule(limits)
         self.pool = BufferPool(limits.pool, limits.block)
@@ -100,8 +100,8 @@ class FetchRun:
             self._stop(cancelled=self._failure is None)
         if self._failure is not None:
             raise self._failure
-        if self.missing:
-            first, *others = self.missing
+        if self._missing:
+            first, *others = self._missing
             if others:
                 raise NotFoundError(f"{first.message} (and {len(others)} more files)", hint=first.hint)
             raise first
@@ -250,13 +250,18 @@ class FetchRun:
             self._at_once = min(64, 2 * self._at_once) if seconds < _FAST else 1
             for transfer, location in zip(transfers, found, strict=True):
                 if isinstance(location, NotFoundError):
-                    self.missing.append(location)
+                    self.gone(transfer.artifact, location)
                     self.small_ended(transfer)
                     continue
                 transfer.request.located(location, self.clock.time())
                 self.schedule.add_small(transfer.number, transfer.size, location.url.host)
 
         self._locators.ask(look_up, located, self.fail)
+
+    def gone(self, artifact: Artifact, error: NotFoundError) -> None:
+        """The others go on, here and in other pods; ``error`` is told at the end."""
+        self._missing.append(error)
+        self.workers.ask(partial(self._supply.give_up, artifact), lambda _: None, self.fail)
 
     # -- pauses and failures -------------------------------------------------------------------------------
 

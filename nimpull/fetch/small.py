@@ -92,7 +92,7 @@ class SmallTransfer:
             else:
                 self._go_on(error)
         except NotFoundError as missing:
-            run.missing.append(missing)
+            run.gone(self.artifact, missing)
             run.small_ended(self)
         except BaseException as failed:  # noqa: BLE001 - it ends the run
             run.fail(failed)
