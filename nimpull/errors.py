@@ -26,6 +26,7 @@
        + StoreIOError           store-io                42  yes
        + LeaseHeldError         lease-held              43  yes
      x OutputError              output-failed           50  no   all is done, but nobody can read of it
+     x LimitError               resource-limit          51  no   threads, memory or files of this process
      x Cancelled                cancelled              143  yes
     (a bug)                     internal-error          70
 
@@ -34,6 +35,7 @@ The references and exit codes are stable: a Job's ``podFailurePolicy`` and scrip
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -41,6 +43,7 @@ from typing import ClassVar, Final, Self
 
 INTERNAL_ERROR_REFERENCE = "internal-error"
 INTERNAL_ERROR_EXIT_CODE = 70
+_LIMITS: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class NimpullError(Exception):
@@ -232,6 +235,30 @@ class OutputError(NimpullError):
         return cls(
             f"{what} could not be written: {getattr(error, 'strerror', None) or error}",
             hint="All else was done. Name a place that can be written and run the same command again.",
+        )
+
+
+class LimitError(NimpullError):
+    """A limit of this process: a thread, memory or a file that the system does not give it."""
+
+    reference = "resource-limit"
+    exit_code = 51
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self | None:
+        """None where ``error`` is something else. Python has no one type for it: a thread's RuntimeError and
+        a library's ImportError are told by their text (thread.c of CPython, dl-load.c of glibc).
+        """
+        text = str(error)
+        starved = isinstance(error, MemoryError) or getattr(error, "errno", None) in _LIMITS
+        thread = isinstance(error, RuntimeError) and "start new thread" in text
+        mapping = isinstance(error, ImportError) and "failed to map segment" in text
+        if not (starved or thread or mapping):
+            return None
+        return cls(
+            f"the system does not give this process what it needs: {text or 'no memory'}",
+            hint="Raise the limit of memory, threads or open files (a pod's resources.limits.memory, "
+            "pids.max; ulimit -v, -u, -n).",
         )
 
 

@@ -43,6 +43,7 @@ from nimpull.errors import (
     Cancelled,
     ForbiddenError,
     GatedError,
+    LimitError,
     ManifestError,
     NimpullError,
     UsageError,
@@ -81,8 +82,10 @@ def run(request: Request, edges: Edges) -> Report:
     except NimpullError as error:
         report = _failed(edges.reporter.draft or report, error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
-        _log.exception("unexpected error")
-        report = _failed(edges.reporter.draft or report, error, edges)
+        limit = LimitError.of(error)
+        if limit is None:
+            _log.exception("unexpected error")
+        report = _failed(edges.reporter.draft or report, limit or error, edges)
     report = replace(report, timeline=edges.progress.timeline())
     edges.reporter.publish(report)
     return report

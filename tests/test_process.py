@@ -164,6 +164,26 @@ def test_threads_that_cannot_be_started_are_done_without(
     assert complaints(store, cases["hub"]) == []
 
 
+NO_THREADS = """
+import threading
+def start(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+from nimpull.__main__ import main; main()
+"""
+
+
+def test_a_limit_of_the_process_is_no_bug(served: Served, tmp_path: Path) -> None:
+    registry, _ = served
+    store = tmp_path / "s"
+    program = (sys.executable, "-c", NO_THREADS)
+    run = ended(start(registry, store, "download", "hf://acme/tiny", program=program), store)
+    assert run.code == 51, run.text
+    last = run.err.rstrip().splitlines()[-1]
+    assert last.startswith("nimpull: Failed (resource-limit, exit 51")
+    assert "Traceback" not in run.text
+
+
 # -- no network --------------------------------------------------------------------------------------------
 
 

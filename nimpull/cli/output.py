@@ -30,7 +30,11 @@ def say(line: str, *, err: bool = False) -> None:
     stream = TextStream(out, ascii=is_ascii_only())
     text = in_columns(line, stream.columns) if _is_terminal(out) else line
     saying = Thread(target=stream.write, args=(f"{text}\n",), name="nimpull-say", daemon=True)
-    saying.start()
+    try:
+        saying.start()
+    except RuntimeError:  # no thread is left: then with the reader's patience
+        stream.write(f"{text}\n")
+        return
     await_writer(saying)
 
 

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from nimpull.core.names import did_you_mean
-from nimpull.errors import EXIT_CODES, NimpullError, OutputError, UsageError
+from nimpull.errors import EXIT_CODES, LimitError, NimpullError, OutputError, UsageError
 from nimpull.settings import is_ascii_only
 
 #: What people write for an option of nimpull, and what it is: other tools have it.
@@ -138,7 +138,7 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     Hub, kubelet shows nothing else.
     """
     from nimpull.cli.output import speak_plainly
-    from nimpull.cli.running import fail
+    from nimpull.cli.running import fail, fail_unasked
 
     if is_ascii_only():
         speak_plainly()
@@ -156,10 +156,16 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
         code = 1
         _silence_stdout()
     except OSError as error:
+        if limit := LimitError.of(error):
+            sys.exit(fail_unasked(limit))
         if not _stdout_fails():
             raise
         _silence_stdout()
         code = fail(OutputError.of("the output", error))
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if (limit := LimitError.of(error)) is None:
+            raise
+        code = fail_unasked(limit)
     sys.exit(code)
 
 

@@ -33,10 +33,10 @@ def stopping(cancel: Event, overdue: Callable[[], object]) -> Iterator[None]:
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    listening = Thread(target=_listen, args=(reader, cancel, overdue), name="nimpull-signals", daemon=True)
+    listening.start()  # before the handlers: where no thread can be had, a signal keeps its effect
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {number: signal.signal(number, _heard) for number in _NUMBERS}
-    listening = Thread(target=_listen, args=(reader, cancel, overdue), name="nimpull-signals", daemon=True)
-    listening.start()
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from enum import StrEnum
 from threading import Condition, Lock, Thread
 from typing import Final, Self, TextIO
@@ -122,8 +123,10 @@ class Progress:
             self._view.show(Update(events, told - len(events), progress, time, due, last))
 
     def __enter__(self) -> Self:
-        self._thread = Thread(target=self._run, name="nimpull-progress", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name="nimpull-progress", daemon=True)
+        with suppress(RuntimeError):  # no thread is left (pids.max): the last words are written all the same
+            thread.start()
+            self._thread = thread
         return self
 
     def __exit__(self, *_: object) -> None:

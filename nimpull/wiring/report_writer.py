@@ -66,8 +66,10 @@ class ReportWriter:
         """Remember how far it is, for the in-progress file and for a failure's report."""
         self.draft = report
         if self._thread is None and not self._request.dry_run:
-            self._thread = Thread(target=self._keep_writing, name="nimpull-report", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._keep_writing, name="nimpull-report", daemon=True)
+            with suppress(RuntimeError):  # no thread is left (pids.max): then only the last report is written
+                thread.start()
+                self._thread = thread
         return report
 
     def set_aside(self) -> None:
