@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from nimpull.errors import NoSpaceError, StoreIOError
+from nimpull.errors import LimitError, NoSpaceError, StoreIOError
 from nimpull.store import presence
 from nimpull.store.claims import CLAIMS, Claims
 from nimpull.store.presence import EXPIRY, RENEWAL, RUNS
@@ -377,7 +377,9 @@ def test_a_thread_that_cannot_be_started_is_a_limit_and_no_bug(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr("threading.Thread.start", start)
-    with pytest.raises(StoreIOError) as caught, Claims(Tree(str(tmp_path)), owner="pod-a", clock=clock):
+    with pytest.raises(RuntimeError) as caught, Claims(Tree(str(tmp_path)), owner="pod-a", clock=clock):
         pass
-    assert "pids.max" in caught.value.hint
+    limit = LimitError.of(caught.value)
+    assert limit is not None
+    assert "pids.max" in limit.hint
     assert os.listdir(tmp_path / RUNS) == []

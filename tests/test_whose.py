@@ -101,6 +101,16 @@ def test_main_leads_to_the_hub_that_the_store_is_ready_for(
     assert reference.read_text() == mine
 
 
+def test_a_directory_that_a_link_has_replaced_does_not_hide_the_rest(registry: Registry, store: Path) -> None:
+    """``status`` says of it what ``verify`` says: the file is not there."""
+    assert run(registry, store, LOCAL)[0] == 0
+    (store / "weights").rename(store.parent / "weights")
+    (store / "weights").symlink_to(store.parent / "weights")
+    code, text = run(registry, store, STATUS)
+    assert code == 0, text
+    assert "1 file changed or gone" in text
+
+
 def test_the_same_content_at_another_hub_is_taken_over(
     registry: Registry, other: Registry, store: Path
 ) -> None:

@@ -21,7 +21,7 @@ from typing import Final, Self
 from nimpull.core.abilities import WriteMode
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
-from nimpull.errors import StoreError, StoreIOError
+from nimpull.errors import StoreError
 from nimpull.store.durable import write_all
 from nimpull.store.tree import Tree
 
@@ -79,12 +79,9 @@ class Presence:
         try:
             thread = threading.Thread(target=self._keep_renewing, name="nimpull-presence", daemon=True)
             thread.start()
-        except RuntimeError as error:
+        except RuntimeError:  # no thread is left (pids.max)
             self._drop()
-            raise StoreIOError(
-                f"no thread can be started: {error}",
-                hint="Raise the limit of processes (pids.max, ulimit -u) or of memory.",
-            ) from error
+            raise
         self._thread = thread
         return self
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.store.journal import ARTIFACT
-from nimpull.store.ready import Ready, all_ready, missing_of
+from nimpull.store.ready import Ready, all_ready, behind, missing_of
 from nimpull.store.record import UNREADABLE, Record
 from nimpull.store.tree import INGESTS, Tree
 
@@ -51,8 +51,8 @@ def status_of(tree: Tree, record: Record) -> Status:
     """By stat calls only; nothing is read or written."""
     files: dict[tuple[int, int], int] = {}
     for entry in record.entries:
-        found = tree.lstat(entry.path)
-        if found and stat.S_ISREG(found.st_mode) and record.at(entry.path, found):
+        _, found = behind(tree, entry.path)
+        if found and record.at(entry.path, found):
             files[found.st_dev, found.st_ino] = found.st_size
     selections = tuple(
         Selected(ready, tuple(file.path for file in missing_of(tree, ready))) for ready in all_ready(tree)
