@@ -14,7 +14,7 @@ from typing import Final
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Finished, Phase, Planned
-from nimpull.core.mirror import (
+from nimpull.core.mirror_objects import (
     CHECKSUMS,
     MirrorFile,
     MirrorObject,
@@ -34,7 +34,7 @@ from nimpull.core.request import MirrorTo, Request
 from nimpull.core.units import show_count
 from nimpull.errors import IntegrityError
 from nimpull.wiring.edges import Edges
-from nimpull.wiring.mirror import MirrorStore
+from nimpull.wiring.mirror_store import MirrorStore
 
 _NAMED: Final = 5  # objects that a message names
 

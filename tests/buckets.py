@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from blake3 import blake3
 
-from nimpull.core.mirror import object_key
+from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri
 from tests.servers import Peer, Seen
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Lock
 from urllib.parse import unquote, urlsplit
 
-from nimpull.core.mirror import CHECKSUMS, object_key
+from nimpull.core.mirror_objects import CHECKSUMS, object_key
 from nimpull.core.names import ModelUri
 from tests.buckets import AWS
 from tests.pulling import noise

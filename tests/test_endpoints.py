@@ -14,7 +14,7 @@ import pytest
 from blake3 import blake3
 
 from nimpull.core.artifacts import Wanted
-from nimpull.core.mirror import object_key
+from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri
 from nimpull.errors import AuthError, UsageError
 from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer

@@ -12,7 +12,7 @@ import pytest
 
 from nimpull.core.fits_table import FitTable, Machine, render_json
 from nimpull.core.hardware import Hardware, Origin, parse_gpu_override
-from nimpull.core.nim_metadata import parse_metadata, parse_resource
+from nimpull.core.published_profiles import parse_metadata, parse_resource
 from nimpull.errors import ListingError, UsageError
 from tests.calls import call
 from tests.gpus import TABLE

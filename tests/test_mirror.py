@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 
 from nimpull.core.artifacts import Wanted
-from nimpull.core.mirror import object_key
+from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
 from nimpull.sources import MirrorSource, boto_signer

@@ -21,7 +21,7 @@ from blake3 import blake3
 from nimpull.core.abilities import Abilities
 from nimpull.core.digest import Digest, digest_of
 from nimpull.core.events import Event, Note
-from nimpull.core.mirror import (
+from nimpull.core.mirror_objects import (
     MirrorFile,
     MirrorRepository,
     Standing,

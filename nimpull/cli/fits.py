@@ -11,7 +11,7 @@ from nimpull.cli.options import gpus_option, page_option
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.signals import stopping
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
-from nimpull.core.nim_metadata import PublishedProfile, parse_resource
+from nimpull.core.published_profiles import PublishedProfile, parse_resource
 from nimpull.core.request import Request
 from nimpull.settings import Settings, from_process
 

@@ -10,7 +10,7 @@ import click
 from nimpull.cli.download import Options, ask, download
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import Output, execute
-from nimpull.core.mirror import check_mirrored
+from nimpull.core.mirror_objects import check_mirrored
 from nimpull.core.names import ModelUri
 from nimpull.core.request import LayoutKind, MirrorTo, Request
 from nimpull.errors import EXIT_CODES, UsageError

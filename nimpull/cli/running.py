@@ -13,7 +13,7 @@ import click
 from nimpull import __version__
 from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
-from nimpull.core.mirror import Step
+from nimpull.core.mirror_objects import Step
 from nimpull.core.names import display
 from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, text_of
 from nimpull.core.request import Request

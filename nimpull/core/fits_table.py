@@ -10,8 +10,8 @@ from typing import Any
 from nimpull.core.fit import BadTagError, Fitter, Match, Mismatch, Verdict, need
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.names import display
-from nimpull.core.nim_metadata import PublishedProfile, Unknown
 from nimpull.core.preference import profile_name
+from nimpull.core.published_profiles import PublishedProfile, Unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.digest import Digest
-from nimpull.core.mirror import MirrorRepository, object_key
+from nimpull.core.mirror_objects import MirrorRepository, object_key
 from nimpull.core.names import SafePath
 
 HUB_MAP: Final = "hub.map"

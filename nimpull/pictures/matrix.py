@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from nimpull.core.fit import Match, Verdict
 from nimpull.core.manifest import Profile
-from nimpull.core.nim_metadata import Unknown
 from nimpull.core.preference import is_buildable, profile_name
+from nimpull.core.published_profiles import Unknown
 
 _NEAR: Final = frozenset({"memory", "count"})  # the right GPU, too little of it
 #: What a cell shows for its state; the words are for those who cannot see it.

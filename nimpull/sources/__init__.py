@@ -3,9 +3,9 @@
 from nimpull.sources.aws import boto_signer
 from nimpull.sources.huggingface import HubSource
 from nimpull.sources.local import LocalSource
-from nimpull.sources.mirror import MirrorSource
 from nimpull.sources.ngc import NgcSource
 from nimpull.sources.nim_metadata import NimMetadata
+from nimpull.sources.repository_override import MirrorSource
 from nimpull.sources.s3 import S3Source
 from nimpull.sources.web import WebSource
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from nimpull.core.names import Url, display
-from nimpull.core.nim_metadata import PublishedProfile, parse_metadata
 from nimpull.core.ports import Api
+from nimpull.core.published_profiles import PublishedProfile, parse_metadata
 from nimpull.sources.answers import common_refusal, read_json
 
 

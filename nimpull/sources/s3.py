@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_plus
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
-from nimpull.core.mirror import file_key
+from nimpull.core.mirror_objects import file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply

@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
-from nimpull.core.mirror import file_key
+from nimpull.core.mirror_objects import file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply

@@ -9,7 +9,8 @@ from typing import BinaryIO, Final
 
 from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note
-from nimpull.core.mirror import (
+from nimpull.core.mirror_hub import HUB_MAP, HubFile, hub_documents, hub_map, plain_names
+from nimpull.core.mirror_objects import (
     CHECKSUMS,
     Content,
     MirrorFile,
@@ -18,7 +19,6 @@ from nimpull.core.mirror import (
     is_there,
     object_key,
 )
-from nimpull.core.mirror_hub import HUB_MAP, HubFile, hub_documents, hub_map, plain_names
 from nimpull.core.names import MAX_SEGMENT_BYTES, display
 from nimpull.core.ports import Cancel, Emit
 from nimpull.errors import ListingError, StoreError
@@ -35,7 +35,7 @@ FILE_MODE: Final = 0o644  # a web server of another user reads it, a later run r
 
 
 class DirectoryTarget:
-    """Implements :class:`nimpull.core.mirror.Target`.
+    """Implements :class:`nimpull.core.mirror_objects.Target`.
 
     A file stands under the key of its immutable revision; the key of the revision that was asked for, and the
     names that a server makes of a key, are links to it. What was written is recorded as a store's files are:

@@ -21,8 +21,8 @@ from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
 from nimpull.core.reply import Reply
 from nimpull.errors import Cancelled, NetworkError, TransferError
-from nimpull.transport.connections import Adapter, Exchange, thread
 from nimpull.transport.network import Network
+from nimpull.transport.requests_connections import Adapter, Exchange, thread
 from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 
 _TICK: Final = 0.2  # seconds between two looks at the cancel event and at an exchange that takes its time

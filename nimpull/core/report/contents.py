@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nimpull.core.artifacts import Listing, Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
-from nimpull.core.mirror import MirrorObject, Step
+from nimpull.core.mirror_objects import MirrorObject, Step
 from nimpull.core.report.timeline import Timeline
 from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
 

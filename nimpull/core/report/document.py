@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Gpu, Hardware
-from nimpull.core.mirror import Step
+from nimpull.core.mirror_objects import Step
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.contents import (

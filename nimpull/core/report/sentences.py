@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from nimpull.core.artifacts import Action, Outcome
-from nimpull.core.mirror import MirrorObject, Step
+from nimpull.core.mirror_objects import MirrorObject, Step
 from nimpull.core.names import display
 from nimpull.core.redaction import prose
 from nimpull.core.report.contents import MirrorSummary, ProgressSummary, Report, State, TransferSummary

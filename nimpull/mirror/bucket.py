@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Advanced, Waiting
-from nimpull.core.mirror import (
+from nimpull.core.mirror_objects import (
     Content,
     MirrorFile,
     MirrorRepository,
@@ -75,8 +75,10 @@ class _Kept:
 
 
 class S3Target:
-    """Implements :class:`nimpull.core.mirror.Target`. ``connections``: requests at a time; memory holds at
-    most that many parts and two more."""
+    """Implements :class:`nimpull.core.mirror_objects.Target`.
+
+    ``connections``: requests at a time; memory holds at most that many parts and two more.
+    """
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from nimpull.core.artifacts import Artifact, Wanted
 from nimpull.core.manifest import parse_manifest
-from nimpull.core.mirror import MirrorFile, MirrorRepository, Target
+from nimpull.core.mirror_objects import MirrorFile, MirrorRepository, Target
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Needs, needs_of
 from nimpull.core.report import Report
@@ -147,7 +147,7 @@ class MirrorStore:
 
     def read(self, file: MirrorFile) -> bytes:
         """A small one, as it was committed. Raises IntegrityError for another."""
-        from nimpull.core.mirror import Content
+        from nimpull.core.mirror_objects import Content
 
         with Content(self.open(file), file, self._edges.cancel) as content:
             return content.read()

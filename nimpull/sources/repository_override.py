@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import digest_of
-from nimpull.core.mirror import object_key
+from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
