@@ -14,46 +14,37 @@ from types import FrameType
 
 
 def main() -> None:
-    begin()
-    from nimpull.cli.main import cli
-    from nimpull.cli.program import run_program
-
-    run_program(cli, sys.argv[1:], "nimpull")
+    _run("nimpull.cli.main", "cli", "nimpull")
 
 
 def download_to_cache() -> None:
-    begin()
-    from nimpull.cli.nim import download_to_cache_script
-
-    download_to_cache_script()
+    _run("nimpull.cli.nim", "download_to_cache")
 
 
 def create_model_store() -> None:
-    begin()
-    from nimpull.cli.nim import create_model_store_script
-
-    create_model_store_script()
+    _run("nimpull.cli.nim", "create_model_store")
 
 
 def hugging_face() -> None:
-    begin()
-    from nimpull.cli.hub_download import hugging_face_script
-
-    hugging_face_script()
+    _run("nimpull.cli.hub_download", "hugging_face")
 
 
 def list_model_profiles() -> None:
-    begin()
-    from nimpull.cli.list_profiles import list_model_profiles_script
-
-    list_model_profiles_script()
+    _run("nimpull.cli.list_profiles", "list_model_profiles")
 
 
 def check_cache_env() -> None:
-    begin()
-    from nimpull.cli.nim import check_cache_env_script
+    _run("nimpull.cli.nim", "check_cache_env")
 
-    check_cache_env_script()
+
+def _run(module: str, command: str, name: str = "") -> None:
+    """``name`` "" = what the process was called as."""
+    begin()
+    from importlib import import_module
+
+    from nimpull.cli.program import run_program
+
+    run_program(getattr(import_module(module), command), sys.argv[1:], name)
 
 
 def begin() -> None:

@@ -1,35 +1,5 @@
 """Every failure a user can meet, with its reference, exit code and next step.
 
-::
-
-    NimpullError                reference             exit  retryable
-     x UsageError               bad-usage                2  no
-     x ManifestError            bad-manifest            10  no
-     x NoProfileError           no-profile              11  no   the nearest misses
-     x SourceError
-       + AuthError              unauthorized            20  no   names the variable, never its value
-       + NotFoundError          not-found               21  no
-       + ListingError           bad-listing             22  no   unsafe path, conflict, limit
-       + SourceChangedError     source-changed          23  yes
-       + GatedError             gated                   24  no   names the page where access is asked for
-       + LicenseError           license-not-accepted    25  no   names the page with the terms
-       + ForbiddenError         forbidden               26  no   the key is valid, but not for this
-     x TransferError
-       + NetworkError           network                 30  yes  dns, refused, stalled, 5xx, rate limit
-       + TlsError               tls-untrusted           31  no
-       + ProxyError             proxy-failed            32  yes
-       + IntegrityError         corrupt                 33  yes  both digests
-       + RedirectError          bad-redirect            34  no
-     x StoreError
-       + NoSpaceError           no-space                40  yes  needs, has, short by; bytes, quota, inodes
-       + NotWritableError       not-writable            41  no   path, uid, gid, mode
-       + StoreIOError           store-io                42  yes
-       + LeaseHeldError         lease-held              43  yes
-     x OutputError              output-failed           50  no   all is done, but nobody can read of it
-     x LimitError               resource-limit          51  no   threads, memory or files of this process
-     x Cancelled                cancelled              143  yes
-    (a bug)                     internal-error          70
-
 The references and exit codes are stable: a Job's ``podFailurePolicy`` and scripts may rely on them.
 """
 
@@ -56,6 +26,15 @@ class NimpullError(Exception):
     exit_code: ClassVar[int] = INTERNAL_ERROR_EXIT_CODE
     retryable: ClassVar[bool] = False
 
+    def __init_subclass__(
+        cls, *, reference: str = "", exit_code: int = 0, retryable: bool | None = None
+    ) -> None:
+        """What a class does not give is that of the one above it."""
+        super().__init_subclass__()
+        cls.reference = reference or cls.reference
+        cls.exit_code = exit_code or cls.exit_code
+        cls.retryable = cls.retryable if retryable is None else retryable
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -65,79 +44,48 @@ class NimpullError(Exception):
         return self.message
 
 
-class UsageError(NimpullError):
+class UsageError(NimpullError, reference="bad-usage", exit_code=2):
     """The command line, a NIMCache or an environment variable cannot be understood."""
 
-    reference = "bad-usage"
-    exit_code = 2
 
-
-class ManifestError(NimpullError):
+class ManifestError(NimpullError, reference="bad-manifest", exit_code=10):
     """The model manifest cannot be read; names the line where there is one."""
 
-    reference = "bad-manifest"
-    exit_code = 10
 
-
-class NoProfileError(NimpullError):
+class NoProfileError(NimpullError, reference="no-profile", exit_code=11):
     """No profile of the manifest is what was asked for; lists the nearest misses."""
-
-    reference = "no-profile"
-    exit_code = 11
 
 
 class SourceError(NimpullError):
     """A source answered, and the answer is no."""
 
 
-class AuthError(SourceError):
-    """No credential, or one that the source refuses (HTTP 401)."""
-
-    reference = "unauthorized"
-    exit_code = 20
+class AuthError(SourceError, reference="unauthorized", exit_code=20):
+    """No credential, or one that the source refuses (HTTP 401); names the variable, never its value."""
 
 
-class NotFoundError(SourceError):
+class NotFoundError(SourceError, reference="not-found", exit_code=21):
     """The model, the revision or one listed file does not exist there."""
 
-    reference = "not-found"
-    exit_code = 21
 
-
-class ListingError(SourceError):
+class ListingError(SourceError, reference="bad-listing", exit_code=22):
     """A listing that must not be trusted: unsafe path, conflict, missing pages, over a limit."""
 
-    reference = "bad-listing"
-    exit_code = 22
 
-
-class SourceChangedError(SourceError):
+class SourceChangedError(SourceError, reference="source-changed", exit_code=23, retryable=True):
     """An immutable revision answered with other content while it was being fetched."""
 
-    reference = "source-changed"
-    exit_code = 23
-    retryable = True
+
+class GatedError(SourceError, reference="gated", exit_code=24):
+    """Access to the repository was not granted to this account; names the page where it is asked for."""
 
 
-class GatedError(SourceError):
-    """The repository is gated and this account has not been granted access."""
-
-    reference = "gated"
-    exit_code = 24
+class LicenseError(SourceError, reference="license-not-accepted", exit_code=25):
+    """The terms of the model have not been accepted by this account; names the page with them."""
 
 
-class LicenseError(SourceError):
-    """The terms of the model have not been accepted by this account."""
-
-    reference = "license-not-accepted"
-    exit_code = 25
-
-
-class ForbiddenError(SourceError):
+class ForbiddenError(SourceError, reference="forbidden", exit_code=26):
     """The credential is valid but not entitled to this model (HTTP 403), or the region is not (451)."""
-
-    reference = "forbidden"
-    exit_code = 26
 
 
 class TransferError(NimpullError):
@@ -151,84 +99,48 @@ class TransferError(NimpullError):
         self.patience = patience
 
 
-class NetworkError(TransferError):
+class NetworkError(TransferError, reference="network", exit_code=30, retryable=True):
     """DNS failure, refused or stalled connection, 5xx or rate limit beyond the retry budget."""
 
-    reference = "network"
-    exit_code = 30
-    retryable = True
 
-
-class TlsError(TransferError):
+class TlsError(TransferError, reference="tls-untrusted", exit_code=31):
     """The server's certificate is not trusted, expired, or for another host."""
 
-    reference = "tls-untrusted"
-    exit_code = 31
 
-
-class ProxyError(TransferError):
+class ProxyError(TransferError, reference="proxy-failed", exit_code=32, retryable=True):
     """The proxy is down, refuses the tunnel or wants other credentials."""
 
-    reference = "proxy-failed"
-    exit_code = 32
-    retryable = True
 
-
-class IntegrityError(TransferError):
+class IntegrityError(TransferError, reference="corrupt", exit_code=33, retryable=True):
     """The content is not what the listing promised; names both digests."""
 
-    reference = "corrupt"
-    exit_code = 33
-    retryable = True
 
-
-class RedirectError(TransferError):
+class RedirectError(TransferError, reference="bad-redirect", exit_code=34):
     """A redirect loop, a downgrade to http, or a target that must not be followed."""
-
-    reference = "bad-redirect"
-    exit_code = 34
 
 
 class StoreError(NimpullError):
     """The volume refuses."""
 
 
-class NoSpaceError(StoreError):
-    """Too few bytes, inodes or quota on the volume."""
-
-    reference = "no-space"
-    exit_code = 40
-    retryable = True
+class NoSpaceError(StoreError, reference="no-space", exit_code=40, retryable=True):
+    """Too few bytes, inodes or quota on the volume; says what is needed, there and short."""
 
 
-class NotWritableError(StoreError):
+class NotWritableError(StoreError, reference="not-writable", exit_code=41):
     """The store cannot be written with this uid and gid, or holds something that must not be replaced."""
 
-    reference = "not-writable"
-    exit_code = 41
 
-
-class StoreIOError(StoreError):
+class StoreIOError(StoreError, reference="store-io", exit_code=42, retryable=True):
     """The file system reported an I/O error."""
 
-    reference = "store-io"
-    exit_code = 42
-    retryable = True
 
-
-class LeaseHeldError(StoreError):
+class LeaseHeldError(StoreError, reference="lease-held", exit_code=43, retryable=True):
     """Another run has files of this model, and nothing has come of it for the whole retry budget."""
 
-    reference = "lease-held"
-    exit_code = 43
-    retryable = True
 
-
-class OutputError(NimpullError):
+class OutputError(NimpullError, reference="output-failed", exit_code=50):
     """The command did what it should, but its output could not be written where it was asked."""
-
-    reference = "output-failed"
-    exit_code = 50
 
     @classmethod
     def of(cls, what: str, error: Exception) -> Self:
@@ -238,11 +150,8 @@ class OutputError(NimpullError):
         )
 
 
-class LimitError(NimpullError):
+class LimitError(NimpullError, reference="resource-limit", exit_code=51):
     """A limit of this process: a thread, memory or a file that the system does not give it."""
-
-    reference = "resource-limit"
-    exit_code = 51
 
     @classmethod
     def of(cls, error: BaseException) -> Self | None:
@@ -262,12 +171,8 @@ class LimitError(NimpullError):
         )
 
 
-class Cancelled(NimpullError):
+class Cancelled(NimpullError, reference="cancelled", exit_code=143, retryable=True):
     """SIGTERM or Ctrl-C; finished chunks are kept for the next run."""
-
-    reference = "cancelled"
-    exit_code = 143
-    retryable = True
 
 
 def hint_for(hint: str, *, nimcache: bool, options: bool) -> str:

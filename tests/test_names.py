@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nimpull.cli.program import spread
+from nimpull.cli.program import repeat_options
 from tests.calls import COMMANDS, FILES, call, invoke, manifest, plain
 from tests.registry import Registry
 
@@ -71,15 +71,15 @@ def test_create_model_store_from_a_repository_and_from_a_profile(registry: Regis
     assert plain(profile) == {"config.json": b"{}", "engine/model.bin": FILES["weights/model.bin"]}
 
 
-def test_spread_repeats_the_option_for_each_value() -> None:
-    assert spread(["-p", "a", "b", "--all"], ["-p"]) == ["-p", "a", "-p", "b", "--all"]
-    assert spread(["--include", "*.json", "--local-dir", "d"], ["--include"]) == [
+def test_an_option_is_repeated_for_each_of_its_values() -> None:
+    assert repeat_options(["-p", "a", "b", "--all"], ["-p"]) == ["-p", "a", "-p", "b", "--all"]
+    assert repeat_options(["--include", "*.json", "--local-dir", "d"], ["--include"]) == [
         "--include",
         "*.json",
         "--local-dir",
         "d",
     ]
-    assert spread(["--include=x", "repo"], ["--include"]) == ["--include=x", "repo"]
+    assert repeat_options(["--include=x", "repo"], ["--include"]) == ["--include=x", "repo"]
 
 
 # -- spellings ---------------------------------------------------------------------------------------------

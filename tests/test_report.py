@@ -308,10 +308,7 @@ def test_the_table_of_errors_is_the_code_s() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (yes|no) \| .+ \| .+ \|$", text, re.MULTILINE)
     table = [(reference, int(code), again == "yes") for reference, code, again in rows]
     known = {(kind.reference, kind.exit_code, kind.retryable) for kind in ALL_ERRORS}
-    bug = (errors.INTERNAL_ERROR_REFERENCE, errors.INTERNAL_ERROR_EXIT_CODE, False)
     assert len(table) == len(set(table))
     assert set(table) == known
     fatal = sorted(code for _, code, again in table if not again)
     assert f"values: {fatal}" in text
-    drawn = re.findall(r"^ +[x+] [A-Za-z]+ +([a-z-]+) +(\d+)  (yes|no)\b", errors.__doc__ or "", re.MULTILINE)
-    assert {(reference, int(code), again == "yes") for reference, code, again in drawn} == known - {bug}

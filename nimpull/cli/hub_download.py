@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from dataclasses import replace
 from typing import Final
 
 import click
 
 from nimpull.cli.options import limited, placed
-from nimpull.cli.program import Command, DownloadOnly, run_program, spread
+from nimpull.cli.program import Command, DownloadOnly, repeat_options
 from nimpull.cli.running import Output, execute
 from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri, display
@@ -35,7 +34,7 @@ class HubDownload(Command):
     the REPO_ID."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        several = spread(args, ("--include", "--exclude"))
+        several = repeat_options(args, ("--include", "--exclude"))
         looked = click.Context(self, parent=ctx.parent, resilient_parsing=True)
         super().parse_args(looked, list(several))
         return super().parse_args(ctx, several if looked.params.get("repo_id") else args)
@@ -155,7 +154,3 @@ def repository(repo_id: str, repo_type: str | None, revision: str | None) -> tup
     if inside:
         return ModelUri.parse(inside["repo"]), (inside["path"],)
     return ModelUri.parse(repo_id), ()
-
-
-def hugging_face_script() -> None:
-    run_program(hugging_face, sys.argv[1:])

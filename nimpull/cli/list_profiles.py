@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import click
 
 from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, page_option, store_path
 from nimpull.cli.output import for_stdout
-from nimpull.cli.program import Command, OneOf, run_program
+from nimpull.cli.program import Command, OneOf
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
@@ -174,7 +173,3 @@ def list_model_profiles(manifest_file: str | None) -> None:
     """List the profiles of the model manifest as NIM containers do. Exit 0 even if nothing runs here."""
     _, hardware, judged = look(manifest_file or "", "", from_process())
     click.echo(render_as_nim(judged, hardware), nl=False)
-
-
-def list_model_profiles_script() -> None:
-    run_program(list_model_profiles, sys.argv[1:])

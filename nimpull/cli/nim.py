@@ -8,14 +8,13 @@ NIMs ("Utilities"), the operator's source.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import click
 
 from nimpull.cli.options import MANIFEST, SERVING_HUB, criteria, find_manifest, is_served, model_of, placed
-from nimpull.cli.program import Command, run_program, spread
+from nimpull.cli.program import Command
 from nimpull.cli.running import execute
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import display
@@ -35,6 +34,7 @@ from nimpull.settings import DEFAULT_CACHE, Settings, cache_path, from_process, 
         "download-to-cache --model-uri hf://sentence-transformers/all-MiniLM-L6-v2",
     ),
     exits=tuple(EXIT_CODES),
+    several=("-p", "--profile", "--profiles"),
 )
 @click.option(
     "-p",
@@ -224,18 +224,3 @@ def check_cache_env() -> None:
         )
     probe(path)
     click.echo(f"{said} {display(path, 300)} is there and can be written.")
-
-
-# -- console scripts -----------------------------------------------------------------------------------
-
-
-def download_to_cache_script() -> None:
-    run_program(download_to_cache, spread(sys.argv[1:], ("-p", "--profile", "--profiles")))
-
-
-def create_model_store_script() -> None:
-    run_program(create_model_store, sys.argv[1:])
-
-
-def check_cache_env_script() -> None:
-    run_program(check_cache_env, sys.argv[1:])

@@ -66,15 +66,18 @@ class Ending(click.Command):
 class Command(Ending):
     """A callback returns its exit code, None = 0, and may raise NimpullError.
 
-    ``may_be_empty``: parameters that "" is a value of.
+    ``may_be_empty``: parameters that "" is a value of; ``several``: options that take several values at once.
     """
 
-    def __init__(self, *args: Any, may_be_empty: Sequence[str] = (), **rest: Any) -> None:
+    def __init__(
+        self, *args: Any, may_be_empty: Sequence[str] = (), several: Sequence[str] = (), **rest: Any
+    ) -> None:
         super().__init__(*args, **rest)
         self.may_be_empty = frozenset(may_be_empty)
+        self.several = tuple(several)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, repeat_options(args, self.several))
         for param in () if ctx.resilient_parsing else self.params:
             name = param.name or ""
             if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in self.may_be_empty:
@@ -199,18 +202,18 @@ def _stdout_fails() -> bool:
     return False
 
 
-def spread(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+def repeat_options(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     """``--profiles A B C`` as ``--profiles A --profiles B --profiles C``: argparse's ``nargs="*"``."""
-    spread_out: list[str] = []
+    repeated: list[str] = []
     current = ""
     for argument in arguments:
         name = argument.partition("=")[0]
         if argument.startswith("-"):
             current = name if name in names and "=" not in argument else ""
             if not current:
-                spread_out.append(argument)
+                repeated.append(argument)
         elif current:
-            spread_out += [current, argument]
+            repeated += [current, argument]
         else:
-            spread_out.append(argument)
-    return spread_out
+            repeated.append(argument)
+    return repeated

@@ -36,16 +36,12 @@ _PLAIN: Final = re.compile(
 NAME_PATIENCE: Final = 40.0
 
 
-class ProxyRefusedError(ProxyError):
+class ProxyRefusedError(ProxyError, retryable=False):
     """The proxy's answer is no, and will be no again."""
 
-    retryable = False
 
-
-class LastingNetworkError(NetworkError):
+class LastingNetworkError(NetworkError, retryable=False):
     """A request that cannot be made, or an answer that is no use: asking again would not help."""
-
-    retryable = False
 
 
 def proxy_refused(status: int, url: Url, proxy: Url) -> ProxyError:
