@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from nimpull.core.report import (
     StoreSummary,
     Timeline,
     TransferSummary,
+    to_bytes,
 )
 from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
 
@@ -31,6 +33,12 @@ PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b
 MATCH = Match((0, 0, 0, 0, 0, 0), How.GENERIC, "names no GPU")
 MISS = Mismatch(Reason.NO_GPU, "needs 2x H100, found 1x", "one more H100")
 CANARIES = ("nvapi-CANARY0123456789", "hf_CANARYabcdefgh", "CANARYpassword", "CANARYsignature")
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report file, read."""
+    document: dict[str, Any] = json.loads(to_bytes(report))
+    return document
 
 
 def an_outcome(path: str = "model-00001.safetensors", size: int = 3 << 30) -> Outcome:

@@ -20,7 +20,6 @@ from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
 from nimpull.core.fit import How, Match, Mismatch, Reason
-from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.report import (
@@ -35,12 +34,12 @@ from nimpull.core.report import (
     StoreSummary,
     Timeline,
     TransferSummary,
-    to_json,
 )
 from nimpull.core.selection import Selection
 from nimpull.errors import NoSpaceError
 from nimpull.pictures import report_page
 from nimpull.pictures.page import MOST_FILES
+from tests.reports import a_report, to_json
 from tests.running import check
 
 MIB = 1 << 20
@@ -71,14 +70,11 @@ def a_document(**changes: Any) -> dict[str, Any]:
         (other, Mismatch(Reason.COUNT, "needs 8 GPUs, found 1", "seven more")),
     )
     listing = Listing(URI, "hf", tuple(outcome.artifact for outcome in outcomes), Url("https://ngc.example"))
-    report = Report(
-        state=State.READY,
-        started=1_795_000_000.0,
+    report = a_report(
         updated=1_795_000_122.0,
-        version="0.1.0",
+        profiles=(),
         sources=(Repository.of(listing),),
         selection=SelectionSummary.of(Selection(verdicts, (profile,), "best fit"), Criteria()),
-        hardware=Hardware((Gpu(0, product="NVIDIA H100 80GB HBM3"),), origin=Origin.NVML),
         store=StoreSummary("/model-store", "cache", 7 << 30, 40 << 30),
         transfer=TransferSummary(5 << 30, 116.0, 13, 8),
         artifacts=outcomes,

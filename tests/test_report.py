@@ -24,22 +24,21 @@ from nimpull.core.report import (
     TransferSummary,
     closing_line,
     termination_message,
-    to_json,
-    to_text,
+    to_bytes,
 )
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
-from tests.reports import CANARIES, a_report, an_outcome
+from tests.reports import CANARIES, a_report, an_outcome, to_json
 from tests.running import check
 
 
-def test_as_text_it_says_the_same_with_an_artifact_on_each_line() -> None:
+def test_the_file_has_an_artifact_on_each_line() -> None:
     report = a_report(artifacts=(an_outcome("a"), an_outcome("b\u00e9")), notes=("two\nlines", "{}"))
-    text = to_text(report)
-    assert json.loads(text) == to_json(report)
+    text = to_bytes(report).decode()
+    assert to_json(report)["notes"] == ["two\\nlines", "{}"]
     (first, second) = (line for line in text.splitlines() if '"digest"' in line)
     assert first.startswith('    {"path": "a", ')
     assert second.startswith('    {"path": "b\u00e9", ')
-    assert json.loads(to_text(a_report(artifacts=()))) == to_json(a_report(artifacts=()))
+    assert to_json(a_report(artifacts=()))["artifacts"] == []
 
 
 def failed(error: BaseException, **changes: Any) -> Report:

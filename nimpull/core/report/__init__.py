@@ -18,7 +18,7 @@ from nimpull.core.report.contents import (
     StoreSummary,
     TransferSummary,
 )
-from nimpull.core.report.document import hardware_json, progress_json, text_of, to_bytes, to_json, to_text
+from nimpull.core.report.document import hardware_json, progress_json, text_of, to_bytes
 from nimpull.core.report.sentences import CLOSING_LINE_LIMIT, closing_line, progress_text
 from nimpull.core.report.termination import termination_message
 from nimpull.core.report.timeline import Pause, PhaseSpan, RateLine, Timeline, seconds_by_phase
@@ -48,6 +48,4 @@ __all__ = [
     "termination_message",
     "text_of",
     "to_bytes",
-    "to_json",
-    "to_text",
 ]

@@ -7,43 +7,42 @@ copy it. Nothing here holds a secret: every text passes :mod:`nimpull.core.redac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
-from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.hardware import Hardware
 from nimpull.core.mirror_objects import Step
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.contents import (
-    CachedProfile,
     Failure,
     MirrorSummary,
-    PodShare,
-    ProfileVerdict,
     ProgressSummary,
     Report,
     Repository,
-    SelectionSummary,
     State,
     StoreSummary,
     TransferSummary,
 )
 from nimpull.core.report.sentences import done, moving
-from nimpull.core.report.timeline import timeline_json
+from nimpull.core.report.timeline import RateLine, Timeline, seconds_by_phase
 from nimpull.core.units import show_time
 
 SCHEMA_VERSION: Final = "nimpull/v1"
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The whole report as JSON values, camelCase, as ``report.schema.json`` describes it."""
-    return without_artifacts(report) | {"artifacts": [_artifact(outcome) for outcome in report.artifacts]}
+#: Fields whose name in the file is not their own in camel case.
+_NAMES: Final = {
+    "memory_total": "memoryTotalBytes",
+    "memory_used": "memoryUsedBytes",
+    "free": "freeBytes",
+    "pod": "name",
+    "waiting": "waitingFor",
+}
 
 
 def without_artifacts(report: Report) -> dict[str, Any]:
-    """The same but for ``artifacts``, of which there may be a million."""
+    """The report as JSON values but for ``artifacts``, of which there may be a million."""
     document: dict[str, Any] = {
         "schemaVersion": SCHEMA_VERSION,
         "version": clean(report.version),
@@ -51,37 +50,24 @@ def without_artifacts(report: Report) -> dict[str, Any]:
         "updatedAt": show_time(report.updated),
         "status": _status(report),
     }
-    if report.error:
-        document["error"] = _error(report.error)
-    if report.progress:
-        document["progress"] = progress_json(report.progress)
-    if report.sources:
-        document["source"] = _source(report.sources)
-    if report.selection:
-        document["selection"] = _selection(report.selection)
-    if report.hardware:
-        document["hardware"] = hardware_json(report.hardware)
-    if report.store:
-        document["store"] = _store(report.store)
-    if report.transfer:
-        document["transfer"] = _transfer(report.transfer)
-    if report.mirror:
-        document["mirror"] = _mirror(report.mirror)
-    if report.timeline:
-        document["timeline"] = timeline_json(report.timeline)
-    if report.pods:
-        document["pods"] = [_share(share) for share in report.pods]
-    document["notes"] = [clean(note) for note in report.notes]
-    return document
-
-
-def to_text(report: Report) -> str:
-    """``to_json`` as text for people and programs: indented, with one line an artifact."""
-    return "".join(text_of(report))
+    sections: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "error": (report.error, _error),
+        "progress": (report.progress, progress_json),
+        "source": (report.sources, _source),
+        "selection": (report.selection, _plain),
+        "hardware": (report.hardware, hardware_json),
+        "store": (report.store, _store),
+        "transfer": (report.transfer, _transfer),
+        "mirror": (report.mirror, _mirror),
+        "timeline": (report.timeline, _timeline),
+        "pods": (report.pods, _plain),
+    }
+    document |= {name: as_json(part) for name, (part, as_json) in sections.items() if part}
+    return document | {"notes": _plain(report.notes)}
 
 
 def to_bytes(report: Report) -> bytes:
-    """The same for a file."""
+    """The report file: indented, with one line an artifact."""
     written = bytearray()
     for piece in text_of(report):
         written += piece.encode()
@@ -89,7 +75,7 @@ def to_bytes(report: Report) -> bytes:
 
 
 def text_of(report: Report) -> Iterator[str]:
-    """The same in pieces: what there may be a million of is not held as JSON beside its text."""
+    """The same as text in pieces: what there may be a million of is not held as JSON beside its text."""
     yield "{\n"
     for name, value in without_artifacts(report).items():
         yield f"  {_text(name)}: {_block(value)},\n"
@@ -113,17 +99,8 @@ def _status(report: Report) -> dict[str, Any]:
     profiles = report.profiles if report.state is State.READY else ()
     return {
         "state": report.state.value,
-        "profiles": [_profile(profile) for profile in profiles],
+        "profiles": _plain(profiles),
         "conditions": [_condition(report)],
-    }
-
-
-def _profile(profile: CachedProfile) -> dict[str, Any]:
-    return {
-        "name": display(profile.name),
-        "model": display(profile.model),
-        "release": display(profile.release),
-        "config": _texts(profile.config),
     }
 
 
@@ -149,18 +126,8 @@ def _condition(report: Report) -> dict[str, Any]:
     }
 
 
-def _share(share: PodShare) -> dict[str, Any]:
-    return {
-        "name": display(share.pod),
-        "state": share.state.value,
-        "files": share.files,
-        "bytes": share.bytes,
-        "waitingFor": clean(share.waiting),
-    }
-
-
 def _error(error: Failure) -> dict[str, Any]:
-    return _fields(error) | {"message": prose(error.message), "hint": prose(error.hint)}
+    return _object(error) | {"message": prose(error.message), "hint": prose(error.hint)}
 
 
 def progress_json(progress: ProgressSummary) -> dict[str, Any]:
@@ -179,57 +146,19 @@ def progress_json(progress: ProgressSummary) -> dict[str, Any]:
 
 def _source(sources: Sequence[Repository]) -> dict[str, Any]:
     """Flat for the usual one repository; ``repositories`` lists all of them, the first one too."""
-    entries = [_fields(source) for source in sources]
+    entries = [_object(source) for source in sources]
     first = {name: entries[0][name] for name in ("uri", "endpoint", "requested", "revision")}
     return {**first, "repositories": entries}
 
 
-def _selection(selection: SelectionSummary) -> dict[str, Any]:
-    return {
-        "rule": clean(selection.rule),
-        "criteria": _texts(selection.criteria),
-        "chosen": [clean(profile) for profile in selection.chosen],
-        "verdicts": [_fields(verdict) for verdict in selection.verdicts],
-    }
-
-
 def hardware_json(hardware: Hardware) -> dict[str, Any]:
     """``hardware`` of the report, and what ``nimpull gpus -o json`` prints."""
-    return {
-        "origin": hardware.origin.value,
-        "driver": clean(hardware.driver),
-        "cuda": clean(hardware.cuda),
-        "gpus": [_gpu(gpu) for gpu in hardware.gpus],
-        "notes": [clean(note) for note in hardware.notes],
-    }
-
-
-def _gpu(gpu: Gpu) -> dict[str, Any]:
-    return {
-        "index": gpu.index,
-        "uuid": display(gpu.uuid),
-        "product": display(gpu.product),
-        "deviceId": display(gpu.device_id),
-        "subsystemId": display(gpu.subsystem_id),
-        "memoryTotalBytes": gpu.memory_total,
-        "memoryUsedBytes": gpu.memory_used,
-        "computeCapability": display(gpu.compute_capability),
-        "mig": display(gpu.mig),
-        "virtual": gpu.virtual,
-        "sharedMemory": gpu.shared_memory,
-        "problems": [display(problem) for problem in gpu.problems],
-    }
+    values = _object(hardware)
+    return {name: values[name] for name in ("origin", "driver", "cuda", "gpus", "notes")}
 
 
 def _store(store: StoreSummary) -> dict[str, Any]:
-    return {
-        "path": display(store.path, 4096),
-        "layout": display(store.layout),
-        "bytes": store.bytes,
-        "freeBytes": store.free,
-        "mode": store.mode,
-        "lacks": list(store.lacks),
-    }
+    return _object(store) | {"path": display(store.path, 4096)}
 
 
 def _transfer(transfer: TransferSummary) -> dict[str, Any]:
@@ -262,7 +191,38 @@ def _mirror(mirror: MirrorSummary) -> dict[str, Any]:
     }
 
 
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    return {
+        "intervalSeconds": timeline.interval,
+        "bytesPerSecond": list(timeline.rates),
+        "hosts": [_line(line) for line in timeline.hosts],
+        "connectionIntervalSeconds": timeline.connection_interval,
+        "connections": [{"connection": line.connection, **_line(line)} for line in timeline.connections],
+        "pauses": [
+            {
+                "atSeconds": round(pause.at, 1),
+                "seconds": round(pause.seconds, 1),
+                "reason": clean(pause.reason),
+                "times": pause.times,
+            }
+            for pause in timeline.pauses
+        ],
+        "phases": [
+            {"phase": clean(span.phase), "atSeconds": round(span.at, 2), "seconds": round(span.seconds, 2)}
+            for span in timeline.phases
+        ],
+        "secondsByPhase": {
+            clean(name, 40): round(each, 3) for name, each in seconds_by_phase(timeline).items()
+        },
+    }
+
+
+def _line(line: RateLine) -> dict[str, Any]:
+    return {"host": display(line.host, 255), "bytesPerSecond": list(line.rates)}
+
+
 def _artifact(outcome: Outcome) -> dict[str, Any]:
+    # a path is shown as it is: it may look like a credential to redaction, and must still be found
     digest = outcome.digest or outcome.artifact.digest
     return {
         "path": display(outcome.artifact.path, 1024),
@@ -277,14 +237,23 @@ def _artifact(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _texts(mapping: Mapping[str, str]) -> dict[str, str]:
-    return {display(key): display(value) for key, value in mapping.items()}
+def _object(value: Any) -> dict[str, Any]:
+    """A dataclass by its fields: their names in camel case, their texts cleaned."""
+    return {
+        _NAMES.get(each.name) or _camel(each.name): _plain(getattr(value, each.name))
+        for each in fields(value)
+    }
 
 
-def _fields(value: Failure | Repository | ProfileVerdict) -> dict[str, Any]:
-    """A value whose fields have the names of the file, but for the case; its texts cleaned."""
-    pairs = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {_camel(name): clean(each) if isinstance(each, str) else each for name, each in pairs}
+def _plain(value: Any) -> Any:
+    match value:
+        case str():
+            return clean(value)
+        case tuple():
+            return [_plain(each) for each in value]
+        case Mapping():
+            return {clean(key): _plain(each) for key, each in value.items()}
+    return _object(value) if is_dataclass(value) else value
 
 
 def _camel(name: str) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from nimpull.core.names import display
-from nimpull.core.redaction import clean
+from typing import Final
 
 #: Of a phase as it is told, the word for it in ``secondsByPhase``; others have their own first word.
 _PHASES: Final = {"listing": "list", "checking": "check", "fetching": "fetch", "waiting": "wait"}
@@ -80,39 +77,3 @@ def seconds_by_phase(timeline: Timeline) -> dict[str, float]:
     for name, spent in timeline.spent.items():
         seconds[name] = seconds.get(name, 0.0) + spent
     return seconds
-
-
-def timeline_json(timeline: Timeline) -> dict[str, Any]:
-    """``timeline`` of the report."""
-    return {
-        "intervalSeconds": timeline.interval,
-        "bytesPerSecond": list(timeline.rates),
-        "hosts": [
-            {"host": display(line.host, 255), "bytesPerSecond": list(line.rates)} for line in timeline.hosts
-        ],
-        "connectionIntervalSeconds": timeline.connection_interval,
-        "connections": [
-            {
-                "connection": line.connection,
-                "host": display(line.host, 255),
-                "bytesPerSecond": list(line.rates),
-            }
-            for line in timeline.connections
-        ],
-        "pauses": [
-            {
-                "atSeconds": round(pause.at, 1),
-                "seconds": round(pause.seconds, 1),
-                "reason": clean(pause.reason),
-                "times": pause.times,
-            }
-            for pause in timeline.pauses
-        ],
-        "phases": [
-            {"phase": clean(span.phase), "atSeconds": round(span.at, 2), "seconds": round(span.seconds, 2)}
-            for span in timeline.phases
-        ],
-        "secondsByPhase": {
-            clean(name, 40): round(each, 3) for name, each in seconds_by_phase(timeline).items()
-        },
-    }
