@@ -12,8 +12,8 @@ from nimpull.core.hardware import (
     DeviceTable,
     Gpu,
     Hardware,
+    named_hardware,
     normal_device_id,
-    parse_gpu_override,
     product_label,
 )
 from nimpull.core.manifest import Profile
@@ -183,7 +183,7 @@ def test_busy_gpus_still_fit_in_total() -> None:
 
 
 def test_mig_slices_take_generic_profiles_of_one_gpu() -> None:
-    card = parse_gpu_override("H100", TABLE)[0]
+    card = named_hardware("H100", TABLE).gpus[0]
     slices = Hardware(tuple(replace(card, index=n, mig="1g.10gb", memory_total=10 << 30) for n in range(2)))
     assert isinstance(judge(slices, min_vram_per_device_gb="9"), Match)
     assert miss(slices, gpu="h100").reason is Reason.MIG
@@ -192,7 +192,7 @@ def test_mig_slices_take_generic_profiles_of_one_gpu() -> None:
 
 
 def test_vgpu_is_noted() -> None:
-    card = replace(parse_gpu_override("H100", TABLE)[0], virtual=True)
+    card = replace(named_hardware("H100", TABLE).gpus[0], virtual=True)
     verdict = judge(Hardware((card,)), gpu="h100")
     assert isinstance(verdict, Match)
     assert verdict.note.startswith("a vGPU")
@@ -257,7 +257,7 @@ def test_f54_unusable_pattern_is_a_mismatch_with_its_reason(pattern: str, why: s
     ],
 )
 def test_gpu_override(text: str, products: list[str]) -> None:
-    gpus = parse_gpu_override(text, TABLE)
+    gpus = named_hardware(text, TABLE).gpus
     assert [gpu.product for gpu in gpus] == products
     assert [gpu.index for gpu in gpus] == list(range(len(products)))
 
@@ -265,7 +265,7 @@ def test_gpu_override(text: str, products: list[str]) -> None:
 @pytest.mark.parametrize("text", ["", " , ", "X9000", "H100:0", "H100:2000", "beef", "H100:1000,H100:1000"])
 def test_gpu_override_refuses(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_gpu_override(text, TABLE)
+        named_hardware(text, TABLE)
 
 
 def test_labels_and_ids() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nimpull.core.fits_table import FitTable, Machine, render_json
-from nimpull.core.hardware import Hardware, Origin, parse_gpu_override
+from nimpull.core.hardware import named_hardware
 from nimpull.core.published_profiles import parse_metadata, parse_resource
 from nimpull.errors import ListingError, UsageError
 from tests.calls import call
@@ -57,9 +57,7 @@ def asked(registry: Registry, tmp_path: Path, *options: str) -> tuple[int, str]:
 
 
 def verdicts(profile: dict[str, Any], *gpus: str) -> list[bool | None]:
-    machines = [
-        Machine(each, Hardware(parse_gpu_override(each, TABLE), origin=Origin.OVERRIDE)) for each in gpus
-    ]
+    machines = [Machine(each, named_hardware(each, TABLE)) for each in gpus]
     table = FitTable.of(NAME, machines, parse_metadata({"profiles": [profile]}), TABLE)
     return [verdict["fits"] for verdict in json.loads(render_json(table))["profiles"][0]["verdicts"]]
 

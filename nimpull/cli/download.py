@@ -199,10 +199,14 @@ def ask(options: Options) -> tuple[Request, Settings]:
     settings = _with_options(from_process(), options)
     store, layout = store_path(options.store, settings), LayoutKind(options.layout)
     uris = tuple(model_of(text, settings) for text in options.uris)
+    manifest = b""
+    if not uris:
+        otherwise = "Name a model (nimpull download ngc://org/team/model:version). "
+        manifest = find_manifest(options.manifest_file or "", settings, otherwise=otherwise)
     request = Request(
         store=store,
         uris=uris,
-        manifest=b"" if options.uris else _manifest(options.manifest_file or "", settings),
+        manifest=manifest,
         criteria=_criteria(options, settings),
         wanted=Wanted(include=options.include, exclude=options.exclude),
         layout=layout,
@@ -252,29 +256,21 @@ def _given(options: Options, names: Mapping[str, str]) -> list[str]:
 
 
 def _criteria(options: Options, settings: Settings) -> Criteria:
-    return criteria(
-        settings,
+    asked = Criteria(
         profiles=options.profiles,
-        everything=options.everything,
+        all=options.everything,
         engine=options.engine,
         precision=options.precision,
         tensor_parallelism=options.tensor_parallelism,
         qos=options.qos,
         lora=_bool(options.lora),
         buildable=_bool(options.buildable),
-        products=options.products,
-        gpu_ids=options.gpu_ids,
     )
+    return criteria(settings, asked, products=options.products, gpu_ids=options.gpu_ids)
 
 
 def _bool(value: str | None) -> bool | None:
     return None if value is None else value == "true"
-
-
-def _manifest(path: str, settings: Settings) -> bytes:
-    return find_manifest(
-        path, settings, otherwise="Name a model (nimpull download ngc://org/team/model:version). "
-    )
 
 
 def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:

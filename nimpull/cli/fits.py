@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-
 import click
 
 from nimpull.cli.options import gpus_option, page_option
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.signals import stopping
+from nimpull.cli.running import quiet_edges
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
 from nimpull.core.published_profiles import PublishedProfile, parse_resource
 from nimpull.core.request import Request
@@ -37,10 +34,13 @@ def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str 
     """
     resource, tag = parse_resource(nim)
     settings = from_process()
-    from nimpull.detect import shipped_table
+    from nimpull.detect import hardware_of, shipped_table
 
-    machines = _machines(gpus or tuple(filter(None, (settings.gpus,))))
-    table = FitTable.of(f"{resource}:{tag}", machines, _ask(resource, tag, settings), shipped_table())
+    devices = shipped_table()
+    named = gpus or tuple(filter(None, (settings.gpus,))) or ("",)
+    machines = [Machine(each or "here", hardware_of(each, devices)) for each in named]
+    machines = [machine for machine in machines if machine.hardware.gpus]  # there may be none here
+    table = FitTable.of(f"{resource}:{tag}", machines, _ask(resource, tag, settings), devices)
     if html:
         show_page(table, html)
         return
@@ -65,27 +65,6 @@ def show_page(table: FitTable, path: str) -> None:
     write_page(path, pictures.matrix_page(matrix, f"Profiles of {table.nim}", notes))
 
 
-def _machines(gpus: tuple[str, ...]) -> list[Machine]:
-    """Those that are named, else this one; none where it has no GPU. Raises UsageError."""
-    from nimpull.core.hardware import Hardware, Origin, parse_gpu_override
-    from nimpull.detect import detect, shipped_table
-
-    table = shipped_table()
-    if not gpus:
-        here = detect(lookup=table.find)
-        return [Machine("here", here)] if here.gpus else []
-    return [Machine(name, Hardware(parse_gpu_override(name, table), origin=Origin.OVERRIDE)) for name in gpus]
-
-
 def _ask(resource: str, tag: str, settings: Settings) -> tuple[PublishedProfile, ...] | None:
-    from nimpull.clock import SystemClock
-    from nimpull.progress import Mode, Progress
-    from nimpull.wiring.edges import Edges
-
-    cancel, clock = threading.Event(), SystemClock()
-    with (
-        stopping(cancel, lambda: None),
-        Progress(Mode.QUIET, sys.stderr, clock) as shown,
-        Edges(Request(store=""), settings, clock=clock, cancel=cancel, progress=shown) as edges,
-    ):
+    with quiet_edges(Request(store=""), settings) as edges:
         return edges.registries.metadata.profiles(resource, tag)

@@ -10,7 +10,7 @@ import click
 from nimpull.cli.options import OUTPUT, gpus_option
 from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command
-from nimpull.core.hardware import Gpu, Hardware, Origin, parse_gpu_override
+from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.report import hardware_json
 from nimpull.core.units import show_bytes
 from nimpull.settings import from_process
@@ -30,20 +30,13 @@ _ORIGIN: Final = {
 @OUTPUT
 def show_gpus(gpus: str, output: str) -> None:
     """Show the GPUs that profiles are chosen for, and where they were read."""
-    hardware = _hardware(gpus or from_process().gpus)
+    from nimpull.detect import hardware_of, shipped_table
+
+    hardware = hardware_of(gpus or from_process().gpus, shipped_table())
     if output == "json":
         click.echo(json.dumps(hardware_json(hardware), indent=2, ensure_ascii=False))
     else:
         click.echo(for_stdout("\n".join(_lines(hardware))))
-
-
-def _hardware(named: str) -> Hardware:
-    from nimpull.detect import detect, shipped_table
-
-    table = shipped_table()
-    if named:
-        return Hardware(parse_gpu_override(named, table), origin=Origin.OVERRIDE)
-    return detect(lookup=table.find)
 
 
 def _lines(hardware: Hardware) -> list[str]:

@@ -11,7 +11,7 @@ from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.fit import Fitter, Verdict
-from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
+from nimpull.core.hardware import DeviceTable, Hardware, named_hardware
 from nimpull.core.manifest import Manifest, Profile, parse_manifest
 from nimpull.core.names import display
 from nimpull.core.nim_listing import render as render_as_nim
@@ -32,15 +32,11 @@ def judge(manifest: Manifest, hardware: Hardware, table: DeviceTable) -> Judged:
 
 def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, Hardware, Judged]:
     """The manifest, this machine's GPUs (or those named), and what fits. Raises UsageError, ManifestError."""
-    from nimpull.detect import detect, shipped_table
+    from nimpull.detect import hardware_of, shipped_table
 
     manifest = parse_manifest(find_manifest(manifest_file, settings), unsafe=settings.unsafe_manifest)
     table = shipped_table()
-    override = gpus or settings.gpus
-    if override:
-        hardware = Hardware(parse_gpu_override(override, table), origin=Origin.OVERRIDE)
-    else:
-        hardware = detect(lookup=table.find)
+    hardware = hardware_of(gpus or settings.gpus, table)
     return manifest, hardware, judge(manifest, hardware, table)
 
 
@@ -123,7 +119,7 @@ def show_page(listing: ProfileList, path: str) -> None:
     columns = {headline(listing.hardware): listing.judged} if listing.hardware.gpus else {}
     for device in sorted({profile.tags.get("gpu", "") for profile in profiles} - {""}):
         try:
-            hardware = Hardware(parse_gpu_override(f"{device}:8", table), origin=Origin.OVERRIDE)
+            hardware = named_hardware(f"{device}:8", table)
         except UsageError:  # a family that the table does not know
             continue
         fitter = Fitter(hardware, table)

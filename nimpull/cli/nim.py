@@ -16,6 +16,7 @@ import click
 from nimpull.cli.options import MANIFEST, SERVING_HUB, criteria, find_manifest, is_served, model_of, placed
 from nimpull.cli.program import Command
 from nimpull.cli.running import execute
+from nimpull.core.criteria import Criteria
 from nimpull.core.manifest import Manifest, parse_manifest
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
@@ -73,8 +74,8 @@ def download_to_cache(
                 "--lora goes without --profiles and --all",
                 hint="It takes the best profile with LoRA by itself.",
             )
-        asked = criteria(settings, profiles=profiles, everything=everything, lora=True if lora else None)
-        asked = replace(asked, best_only=lora)
+        wanted = Criteria(profiles=profiles, all=everything, lora=True if lora else None, best_only=lora)
+        asked = criteria(settings, wanted)
         manifest = find_manifest(manifest_file or "", settings)
         tell_unknown(manifest, asked.profiles)
         request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
@@ -153,7 +154,7 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
                 return placed(request, settings), settings
             # the operator's Job for ``modelEndpoint: hf://…`` has no HF_HOME; the pods that serve it will
             return replace(request, hub=SERVING_HUB if is_served(directory, settings) else ""), settings
-        asked = criteria(settings, profiles=profiles)
+        asked = criteria(settings, Criteria(profiles=profiles))
         manifest = find_manifest("", settings)
         return (
             Request(
@@ -186,7 +187,7 @@ def start() -> int:
         request = Request(
             store=settings.model_path,
             manifest=find_manifest("", settings),
-            criteria=criteria(settings),
+            criteria=criteria(settings, Criteria()),
             layout=LayoutKind.WORKSPACE,
             gpus=settings.gpus,
             offline=settings.offline,

@@ -205,32 +205,20 @@ def store_path(option: str | None, settings: Settings) -> str:
 
 def criteria(
     settings: Settings,
+    asked: Criteria,
     *,
-    profiles: tuple[str, ...] = (),
-    everything: bool = False,
-    engine: str = "",
-    precision: str = "",
-    tensor_parallelism: str = "",
-    qos: str = "",
-    lora: bool | None = None,
-    buildable: bool | None = None,
     products: tuple[str, ...] = (),
     gpu_ids: tuple[str, ...] = (),
 ) -> Criteria:
-    """The options as criteria; NIM_MODEL_PROFILE and NIM_TAGS_SELECTOR where no option says otherwise."""
-    named = tuple(part for name in profiles for part in name.split(",") if part)
+    """``asked`` by options, with NIM_TAGS_SELECTOR; NIM_MODEL_PROFILE where no option chooses a profile."""
+    named = tuple(part for name in asked.profiles for part in name.split(",") if part)
     gpus = [GpuCriterion(product, gpu_ids) for product in products]
     if gpu_ids and not gpus:
         gpus = [GpuCriterion("", gpu_ids)]
-    asked = Criteria(
+    asked = replace(
+        asked,
         profiles=named,
-        all=everything or "all" in named,
-        engine=engine,
-        precision=precision,
-        tensor_parallelism=tensor_parallelism,
-        qos=qos,
-        lora=lora,
-        buildable=buildable,
+        all=asked.all or "all" in named,
         gpus=tuple(gpus),
         tags=parse_tags_selector(settings.tags_selector),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ from nimpull.settings import Settings, in_pod, is_ascii_only, is_dumb_terminal, 
 if TYPE_CHECKING:
     from nimpull.core.ports import Clock
     from nimpull.progress import Progress
+    from nimpull.wiring.edges import Edges
 
 DOWNLOAD_FAILURES: Final = range(20, 44)  # exit codes, see nimpull.errors
 IGNORED: Final = " — EXIT 0 ALL THE SAME, WITHOUT THE MODEL: NIM_IGNORE_MODEL_DOWNLOAD_FAIL is set."
@@ -84,6 +86,22 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     with stopping(cancel, give_up), shown:
         report = run(request, edges)
     return tell(report)
+
+
+@contextmanager
+def quiet_edges(request: Request, settings: Settings) -> Iterator[Edges]:
+    """For a command that asks registries and brings no file: nothing is shown, a signal stops it."""
+    from nimpull.clock import SystemClock
+    from nimpull.progress import Mode, Progress
+    from nimpull.wiring.edges import Edges
+
+    cancel, clock = Event(), SystemClock()
+    with (
+        stopping(cancel, lambda: None),
+        Progress(Mode.QUIET, sys.stderr, clock) as shown,
+        Edges(request, settings, clock=clock, cancel=cancel, progress=shown) as edges,
+    ):
+        yield edges
 
 
 def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:

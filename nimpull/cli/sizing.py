@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nimpull.cli.options import placed
-from nimpull.cli.signals import stopping
+from nimpull.cli.running import quiet_edges
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri
@@ -24,17 +22,8 @@ if TYPE_CHECKING:
 
 def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Sizes:
     """What cannot be had is a note, not an error: the profiles can be listed without. Raises Cancelled."""
-    from nimpull.clock import SystemClock
-    from nimpull.progress import Mode, Progress
-    from nimpull.wiring.edges import Edges
-
-    cancel = threading.Event()
-    clock = SystemClock()
-    request = placed(Request(store=store, dry_run=True), settings)
-    with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
-        edges = Edges(request, settings, clock=clock, cancel=cancel, progress=shown)
-        with edges:
-            return _ask(profiles, edges)
+    with quiet_edges(placed(Request(store=store, dry_run=True), settings), settings) as edges:
+        return _ask(profiles, edges)
 
 
 def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:

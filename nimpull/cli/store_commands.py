@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Mapping, Sequence
-from threading import Event
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +13,7 @@ import click
 from nimpull.cli.options import OUTPUT, STORE, store_path
 from nimpull.cli.output import say
 from nimpull.cli.program import Command
-from nimpull.cli.running import Output, execute
-from nimpull.cli.signals import stopping
+from nimpull.cli.running import Output, execute, quiet_edges
 from nimpull.core.artifacts import Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
@@ -106,22 +103,16 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
 
     What came from another endpoint than this environment's is told, and compared with the record alone.
     """
-    from nimpull.clock import SystemClock
-    from nimpull.progress import Mode, Progress
     from nimpull.store.verify import sources_of
-    from nimpull.wiring.edges import Edges
 
-    cancel, clock, settings = Event(), SystemClock(), from_process()
     promised: dict[str, tuple[Digest, ...]] = {}
-    with stopping(cancel, lambda: None), Progress(Mode.QUIET, sys.stderr, clock) as shown:
-        edges = Edges(Request(store=store.root), settings, clock=clock, cancel=cancel, progress=shown)
-        with edges:
-            for (uri, endpoint), paths in sources_of(store.record).items():
-                if endpoint not in ("", edges.registries.endpoint(uri)):
-                    say(f"not asked: {uri} came from {display(endpoint)}", err=True)
-                    continue
-                listing = edges.list(uri, Wanted(paths), {})
-                promised |= {each.identity: each.digests for each in listing.artifacts}
+    with quiet_edges(Request(store=store.root), from_process()) as edges:
+        for (uri, endpoint), paths in sources_of(store.record).items():
+            if endpoint not in ("", edges.registries.endpoint(uri)):
+                say(f"not asked: {uri} came from {display(endpoint)}", err=True)
+                continue
+            listing = edges.list(uri, Wanted(paths), {})
+            promised |= {each.identity: each.digests for each in listing.artifacts}
     return promised
 
 

@@ -222,7 +222,7 @@ class DeviceTable:
         return next(iter(exact or rows), None)
 
 
-def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
+def named_hardware(text: str, table: DeviceTable) -> Hardware:
     """``H100:8``, ``2330:10de:2``, ``NVIDIA L40S`` or a comma list of them, as GPUs with nominal memory.
 
     Raises UsageError for an unknown product or a count that is not 1 to 1024.
@@ -260,7 +260,7 @@ def parse_gpu_override(text: str, table: DeviceTable) -> tuple[Gpu, ...]:
         raise UsageError(
             "no GPU named", hint="The form is H100:8 or 2330:10de:2, several separated by commas."
         )
-    return tuple(gpus)
+    return Hardware(tuple(gpus), origin=Origin.OVERRIDE)
 
 
 def _split_count(item: str, table: DeviceTable) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.hardware import Gpu, Hardware
+from nimpull.core.hardware import DeviceTable, Gpu, Hardware, named_hardware
 from nimpull.core.ports import Cancel
 from nimpull.detect.files import read_text
 from nimpull.detect.nvml import read_nvml
@@ -51,6 +51,11 @@ def detect(
     return replace(asked, gpus=gpus, notes=(*asked.notes, *_shared_note(gpus)))
 
 
+def hardware_of(named: str, table: DeviceTable, *, cancel: Cancel | None = None) -> Hardware:
+    """The GPUs that are named, as ``--gpu`` has them, else this machine's. Raises UsageError."""
+    return named_hardware(named, table) if named else detect(lookup=table.find, cancel=cancel)
+
+
 def _named(gpu: Gpu, lookup: Lookup) -> Gpu:
     """The table's product where the driver has no name, or not the card's own."""
     if gpu.product and gpu.product != _UNNAMED:
@@ -80,4 +85,4 @@ def _shared_note(gpus: Iterable[Gpu]) -> tuple[str, ...]:
     return ("GPU and host share one memory; the figures are the node's (/proc/meminfo).",)
 
 
-__all__ = ["NVML_SECONDS", "Lookup", "detect", "shipped_table"]
+__all__ = ["NVML_SECONDS", "Lookup", "detect", "hardware_of", "shipped_table"]

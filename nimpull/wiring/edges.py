@@ -14,7 +14,7 @@ from nimpull.core.artifacts import Artifact, Listing, Location, Outcome, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Finished, Note, Phase
-from nimpull.core.hardware import DeviceTable, Hardware, Origin, parse_gpu_override
+from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Clock, Ingests, Supply
 from nimpull.core.report import Report
@@ -102,11 +102,9 @@ class Edges:
 
     def hardware(self, override: str) -> Hardware:
         """``override``: GPUs in place of this machine's, "" = none; raises UsageError for what is no GPU."""
-        if override:
-            return Hardware(parse_gpu_override(override, self.table), origin=Origin.OVERRIDE)
-        from nimpull.detect import detect
+        from nimpull.detect import hardware_of
 
-        return detect(lookup=self.table.find, cancel=self.cancel)
+        return hardware_of(override, self.table, cancel=self.cancel)
 
     @cached_property
     def network(self) -> Network:
