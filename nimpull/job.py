@@ -27,6 +27,7 @@ from nimpull.core.plan import (
     needs_to_repair,
     resolved,
 )
+from nimpull.core.preference import profile_name
 from nimpull.core.report import (
     CachedProfile,
     Failure,
@@ -37,7 +38,7 @@ from nimpull.core.report import (
     TransferSummary,
 )
 from nimpull.core.request import Repair, Request
-from nimpull.core.selection import Selection, profile_name, select
+from nimpull.core.selection import Selection, select
 from nimpull.errors import (
     AuthError,
     Cancelled,

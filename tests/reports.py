@@ -9,6 +9,7 @@ from typing import Any
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
+from nimpull.core.fit import How, Match, Mismatch, Reason
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
@@ -26,7 +27,7 @@ from nimpull.core.report import (
     TransferSummary,
     to_bytes,
 )
-from nimpull.core.selection import How, Match, Mismatch, Reason, Selection
+from nimpull.core.selection import Selection
 
 URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
 PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")

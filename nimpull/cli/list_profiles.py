@@ -10,6 +10,7 @@ from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_o
 from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.sizing import ask_sizes
+from nimpull.core.criteria import Criteria
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, named_hardware
 from nimpull.core.manifest import Manifest, Profile, parse_manifest
@@ -17,8 +18,8 @@ from nimpull.core.names import display
 from nimpull.core.nim_listing import render as render_as_nim
 from nimpull.core.preference import has_lora, is_buildable
 from nimpull.core.profile_table import FORMATS, ProfileList, render
-from nimpull.core.selection import Criteria, best, differences, named, nothing_asked_for
-from nimpull.core.units import show_bytes
+from nimpull.core.selection import best, differences, named, nothing_asked_for
+from nimpull.core.units import show_bytes, show_counts
 from nimpull.errors import NoProfileError, UsageError
 from nimpull.settings import Settings, from_process
 
@@ -138,8 +139,8 @@ def show_page(listing: ProfileList, path: str) -> None:
 
 def headline(hardware: Hardware) -> str:
     """``8x H100``."""
-    products = [gpu.product.removeprefix("NVIDIA ") or gpu.device_id for gpu in hardware.gpus]
-    return ", ".join(f"{products.count(each)}x {each}" for each in dict.fromkeys(products)) or "no GPU"
+    names = (gpu.product.removeprefix("NVIDIA ") or gpu.device_id for gpu in hardware.gpus)
+    return show_counts(names) or "no GPU"
 
 
 def size_notes(listing: ProfileList) -> dict[str, str]:

@@ -16,6 +16,8 @@ import re2
 
 from nimpull.core.manifest import Manifest, Profile
 
+#: What Kubernetes' YAML reader takes for true (YAML 1.1), as text.
+YAML_TRUE: Final = ("y", "yes", "true", "on")
 _NVIDIA: Final = ":10de"
 _RE2_MEMORY: Final = 4 << 20  # bytes of one compiled pattern
 
@@ -51,9 +53,7 @@ class Criteria:
 
     @classmethod
     def from_model_spec(cls, model_spec: Mapping[str, Any]) -> Criteria:
-        """From the CRD's JSON: ``engine``, ``precision``, ``tensorParallelism``, ``qosProfile``,
-        ``lora``, …
-        """
+        """From the CRD's ModelSpec: ``engine``, ``precision``, ``tensorParallelism``, ``qosProfile``, …"""
         profiles = tuple(str(name) for name in model_spec.get("profiles") or ())
         return cls(
             profiles=profiles,
@@ -86,7 +86,7 @@ def _flag(mapping: Mapping[str, Any], key: str) -> bool | None:
     value = mapping.get(key)
     if value is None or isinstance(value, bool):
         return value
-    return str(value).strip().lower() == "true"
+    return str(value).strip().lower() in YAML_TRUE
 
 
 def match_criteria(manifest: Manifest, criteria: Criteria, discovered: Sequence[str]) -> list[Profile]:

@@ -21,6 +21,7 @@ from nimpull.core.hardware import DeviceTable, Gpu, Hardware, normal_device_id
 from nimpull.core.manifest import Profile
 from nimpull.core.names import display
 from nimpull.core.preference import Rank, rank
+from nimpull.core.units import show_counts
 
 GB: Final = 1_000_000_000
 #: An 80 GB card must not fail a need of 80 GB because the driver keeps a little for itself.
@@ -167,7 +168,7 @@ class Fitter:
             target = wanted_gpu(profile)
             return Mismatch(
                 Reason.GPU,
-                f"needs {wanted.gpus}x {target}, found {self._found(self._gpus)}",
+                f"needs {wanted.gpus}x {target}, found {show_counts(map(self._name, self._gpus))}",
                 f"{wanted.gpus}x {target}",
                 wanted.gpus,
             )
@@ -318,13 +319,6 @@ class Fitter:
         device = self._table.device_of(gpu)
         name = gpu.product or (device.product if device else gpu.device_id)
         return display(name.removeprefix("NVIDIA "), 60)
-
-    def _found(self, gpus: tuple[Gpu, ...]) -> str:
-        counts: dict[str, int] = {}
-        for gpu in gpus:
-            name = self._name(gpu)
-            counts[name] = counts.get(name, 0) + 1
-        return ", ".join(f"{count}x {name}" for name, count in counts.items())
 
 
 def _check_backtracking(pattern: str) -> None:

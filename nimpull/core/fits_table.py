@@ -12,6 +12,7 @@ from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.names import display
 from nimpull.core.preference import profile_name
 from nimpull.core.published_profiles import PublishedProfile, Unknown
+from nimpull.core.units import aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,7 @@ def render_text(table: FitTable, *, explain: bool) -> str:
         name = display(profile_name(profile), 60)
         rows.append(["*" if place in best else "", name, profile.id[:12], *needs, *map(_word, verdicts)])
         reasons.append([f"  {name}  {profile.id[:12]}", *_reasons(table, verdicts)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = aligned(rows, " ")
     if explain:
         lines += ["", *(line for each in reasons for line in each)]
     return "\n".join([f"{table.nim}:", *lines, "", *closing(table)]) + "\n"

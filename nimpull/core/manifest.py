@@ -275,16 +275,21 @@ class _Reader:
 
 
 def runtime_manifest(listings: Iterable[Listing]) -> bytes:
-    """What was fetched without a manifest, as a v2 manifest of one profile (JSON, which is YAML too).
-
-    The profile's id is the SHA-256 of the files' URIs and digests: equal for equal content.
-    """
+    """What was fetched without a manifest, see :func:`manifest_of`."""
     files = {
         str(artifact.path): {"uri": str(artifact.uri)}
         | ({"checksum": str(artifact.digest)} if artifact.digest else {})
         for listing in listings
         for artifact in listing.artifacts
     }
+    return manifest_of(files)
+
+
+def manifest_of(files: Mapping[str, Mapping[str, str]]) -> bytes:
+    """A v2 manifest (JSON, which is YAML too) of one profile; ``files``: ``uri`` and ``checksum``, by path.
+
+    The profile's id is the SHA-256 of these: equal for equal content.
+    """
     identity = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     profile = {"id": identity, "tags": {}, "workspace": {"files": files}}
     return json.dumps({"schema_version": "2.0", "profiles": [profile]}, indent=1).encode() + b"\n"

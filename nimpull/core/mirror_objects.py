@@ -9,7 +9,6 @@ files: it is the commit mark. Without it, what is there is a part, and no reader
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import BinaryIO, Final, Protocol, Self
 from urllib.parse import quote
 
 from nimpull.core.digest import Digest, Hasher, new_hasher
+from nimpull.core.manifest import manifest_of
 from nimpull.core.names import ModelUri, SafePath, display
 from nimpull.core.ports import Cancel
 from nimpull.errors import Cancelled, IntegrityError, UsageError
@@ -134,7 +134,7 @@ def digests_in(content: bytes) -> dict[str, str]:
 
 
 def mirror_manifest(repositories: Iterable[MirrorRepository], blake3: Mapping[tuple[str, str], str]) -> bytes:
-    """What was mirrored without a manifest, as a v2 manifest of one profile (JSON, which is YAML too).
+    """What was mirrored without a manifest, see :func:`nimpull.core.manifest.manifest_of`.
 
     ``blake3``: by repository and path. With one repository its files stand at their own paths, of several
     each has a directory of its own.
@@ -147,9 +147,7 @@ def mirror_manifest(repositories: Iterable[MirrorRepository], blake3: Mapping[tu
             entry = {"uri": str(repository.uri.with_path(file.path))}
             known = blake3.get((str(repository.uri), file.path))
             files[f"{folder}{file.path}"] = entry | ({"checksum": f"blake3:{known}"} if known else {})
-    identity = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    profile = {"id": identity, "tags": {}, "workspace": {"files": files}}
-    return json.dumps({"schema_version": "2.0", "profiles": [profile]}, indent=1).encode() + b"\n"
+    return manifest_of(files)
 
 
 def check_mirrored(uris: Iterable[ModelUri]) -> None:

@@ -16,7 +16,7 @@ from nimpull.core.names import display
 from nimpull.core.nim_listing import Group, group_of, in_group
 from nimpull.core.preference import engine, has_lora, profile_name
 from nimpull.core.sizes import UNKNOWN, Size, Sizes, memory_hint
-from nimpull.core.units import show_bytes
+from nimpull.core.units import aligned, show_bytes
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "ids")
 SHORT_ID: Final = 12
@@ -84,7 +84,7 @@ def _headline(hardware: Hardware) -> str:
 
 
 def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide: bool) -> list[str]:
-    header = ["", "NAME", "ID", "GPUS", "GB/GPU", "FILES"]
+    header = [" ", "NAME", "ID", "GPUS", "GB/GPU", "FILES"]
     header += (["SIZE", "TO FETCH"] if listing.sizes else []) + (["WHY"] if wide else [])
     rows = [header]
     for profile, verdict in members:
@@ -101,12 +101,7 @@ def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide
             size = listing.sizes.of_one(profile)
             row += [_bytes(size.total), _bytes(size.to_fetch)]
         rows.append(row + ([verdict.detail] if wide else []))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    widths[0] = 1
-    return [
-        " " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return [f" {line}" for line in aligned(rows)]
 
 
 def _bytes(count: int | None) -> str:

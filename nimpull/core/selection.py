@@ -11,30 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, match_criteria
-from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict, gpu_option, need, wanted_gpu
+from nimpull.core.criteria import Criteria, equal_fold, match_criteria
+from nimpull.core.fit import Fitter, Match, Mismatch, Reason, Verdict, gpu_option, need, wanted_gpu
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import did_you_mean, display
 from nimpull.core.preference import description, engine, has_lora, profile_name
 from nimpull.errors import ManifestError, NoProfileError, UsageError
-
-__all__ = [
-    "Criteria",
-    "GpuCriterion",
-    "How",
-    "Match",
-    "Mismatch",
-    "Reason",
-    "Selection",
-    "Verdict",
-    "best",
-    "match_model_spec",
-    "named",
-    "parse_tags_selector",
-    "profile_name",
-    "select",
-]
 
 NEAREST: Final = 3
 _MIN_PREFIX: Final = 4

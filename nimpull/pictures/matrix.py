@@ -10,6 +10,7 @@ from nimpull.core.fit import Match, Verdict
 from nimpull.core.manifest import Profile
 from nimpull.core.preference import is_buildable, profile_name
 from nimpull.core.published_profiles import Unknown
+from nimpull.core.units import show_counts
 
 _NEAR: Final = frozenset({"memory", "count"})  # the right GPU, too little of it
 #: What a cell shows for its state; the words are for those who cannot see it.
@@ -109,9 +110,7 @@ def matrix_of_report(document: Mapping[str, Any]) -> Matrix | None:
     if not selection or not selection["verdicts"]:
         return None
     gpus = document.get("hardware", {}).get("gpus", [])
-    products = [gpu["product"] or gpu["deviceId"] or "unknown GPU" for gpu in gpus]
-    counts = {product: products.count(product) for product in products}
-    hardware = ", ".join(f"{count}x {product}" for product, count in counts.items()) or "no GPU"
+    hardware = show_counts(gpu["product"] or gpu["deviceId"] or "unknown GPU" for gpu in gpus) or "no GPU"
     return Matrix(
         (hardware,),
         tuple(

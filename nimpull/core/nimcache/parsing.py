@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from nimpull.core.criteria import Criteria, GpuCriterion
+from nimpull.core.criteria import YAML_TRUE, Criteria
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.nimcache.schema import UNKNOWN, Finding, check
 from nimpull.core.nimcache.values import VARIABLE, EnvVariable, HubRepository, NgcModels, NimCache, Proxy
@@ -24,7 +24,6 @@ _ACCESS_MODES: Final = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadW
 _NO_PROXY: Final = re.compile(
     r"\.?[a-zA-Z0-9.-]+|(\d{1,3}\.){3}\d{1,3}(:\d+|/\d{1,2})?|\[[0-9a-fA-F:]+\](:\d+|/\d{1,3})?"
 )
-_TRUE: Final = ("y", "yes", "true", "on")
 
 #: An object of a document that passed :func:`nimpull.core.nimcache.schema.check`; None stands for no field.
 Object = Mapping[str, Any]
@@ -134,7 +133,7 @@ def _webhook(spec: Object) -> Iterator[str]:
     pvc = storage.get("pvc") or {}
     if not _given(storage, "pvc", "hostPath"):
         yield "spec.storage must not be empty"
-    if pvc.get("create") is not None and pvc["create"].lower() not in _TRUE and not pvc.get("name"):
+    if pvc.get("create") is not None and pvc["create"].lower() not in YAML_TRUE and not pvc.get("name"):
         yield "spec.storage.pvc.name must be defined when create is false"
     if (pvc.get("volumeAccessMode") or _ACCESS_MODES[0]) not in _ACCESS_MODES:
         yield f"spec.storage.pvc.volumeAccessMode must be one of {', '.join(_ACCESS_MODES)}"
@@ -171,7 +170,7 @@ def _source(source: Object, notes: list[str]) -> NgcModels | HubRepository:
     if ngc is not None:
         endpoint = ngc.get("modelEndpoint")
         return NgcModels(
-            criteria=_criteria(ngc.get("model") or {}),
+            criteria=Criteria.from_model_spec(ngc.get("model") or {}),
             endpoint=ModelUri.parse(endpoint) if endpoint else None,
         )
     name = "dataStore" if source.get("hf") is None else "hf"
@@ -186,24 +185,6 @@ def _source(source: Object, notes: list[str]) -> NgcModels | HubRepository:
         rule = f"“{display(repository, 120)}” is no repository, or no such revision"
         _refuse([Finding(f"spec.source.{name}", rule)])
     return HubRepository(Url(hub["endpoint"]), uri)
-
-
-def _criteria(model: Object) -> Criteria:
-    def flag(name: str) -> bool | None:
-        return None if model.get(name) is None else model[name].lower() in _TRUE
-
-    profiles, gpus = tuple(model.get("profiles") or ()), model.get("gpus") or ()
-    return Criteria(
-        profiles=profiles,
-        all="all" in profiles,
-        engine=model.get("engine") or "",
-        precision=model.get("precision") or "",
-        tensor_parallelism=model.get("tensorParallelism") or "",
-        qos=model.get("qosProfile") or "",
-        gpus=tuple(GpuCriterion(gpu.get("product") or "", tuple(gpu.get("ids") or ())) for gpu in gpus),
-        lora=flag("lora"),
-        buildable=flag("buildable"),
-    )
 
 
 def _room(pvc: Object, notes: list[str]) -> int | None:

@@ -11,12 +11,14 @@ from nimpull.core.artifacts import Listing, Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
 from nimpull.core.mirror_objects import MirrorObject, Step
+from nimpull.core.preference import profile_name
 from nimpull.core.report.timeline import Timeline
 from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
 
 if TYPE_CHECKING:
     from nimpull.core.criteria import Criteria
-    from nimpull.core.selection import Selection, Verdict
+    from nimpull.core.fit import Verdict
+    from nimpull.core.selection import Selection
 
 
 class State(StrEnum):
@@ -79,7 +81,7 @@ class ProfileVerdict:
 
     @classmethod
     def of(cls, profile: Profile, verdict: Verdict) -> ProfileVerdict:
-        from nimpull.core.selection import Match, profile_name  # its pattern engines are slow to import
+        from nimpull.core.fit import Match  # its pattern engines are slow to import
 
         name = profile_name(profile)
         if isinstance(verdict, Match):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nimpull.core.hardware import Hardware
 from nimpull.core.redaction import clean
 from nimpull.core.report.contents import Report
 from nimpull.core.report.document import without_artifacts
@@ -38,7 +38,8 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
         for name in ("objects", "marks"):
             document["mirror"].pop(name)
     if report.hardware:
-        document["hardware"] = {"origin": report.hardware.origin.value, "gpus": _gpu_counts(report.hardware)}
+        counts = Counter(clean(gpu.product or gpu.device_id or "unknown", 80) for gpu in report.hardware.gpus)
+        document["hardware"] = {"origin": report.hardware.origin.value, "gpus": counts}
     for name in ("", *_EXPENDABLE):
         if name:
             _drop(document, name)
@@ -46,11 +47,6 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
         if len(text) <= limit:
             return text
     return _cut_message(document, limit)
-
-
-def _gpu_counts(hardware: Hardware) -> dict[str, int]:
-    products = [clean(gpu.product or gpu.device_id or "unknown", 80) for gpu in hardware.gpus]
-    return {product: products.count(product) for product in products}
 
 
 def _drop(document: dict[str, Any], name: str) -> None:
