@@ -23,10 +23,10 @@ from nimpull.cli.options import (
     gpus_option,
     limited,
     model_of,
+    place_option,
     placed,
     read_file,
     registry_model,
-    report_place,
     store_path,
 )
 from nimpull.cli.program import Command, OneOf
@@ -154,22 +154,9 @@ class Options:
     metavar="N",
     help="Go on for so long without any progress, 0 = give up at the first failure [NIMPULL_RETRY_SECONDS].",
 )
-@click.option(
-    "--report",
-    "report_path",
-    default="",
-    metavar="PATH",
-    shell_complete=complete.files,
-    callback=report_place,
-    help="Where the report goes; - is stdout.",
-)
-@click.option(
-    "--metrics",
-    default="",
-    metavar="PATH",
-    shell_complete=complete.files,
-    callback=report_place,
-    help="Where the metrics go [NIMPULL_METRICS, else .nimpull/metrics.prom in the store].",
+@place_option("--report", "report_path", help="Where the report goes; - is stdout.")
+@place_option(
+    "--metrics", help="Where the metrics go [NIMPULL_METRICS, else .nimpull/metrics.prom in the store]."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Nothing but the closing line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also a line for each file.")

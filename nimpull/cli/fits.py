@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nimpull.cli.options import gpus_option, page_option
+from nimpull.cli.options import gpus_option, place_option
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import quiet_edges
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
@@ -26,8 +26,8 @@ from nimpull.settings import Settings, from_process
 @gpus_option("A machine type, in place of this one; repeatable: a column each.", multiple=True)
 @click.option("--explain", is_flag=True, help="Say of each profile why it fits, or why not.")
 @click.option("-o", "--output", type=OneOf(("table", "json")), default="table", show_default=True)
-@page_option("Write a page: what runs on which machine")
-def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str | None) -> None:
+@place_option("--html", help="Write a page: what runs on which machine; - = stdout.")
+def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str) -> None:
     """Ask NIM's metadata service, without a key, which profiles of a NIM run on which machines.
 
     What the service does not know or does not say is unknown, never "no".

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import click
 
-from nimpull.cli.options import MANIFEST, STORE, choosing, find_manifest, gpus_option, page_option, store_path
+from nimpull.cli.options import (
+    MANIFEST,
+    STORE,
+    choosing,
+    find_manifest,
+    gpus_option,
+    place_option,
+    store_path,
+)
 from nimpull.cli.output import for_stdout
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.sizing import ask_sizes
@@ -66,7 +74,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
 )
 @STORE
 @click.option("-o", "--output", type=OneOf(FORMATS), default="table", show_default=True)
-@page_option("Write a page: what runs on which hardware")
+@place_option("--html", help="Write a page: what runs on which hardware; - = stdout.")
 def list_profiles(
     manifest_file: str | None,
     gpus: str,
@@ -81,7 +89,7 @@ def list_profiles(
     with_sizes: bool,
     store: str | None,
     output: str,
-    html: str | None,
+    html: str,
 ) -> None:
     """List the profiles of a model manifest: what runs on these GPUs, what does not, and why."""
     settings = from_process()

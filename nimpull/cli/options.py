@@ -48,13 +48,15 @@ OUTPUT = click.option(
 )
 
 
-def page_option(help: str) -> Callable[[Decorated], Decorated]:
+def place_option(*names: str, help: str) -> Callable[[Decorated], Decorated]:
+    """A file that is written; it is looked at before the work, see :func:`report_place`."""
     return click.option(
-        "--html",
+        *names,
+        default="",
         metavar="PATH",
         shell_complete=complete.files,
         callback=report_place,
-        help=f"{help}; - = stdout.",
+        help=help,
     )
 
 

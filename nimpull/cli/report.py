@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 import nimpull.cli.completion as complete
-from nimpull.cli.options import STORE, page_option, read_file
+from nimpull.cli.options import STORE, place_option, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
 from nimpull.core.names import display
@@ -27,8 +27,8 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
 )
 @click.argument("report", required=False, metavar="[REPORT]", shell_complete=complete.files)
 @STORE
-@page_option("Write a page of its own, without network or script")
-def report(report: str | None, store: str | None, html: str | None) -> int:
+@place_option("--html", help="Write a page of its own, without network or script; - = stdout.")
+def report(report: str | None, store: str | None, html: str) -> int:
     """Show what a pull did: a report file, or the last report of a store."""
     if report and store:
         raise UsageError("a report and a store are given", hint="Give one of them.")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Final
+
+from nimpull.detect.files import read_text
 
 #: v1 says "no limit" with a number near 2^63 (kernel, cgroup-v1/memory.rst).
 _NO_LIMIT: Final = 1 << 60
@@ -21,8 +23,8 @@ def memory_limit(*, root: str = "/") -> int | None:
     limits = [
         limit
         for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
-        for directory in _directories(Path(root), controller)
-        if (limit := _number(_text(directory / name))) is not None
+        for directory in _directories(root, controller)
+        if (limit := _number(read_text(root, directory / name).strip())) is not None
     ]
     return min(limits, default=None)
 
@@ -33,10 +35,10 @@ def cpu_limit(*, root: str = "/") -> float | None:
     ``cpu.max`` is "quota period" or "max period" in microseconds (kernel, cgroup-v2.rst); v1 has a file for
     each, and -1 for no limit (kernel, scheduler/sched-bwc.rst).
     """
-    quotas = [_text(directory / "cpu.max").split() for directory in _directories(Path(root), "")]
+    quotas = [read_text(root, directory / "cpu.max").split() for directory in _directories(root, "")]
     quotas += [
-        [_text(directory / "cpu.cfs_quota_us"), _text(directory / "cpu.cfs_period_us")]
-        for directory in _directories(Path(root), "cpu")
+        [read_text(root, directory / f"cpu.cfs_{what}_us").strip() for what in ("quota", "period")]
+        for directory in _directories(root, "cpu")
     ]
     numbers = [tuple(map(_number, quota)) for quota in quotas if len(quota) == 2]
     return min((quota / period for quota, period in numbers if quota and period), default=None)
@@ -49,29 +51,20 @@ def processors(*, root: str = "/") -> int:
     return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
 
 
-def _directories(base: Path, controller: str) -> Iterator[Path]:
-    """Those of this process' group and the groups above it; ``controller`` "" = version 2's hierarchy."""
-    mount = base / "sys/fs/cgroup" / controller
-    group = _group(base, controller)
+def _directories(root: str, controller: str) -> Iterator[PurePath]:
+    """Below ``root``: of this process' group and the groups above it; ``controller`` "" = version 2's."""
+    group = _group(root, controller)
     for directory in (group, *group.parents):
-        yield mount / directory
+        yield PurePath("sys/fs/cgroup", controller, directory)
 
 
-def _group(base: Path, controller: str) -> Path:
+def _group(root: str, controller: str) -> PurePath:
     """The group's path below the mount, from lines ``<id>:<controllers>:<path>`` (cgroups(7))."""
-    for line in _text(base / "proc/self/cgroup").splitlines():
+    for line in read_text(root, "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(","):
-            return Path(path.lstrip("/"))
-    return Path()
-
-
-def _text(path: Path) -> str:
-    """ "" where it cannot be read."""
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""
+            return PurePath(path.lstrip("/"))
+    return PurePath()
 
 
 def _number(text: str) -> int | None:

@@ -46,8 +46,7 @@ class Cell:
         if isinstance(verdict, Match):
             state = "busy" if verdict.busy else "build" if is_buildable(profile) else "fits"
             return cls(state, "; ".join(filter(None, (verdict.detail, verdict.note))))
-        reason = verdict.reason.name.lower()
-        return cls("near" if reason in _NEAR else "no", f"{verdict.detail}. It would take: {verdict.change}")
+        return _missed(verdict.reason.name.lower(), verdict.detail, verdict.change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,9 @@ def matrix_of_report(document: Mapping[str, Any]) -> Matrix | None:
 def _reported(verdict: Mapping[str, Any]) -> Cell:
     if verdict["matches"]:
         return Cell("fits", str(verdict["detail"]))
-    why = (
-        f"{verdict['detail']}. It would take: {verdict['change']}" if verdict["change"] else verdict["detail"]
-    )
-    return Cell("near" if verdict["reason"] in _NEAR else "no", str(why))
+    return _missed(str(verdict["reason"]), str(verdict["detail"]), str(verdict["change"]))
+
+
+def _missed(reason: str, detail: str, change: str) -> Cell:
+    why = f"{detail}. It would take: {change}" if change else detail
+    return Cell("near" if reason in _NEAR else "no", why)

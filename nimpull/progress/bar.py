@@ -9,7 +9,7 @@ from nimpull.core.events import Finished
 from nimpull.core.names import display
 from nimpull.core.report import ProgressSummary, progress_text
 from nimpull.progress.stream import TextStream
-from nimpull.progress.updates import Update, sentence
+from nimpull.progress.updates import Update, View, sentence
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -19,7 +19,7 @@ MARGIN: Final = 3
 BESIDES: Final = 16  # columns of the percentage, blanks, and a bar that is still one
 
 
-class Bar:
+class Bar(View):
     """Lines for what happens, and below them the bar. ``ascii``: drawn with ``#``."""
 
     def __init__(self, stream: TextStream, *, ascii: bool) -> None:

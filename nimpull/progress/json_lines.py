@@ -10,10 +10,10 @@ from nimpull.core.names import display
 from nimpull.core.report import progress_json
 from nimpull.core.units import show_time
 from nimpull.progress.stream import TextStream
-from nimpull.progress.updates import Update
+from nimpull.progress.updates import Update, View
 
 
-class JsonLines:
+class JsonLines(View):
     """One JSON object a line."""
 
     def __init__(self, stream: TextStream) -> None:
@@ -27,9 +27,6 @@ class JsonLines:
             records.append((update.time, {"event": "progress", **progress_json(update.progress)}))
         objects = ({"time": show_time(time), **record} for time, record in records)
         self._stream.write("".join(json.dumps(each, separators=(",", ":")) + "\n" for each in objects))
-
-    def close(self) -> None:
-        """Nothing is held back."""
 
 
 def _record(event: Event) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from nimpull.core.names import display
 from nimpull.core.report import ProgressSummary, progress_text
 from nimpull.core.units import show_bytes, show_seconds
 from nimpull.progress.stream import TextStream
-from nimpull.progress.updates import Update, sentence
+from nimpull.progress.updates import Update, View, sentence
 
 STALL_SHOWN_AFTER: Final = 15.0  # seconds without a byte before a line says so
 
 
-class LogLines:
+class LogLines(View):
     """``files``: each finished file has a line of its own."""
 
     def __init__(self, stream: TextStream, *, files: bool) -> None:
@@ -36,9 +36,6 @@ class LogLines:
             self._shown = (progress.done, progress.files)
             lines.append(_progress_line(progress))
         self._stream.write("".join(f"{line}\n" for line in lines if line))
-
-    def close(self) -> None:
-        """Nothing is held back."""
 
 
 def _progress_line(progress: ProgressSummary) -> str:

@@ -26,10 +26,12 @@ class Update:
 
 
 class View(Protocol):
-    """One way to show a run; used by the writing thread alone, so it may block."""
+    """One way to show a run; used by the writing thread alone, so it may block. ``close``: the last call."""
 
     def show(self, update: Update) -> None: ...
-    def close(self) -> None: ...
+
+    def close(self) -> None:
+        return  # views of lines hold nothing back
 
 
 def sentence(event: Event) -> str:

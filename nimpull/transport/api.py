@@ -13,13 +13,12 @@ import requests
 import tenacity
 
 from nimpull.core.events import Waiting
-from nimpull.core.heads import content_length
 from nimpull.core.names import Url
 from nimpull.core.network_failures import LastingNetworkError, Watch, proxy_refused, unstable, unusable
 from nimpull.core.patience import BUSY, Patience
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
-from nimpull.core.reply import Reply
+from nimpull.core.reply import Reply, content_length
 from nimpull.errors import Cancelled, NetworkError, TransferError
 from nimpull.transport.network import Network
 from nimpull.transport.requests_connections import Adapter, Exchange, thread

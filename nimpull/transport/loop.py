@@ -17,14 +17,13 @@ from typing import Any, Final
 import pycurl
 
 from nimpull.core.artifacts import Location
-from nimpull.core.heads import content_length
 from nimpull.core.link_local import is_internal
 from nimpull.core.names import Url
 from nimpull.core.network_failures import Watch, proxy_refused, unusable
 from nimpull.core.patience import BUSY
 from nimpull.core.ports import PAUSE, STOP, Receiver
 from nimpull.core.redirects import Hop, check_location, internal, is_redirect, next_hop
-from nimpull.core.reply import Head
+from nimpull.core.reply import Head, content_length
 from nimpull.errors import NetworkError, NimpullError, TransferError
 from nimpull.transport.curl_errors import explain_curl
 from nimpull.transport.network import Network

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 from nimpull.core.criteria import YAML_TRUE, Criteria
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.nimcache.schema import UNKNOWN, Finding, check
-from nimpull.core.nimcache.values import VARIABLE, EnvVariable, HubRepository, NgcModels, NimCache, Proxy
+from nimpull.core.nimcache.values import VARIABLE, EnvVariable, HubRepository, NgcModels, NimCache
 from nimpull.core.units import parse_quantity
 from nimpull.core.yamltext import load_yaml
 from nimpull.errors import UsageError
@@ -231,10 +231,6 @@ def _reference(origin: Object) -> str:
     return "a field of the pod"
 
 
-def _proxy(proxy: Object) -> Proxy:
-    http, https = proxy.get("httpProxy"), proxy.get("httpsProxy")
-    return Proxy(
-        http=Url(http) if http else None,
-        https=Url(https) if https else None,
-        no_proxy=proxy.get("noProxy") or "",
-    )
+def _proxy(proxy: Object) -> dict[str, str]:
+    fields = {"https": "httpsProxy", "http": "httpProxy", "no": "noProxy"}
+    return {name: proxy.get(field) or "" for name, field in fields.items()}

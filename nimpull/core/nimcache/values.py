@@ -39,26 +39,18 @@ class EnvVariable:
 
 
 @dataclass(frozen=True, slots=True)
-class Proxy:
-    """``spec.proxy``; the URLs redact their credentials when shown."""
-
-    http: Url | None = None
-    https: Url | None = None
-    no_proxy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class NimCache:
     """What a pull needs of it.
 
-    ``room``: bytes that ``spec.storage.pvc.size`` promises, None = not given. ``notes``: what the cluster
-    would refuse or do differently, in plain words.
+    ``room``: bytes that ``spec.storage.pvc.size`` promises, None = not given. ``proxy``: ``spec.proxy`` by
+    what its variables begin with, ``https``, ``http`` and ``no``. ``notes``: what the cluster would refuse or
+    do differently, in plain words.
     """
 
     source: NgcModels | HubRepository
     room: int | None = None
     env: tuple[EnvVariable, ...] = ()
-    proxy: Proxy | None = None
+    proxy: Mapping[str, str] | None = field(default=None, repr=False)  # may hold a password
     notes: tuple[str, ...] = ()
 
     def environment(self, own: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -73,11 +65,9 @@ class NimCache:
                 variables[item.name] = known[item.name] = expand(item.value, known)
             elif item.name in own:
                 known[item.name] = own[item.name]
-        if self.proxy:
+        if self.proxy is not None:
             variables["NIM_SDK_USE_NATIVE_TLS"] = "1"
-            http = self.proxy.http.reveal() if self.proxy.http else ""
-            https = self.proxy.https.reveal() if self.proxy.https else ""
-            for name, value in (("https", https), ("http", http), ("no", self.proxy.no_proxy)):
+            for name, value in self.proxy.items():
                 variables[f"{name.upper()}_PROXY"] = variables[f"{name}_proxy"] = value
         return variables
 
