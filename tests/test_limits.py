@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nimpull.detect.cgroup import cpu_limit, memory_limit, processors
-from nimpull.detect.open_files import open_files
+from nimpull.detect.process_limits import cpu_limit, memory_limit, open_files, processors
 from nimpull.fetch import FetchLimits
 
 MIB = 1 << 20

@@ -88,8 +88,7 @@ def _store(path: str) -> Diagnosis:
 
 def _machine() -> Iterator[Diagnosis]:
     from nimpull.detect import detect, shipped_table
-    from nimpull.detect.cgroup import cpu_limit, memory_limit
-    from nimpull.detect.open_files import open_files
+    from nimpull.detect.process_limits import cpu_limit, memory_limit, open_files
 
     yield judge_machine(memory_limit(), cpu_limit(), open_files())
     yield judge_gpus(detect(lookup=shipped_table().find))

@@ -72,7 +72,7 @@ def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
     With --repair, exit 0: all is as it was downloaded again; else the exit code of what hindered it. Keys are
     those of a download.
     """
-    from nimpull.detect.cgroup import processors
+    from nimpull.detect.process_limits import processors
     from nimpull.store.repair import plan_repair
 
     with open_store(store) as opened:

@@ -128,6 +128,14 @@ def _list(value: Yaml, line: int, what: str) -> YamlList:
     _refuse(line, f"{what} must be a list")
 
 
+def _map_in(parent: YamlMap, key: str) -> YamlMap:
+    return _map(parent.get(key), parent.lines.get(key, parent.line), f"“{key}”")
+
+
+def _list_in(parent: YamlMap, key: str) -> YamlList:
+    return _list(parent.get(key), parent.lines.get(key, parent.line), f"“{key}”")
+
+
 class _Reader:
     """Holds what is shared between profiles: the same file names and digests come back in each of them."""
 
@@ -148,7 +156,7 @@ class _Reader:
         return self._manifest("v1", profiles, "")
 
     def v2(self, top: YamlMap) -> Manifest:
-        entries = _list(top.get("profiles"), top.lines.get("profiles", top.line), "“profiles”")
+        entries = _list_in(top, "profiles")
         profiles = []
         for entry, line in zip(entries, entries.lines, strict=True):
             body = _map(entry, line, "a profile")
@@ -158,7 +166,7 @@ class _Reader:
     def legacy(self, top: YamlMap) -> Manifest:
         """``manifest: [{id, tags}, {<id>: {tags}}, …]`` with the model's name in ``model_profile``."""
         model = _text(top, "model_profile")
-        entries = _list(top["manifest"], top.lines["manifest"], "“manifest”")
+        entries = _list_in(top, "manifest")
         profiles = []
         for entry, line in zip(entries, entries.lines, strict=True):
             body = _map(entry, line, "a profile")
@@ -192,7 +200,7 @@ class _Reader:
         )
 
     def _tags(self, body: YamlMap) -> dict[str, str]:
-        tags = _map(body.get("tags"), body.lines.get("tags", body.line), "“tags”")
+        tags = _map_in(body, "tags")
         pattern = tags.get("product_name_regex")
         if isinstance(pattern, str) and pattern not in self._patterns:
             self._patterns.add(pattern)
@@ -205,7 +213,7 @@ class _Reader:
         return {key: _text(tags, key) for key in tags}
 
     def _workspace(self, body: YamlMap) -> tuple[tuple[ProfileFile, ...], str]:
-        workspace = _map(body.get("workspace"), body.lines.get("workspace", body.line), "“workspace”")
+        workspace = _map_in(body, "workspace")
         problems: list[str] = []
         files = (*self._listed_files(workspace, problems), *self._component_files(workspace, problems))
         if not self._unsafe:
@@ -220,7 +228,7 @@ class _Reader:
 
     def _listed_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
         """v2: ``files: {<path>: {uri: …, checksum: …}}``."""
-        files = _map(workspace.get("files"), workspace.lines.get("files", workspace.line), "“files”")
+        files = _map_in(workspace, "files")
         for path, value in files.items():
             line = files.lines[path]
             entry = _map(value, line, f"file “{display(path, 120)}”")
@@ -232,12 +240,10 @@ class _Reader:
 
     def _component_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
         """v1: ``components: [{dst, src: {repo_id, files: [name, …]}}]``; ``dst`` is a directory or ""."""
-        parts = _list(
-            workspace.get("components"), workspace.lines.get("components", workspace.line), "“components”"
-        )
+        parts = _list_in(workspace, "components")
         for part, line in zip(parts, parts.lines, strict=True):
             component = _map(part, line, "a component")
-            source = _map(component.get("src"), component.lines.get("src", line), "“src”")
+            source = _map_in(component, "src")
             repo = source.get("repo_id")
             names = source.get("files")
             if not isinstance(repo, str) or not repo or not isinstance(names, YamlList):

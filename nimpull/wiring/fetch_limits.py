@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from nimpull.detect.cgroup import cpu_limit, memory_limit
-from nimpull.detect.open_files import open_files
+from nimpull.detect.process_limits import cpu_limit, memory_limit, open_files
 from nimpull.fetch import FetchLimits
 from nimpull.settings import Settings
 

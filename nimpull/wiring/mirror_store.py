@@ -54,7 +54,7 @@ class MirrorStore:
         """Files that are sent at a time."""
         settings = self._edges.settings
         affordable = CONNECTIONS
-        from nimpull.detect.cgroup import memory_limit
+        from nimpull.detect.process_limits import memory_limit
 
         limits = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
         if limits:

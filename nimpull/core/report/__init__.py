@@ -1,6 +1,6 @@
 """What a run did, as one value in three sizes: the report file, the termination message, the closing line.
 
-``contents`` is what a report holds and ``timeline`` when what came, ``document`` its JSON, ``sentences`` its
+``contents`` is what a report holds, ``document`` its JSON, ``sentences`` its
 words for people, ``termination`` what a pod leaves behind. :mod:`nimpull.wiring.report_writer` writes them
 down; the contract is ``nimpull/report.schema.json``.
 """
@@ -9,19 +9,23 @@ from nimpull.core.report.contents import (
     CachedProfile,
     Failure,
     MirrorSummary,
+    Pause,
+    PhaseSpan,
     PodShare,
     ProgressSummary,
+    RateLine,
     Report,
     Repository,
     SelectionSummary,
     State,
     StoreSummary,
+    Timeline,
     TransferSummary,
+    seconds_by_phase,
 )
 from nimpull.core.report.document import hardware_json, progress_json, text_of, to_bytes
 from nimpull.core.report.sentences import CLOSING_LINE_LIMIT, closing_line, progress_text
 from nimpull.core.report.termination import termination_message
-from nimpull.core.report.timeline import Pause, PhaseSpan, RateLine, Timeline, seconds_by_phase
 
 __all__ = [
     "CLOSING_LINE_LIMIT",

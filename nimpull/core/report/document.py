@@ -20,14 +20,16 @@ from nimpull.core.report.contents import (
     Failure,
     MirrorSummary,
     ProgressSummary,
+    RateLine,
     Report,
     Repository,
     State,
     StoreSummary,
+    Timeline,
     TransferSummary,
+    seconds_by_phase,
 )
 from nimpull.core.report.sentences import done, moving
-from nimpull.core.report.timeline import RateLine, Timeline, seconds_by_phase
 from nimpull.core.units import show_time
 
 SCHEMA_VERSION: Final = "nimpull/v1"

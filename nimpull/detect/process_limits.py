@@ -1,10 +1,12 @@
-"""How much memory and CPU this process may use: the limits of its control group."""
+"""What this process may use: memory and CPU by its control group, open files by its own limit."""
 
 from __future__ import annotations
 
 import math
 import os
+import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Final
 
@@ -49,6 +51,19 @@ def processors(*, root: str = "/") -> int:
     allowed = len(os.sched_getaffinity(0))
     limit = cpu_limit(root=root)
     return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
+
+
+def open_files() -> int | None:
+    """The limit, raised from the soft to the hard one where that may be; None = there is none (getrlimit(2)).
+
+    The soft limit is kept low for select(2), which is not used here on descriptors of files and connections.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # more than the kernel grants
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _directories(root: str, controller: str) -> Iterator[PurePath]:
