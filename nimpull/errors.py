@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final, Self
 
 INTERNAL_ERROR_REFERENCE = "internal-error"
+# EX_SOFTWARE of sysexits.h.
 INTERNAL_ERROR_EXIT_CODE = 70
 _LIMITS: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 

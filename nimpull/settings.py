@@ -21,10 +21,12 @@ from nimpull.errors import UsageError
 
 NGC_KEY_VARIABLES: Final = ("NGC_CLI_API_KEY", "NGC_API_KEY")  # NIM's own order
 HF_TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+#: Where NIM images have it, in the order in which the operator's probe looks.
 MANIFEST_PATHS: Final = (
     "/opt/nim/etc/default/model_manifest.yaml",
     "/etc/nim/config/model_manifest.yaml",
 )
+#: Whatever the tool they were meant for, their bundles are trusted beside the system's.
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 DEFAULT_CACHE: Final = "/opt/nim/.cache"
 TERMINATION_LOG: Final = "/dev/termination-log"  # Kubernetes' default of terminationMessagePath
@@ -146,6 +148,8 @@ def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
     scheme = environ.get("NGC_API_SCHEME", "").strip() or "https"
     ngc_key, ngc_doubts = _secret(environ, NGC_KEY_VARIABLES)
     hf_token, hf_doubts = _secret(environ, HF_TOKEN_VARIABLES)
+    # The operator's samples have jfrog:// in NIM_REPOSITORY_OVERRIDE; it is no mirror, but an endpoint like
+    # NGC's.
     override, artifactory = _artifactory(environ, scheme)
     doubts = (*ngc_doubts, *hf_doubts, *_misnamed(environ), *_swapped(ngc_key, hf_token))
     return Settings(
@@ -207,6 +211,7 @@ def _index(environ: Mapping[str, str]) -> int | None:
 
 
 def _hub_in(store: str, home: str) -> str:
+    # By text alone: the store may not be there yet.
     inside = os.path.relpath(home, store) if home else ".."
     return "" if inside.split("/")[0] == ".." else os.path.normpath(f"{inside}/hub")
 
@@ -327,6 +332,7 @@ def _secret(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, tu
         if not value:
             warnings.append(f"{name} is set but empty: check the key of the secret that it comes from")
             continue
+        # echo secret | kubectl create secret --from-file keeps the line feed.
         if value != environ[name]:
             warnings.append(f"{name} had blanks or a newline around it, which were cut off")
         if any(character.isspace() or not character.isprintable() for character in value):
@@ -382,6 +388,7 @@ def is_ascii_only(environ: Mapping[str, str] = os.environ) -> bool:
     all says nothing: that is the usual container.
     """
     names = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]  # in the order of POSIX
+    # What Python itself put there; what was given stands in LANG.
     if names[1] == "C.UTF-8":
         del names[1]
     return next(filter(None, names), "") in ("C", "POSIX") or is_dumb_terminal(environ)

@@ -121,6 +121,7 @@ def _network(settings: Settings, models: tuple[ModelUri, ...]) -> Iterator[Diagn
     places: dict[Url, str] = {}
     for url, name in _endpoints(settings, models, schemes):
         places.setdefault(url, name)  # a mirror of NGC often answers at one address for both
+    # All at once: each may take its ten seconds.
     with ThreadPoolExecutor(max(len(places), 1)) as pool:
         yield from pool.map(ask, places, places.values())
 
@@ -151,6 +152,7 @@ def _asking(
     def ask(url: Url, subject: str) -> Diagnosis:
         began = clock.monotonic()
         try:
+            # A redirect is an answer: where it leads to is not what was asked about.
             reply = api.request("HEAD", url, follow=False)
         except NimpullError as error:
             return Diagnosis.of(subject, error)

@@ -287,10 +287,12 @@ def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:
 def _with_source(request: Request, cache: NimCache, manifest_file: str, settings: Settings) -> Request:
     source = cache.source
     if isinstance(source, HubRepository):
+        # As the operator's huggingface-cli Job: plain files, which NIM_MODEL_NAME=/model-store points at.
         return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR, hub=SERVING_HUB)
     if source.endpoint:
         uri = registry_model(source.endpoint, settings)
         hub = SERVING_HUB if uri.scheme == "hf" else ""
+        # As its create-model-store Job for modelEndpoint.
         return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE, hub=hub)
     asked = replace(source.criteria, as_operator=True)
     request = replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)

@@ -132,6 +132,7 @@ def show_page(listing: ProfileList, path: str) -> None:
         except UsageError:  # a family that the table does not know
             continue
         fitter = Fitter(hardware, table)
+        # This machine may be one of them: its own column stays.
         columns.setdefault(
             headline(hardware), tuple((profile, fitter.verdict(profile)) for profile in profiles)
         )

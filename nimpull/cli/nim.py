@@ -77,6 +77,7 @@ def download_to_cache(
         wanted = Criteria(profiles=profiles, all=everything, lora=True if lora else None, best_only=lora)
         asked = criteria(settings, wanted)
         manifest = find_manifest(manifest_file or "", settings)
+        # In the words of the container's tool, before the job refuses them in its own.
         tell_unknown(manifest, asked.profiles)
         request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
         return under_flags(request, settings), settings

@@ -89,6 +89,7 @@ def choosing(command: Decorated) -> Decorated:
         (("--tp", "tensor_parallelism"), "Tensor parallelism."),
         (("--qos",), "latency or throughput."),
     )
+    # Decorators apply from the last to the first; --help lists them as above.
     for names, help in reversed(tags):
         command = click.option(*names, default="", shell_complete=complete.tags, help=help)(command)
     return name(command)
@@ -120,6 +121,7 @@ def find_manifest(option: str, settings: Settings, *, otherwise: str = "") -> by
         return read_file(option, "the manifest")
     for path in settings.manifest_paths:
         try:
+            # Not os.path.exists: a manifest that may not be read is there, and must not be passed over.
             os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -26,6 +26,7 @@ def say(line: str, *, err: bool = False) -> None:
     """A line for people: where nobody reads, it is left behind after a moment."""
     from nimpull.progress.stream import TextStream, await_writer
 
+    # In a thread: a log driver that does not read must not keep the process from ending.
     out = sys.stderr if err else sys.stdout
     stream = TextStream(out, ascii=is_ascii_only())
     text = in_columns(line, stream.columns) if _is_terminal(out) else line
@@ -109,6 +110,7 @@ def hand_over(pieces: Iterable[str]) -> OutputError | None:
             size += len(piece)
             if size > _BLOCK:  # the text may be of a million files
                 _write(descriptor, "".join(block))
+                # Not empty: the last line feed is due once anything was written.
                 block, size = [""], 0
         if block:
             _write(descriptor, "".join([*block, "\n"]))

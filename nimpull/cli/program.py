@@ -128,6 +128,7 @@ class OneOf(click.Choice[str]):
     """A choice that says which of its values was meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # click's own message lists the choices, but does not say which one was meant.
         if value not in self.choices:
             meant = did_you_mean(str(value), self.choices)
             self.fail(f"“{value}” is none of {', '.join(self.choices)}. {meant}".rstrip(), param, ctx)
@@ -143,6 +144,7 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     from nimpull.cli.output import speak_plainly
     from nimpull.cli.running import fail, fail_unasked
 
+    # Before click prints anything, its help included.
     if is_ascii_only():
         speak_plainly()
     try:
@@ -190,6 +192,7 @@ def _refused(refused: click.UsageError) -> int:
 
 def _silence_stdout() -> None:
     """What could not be written stays in Python's buffer: the interpreter would fail over it at its end."""
+    # In place of the descriptor, not of the object: the interpreter flushes sys.stdout at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -34,6 +34,7 @@ def report(report: str | None, store: str | None, html: str) -> int:
         raise UsageError("a report and a store are given", hint="Give one of them.")
     content = _content(report, store)
     try:
+        # NaN and Infinity, which Python would take, are no JSON and break every sum.
         document = json.loads(content, parse_constant=_no_number)
         text = page_of(document) if html else in_words(document)
     except _NO_REPORT as error:

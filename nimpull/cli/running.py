@@ -74,11 +74,13 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     )
 
     def tell(report: Report) -> int:
+        # A report that nobody can read is a failure (exit 50), but not in place of the run's own.
         code = show(report, request, output)
         unwritten = edges.reporter.unwritten
         return fail(unwritten) if unwritten and not code else code
 
     def give_up() -> None:
+        # From a thread beside the run, which hangs: what it holds is not touched.
         report = abandon(edges)
         tell(report)
         edges.reporter.publish(report)

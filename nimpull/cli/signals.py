@@ -32,6 +32,7 @@ def stopping(cancel: Event, overdue: Callable[[], object]) -> Iterator[None]:
     What is on the disk then is what a kill would leave.
     """
     reader, writer = os.pipe()
+    # The C handler writes into it and must never wait; what does not fit is not needed.
     os.set_blocking(writer, False)
     listening = Thread(target=_listen, args=(reader, cancel, overdue), name="nimpull-signals", daemon=True)
     listening.start()  # before the handlers: where no thread can be had, a signal keeps its effect
@@ -42,7 +43,9 @@ def stopping(cancel: Event, overdue: Callable[[], object]) -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+        # After the handlers: no signal may find one whose pipe is gone.
         signal.set_wakeup_fd(wakeup)
+        # Ends the thread: it reads the end of the pipe.
         os.close(writer)
         listening.join()
         os.close(reader)
@@ -64,4 +67,5 @@ def _listen(reader: int, cancel: Event, overdue: Callable[[], object]) -> None:
         speaking = Thread(target=overdue, name="nimpull-overdue", daemon=True)
         speaking.start()
         speaking.join(LAST_WORDS)  # the volume that hangs may be where the report goes
+    # Not sys.exit: here it would end this thread alone, and at the end wait for others that hang.
     os._exit(Cancelled.exit_code)

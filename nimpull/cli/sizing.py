@@ -42,6 +42,7 @@ def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:
     missing: list[Artifact] | None = None
     try:
         promised, volume = resolved(needs.promised, listings), edges.volume
+        # With the manifest's digests, as a pull has them: the store is asked for the same files.
         complete = [
             completed(each, promised, edges.registries.endpoint(uri)) for uri, each in listings.items()
         ]

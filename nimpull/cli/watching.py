@@ -41,6 +41,7 @@ def watch(root: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
     while True:
         report = read_report(tree)
         runs = watcher.living()
+        # Before the first writer was seen, an unfinished report that moves is a run that begins.
         somebody = somebody or bool(runs)
         unfinished = _part(report, "status").get("state") == "InProgress" and watcher.moves(REPORT)
         if not runs and (somebody or not unfinished):

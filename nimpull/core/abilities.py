@@ -37,6 +37,7 @@ class Abilities:
 
     @property
     def mode(self) -> WriteMode:
+        # Without either a file cannot be filled in, then named: it is assembled elsewhere and brought over.
         if not (self.offsets and self.replacing):
             return WriteMode.SEQUENTIAL
         return WriteMode.DIRECT if not self.missing else WriteMode.PLAIN

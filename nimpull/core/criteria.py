@@ -109,12 +109,16 @@ def _matches_v1(tags: Mapping[str, str], asked: Criteria, discovered: Sequence[s
     ):
         if wanted and tags.get(tag, "") != wanted:
             return False
+    # Not asked for: all but LoRA, where a profile without the tag counts as without. Asked for, either way:
+    # the tag must be there and say so.
     lora = tags.get("feat_lora", "")
     if (lora == "true") if asked.lora is None else (lora != str(asked.lora).lower()):
         return False
+    # v1 does not look at model_type; v2 does, and before backend.
     backend = tags.get("llm_engine", "") or tags.get("backend", "")
     if asked.engine and asked.engine.removesuffix("_llm") not in backend:
         return False
+    # Only here does v1 look at GPUs at all: without engine and gpus it takes the profiles of every GPU.
     if "tensorrt" in asked.engine.lower() or asked.gpus:
         if "tensorrt" not in backend.lower():
             return False
@@ -135,6 +139,7 @@ def _gpu_matches_v1(tags: Mapping[str, str], gpus: Sequence[GpuCriterion], disco
             device = tags.get("gpu_device", "").removesuffix(_NVIDIA)
             if device not in entry.ids:
                 return False
+    # A profile without a gpu tag is in every label, so that its product pattern never decides.
     return found or any(
         label and (named[0] in label.lower() or re2_matches(tags.get("product_name_regex", ""), label))
         for label in discovered
@@ -157,10 +162,12 @@ def _matches_v2(tags: Mapping[str, str], asked: Criteria, discovered: Sequence[s
     if any(value and not equal_fold(tags.get(tag, ""), value) for value, tag in wanted):
         return False
     backend = tags.get("llm_engine", "") or tags.get("model_type", "") or tags.get("backend", "")
+    # So that asking for "triton" finds nothing, as in the operator.
     if equal_fold(backend, "triton"):
         backend = "tensorrt"
     if asked.engine and asked.engine.lower().removesuffix("_llm") not in backend.lower():
         return False
+    # A buildable profile is compiled on the node, whatever its GPU.
     return _gpu_matches_v2(tags, asked.gpus, discovered) or equal_fold(
         tags.get("trtllm_buildable", ""), "true"
     )
@@ -176,6 +183,7 @@ def _gpu_matches_v2(tags: Mapping[str, str], gpus: Sequence[GpuCriterion], disco
             any(name in label.lower() for name in named) or re2_matches(pattern, label)
             for label in discovered
         )
+    # Products and ids of all entries are pooled: each entry is no condition of its own, as it is in v1.
     ids = {each for entry in gpus for each in entry.ids}
     device = tags.get("gpu_device", "").removesuffix(_NVIDIA)
     if ids and (not device or device not in ids):
@@ -189,6 +197,7 @@ def _gpu_matches_v2(tags: Mapping[str, str], gpus: Sequence[GpuCriterion], disco
 
 def equal_fold(left: str, right: str) -> bool:
     """Go's ``strings.EqualFold``: simple case folding, character by character."""
+    # str.casefold would make "ss" of "ß", which Go does not.
     return len(left) == len(right) and all(
         one == other or one.lower() == other.lower() or one.upper() == other.upper()
         for one, other in zip(left, right, strict=True)

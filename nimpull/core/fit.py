@@ -180,9 +180,11 @@ class Fitter:
         device_id = normal_device_id(tags.get("gpu_device", ""))
         families = [tags[key] for key in ("gpu", "key") if tags.get(key)]
         pattern = tags.get("product_name_regex", "")
+        # The id is what NVIDIA says to match on: names of one card change with the driver.
         exact = tuple(gpu for gpu in self._gpus if device_id and normal_device_id(gpu.device_id) == device_id)
         if exact:
             return How.EXACT, exact, ""
+        # But not alone: NIM 1.0 manifests give the L40S the id of the L40, and NIM runs them on an L40S.
         family = tuple(
             gpu for gpu in self._gpus if any(self._table.in_family(gpu, name) for name in families)
         )
@@ -194,6 +196,7 @@ class Fitter:
             except BadPatternError as cause:
                 return How.PATTERN, (), f"product_name_regex “{display(pattern, 60)}”: {cause}"
             return How.PATTERN, found, ""
+        # It names a GPU that is not here, if only by an id that cannot be read: that is not generic.
         if device_id or families or tags.get("gpu_device"):
             return How.FAMILY, (), ""
         return How.GENERIC, self._gpus, ""
@@ -214,9 +217,11 @@ class Fitter:
         """RE2 where it can (linear time); a lookahead goes to a backtracking engine with a time limit."""
         if len(pattern) > MAX_PATTERN:
             raise BadPatternError(f"it is longer than {MAX_PATTERN} characters")
+        # NIMs write lookaheads ("^NVIDIA-A10(?!0)"), which RE2 has not.
         linear = compile_re2(pattern)
         if linear is not None:
             return linear.search(label) is not None
+        # A manifest of such patterns would else cost the time limit for each profile and label.
         if self._timeouts >= _MAX_TIMEOUTS:
             return None
         _check_backtracking(pattern)
@@ -225,11 +230,13 @@ class Fitter:
         except regex.error as cause:
             raise BadPatternError(f"it is not a regular expression ({display(cause, 80)})") from cause
         except TimeoutError:
+            # Kept as an answer (None) by the caller: asked again, it would take as long again.
             self._timeouts += 1
             return None
 
     def _enough(self, profile: Profile, wanted: Need, how: How, matching: tuple[Gpu, ...]) -> Verdict:
         """Whether one kind has tp x pp GPUs with the memory. Of several kinds, the nearest answer counts."""
+        # Engines of several GPUs want them equal: two H100 and two A100 are not four of anything.
         kinds: dict[tuple[str, str, str], list[Gpu]] = {}
         for gpu in matching:
             kinds.setdefault((gpu.device_id, gpu.product, gpu.mig), []).append(gpu)
@@ -242,12 +249,14 @@ class Fitter:
 
     def _one_kind(self, profile: Profile, wanted: Need, how: How, gpus: tuple[Gpu, ...]) -> Verdict:
         product = self._name(gpus[0])
+        # A slice reports the device id of the whole card, but neither its memory nor its links.
         if gpus[0].mig and (wanted.gpus > 1 or how is not How.GENERIC):
             return Mismatch(
                 Reason.MIG,
                 f"needs {wanted.gpus}x whole {product}, found the MIG slice {display(gpus[0].mig, 40)}",
                 "a GPU without MIG",
             )
+        # A profile that names its GPU was built for it; only one that names none can meet too old a card.
         if how is How.GENERIC and (incapable := self._incapable(profile, gpus[0])):
             return incapable
         if len(gpus) < wanted.gpus:
@@ -261,6 +270,7 @@ class Fitter:
         if len(roomy) < wanted.gpus:
             return self._too_small(wanted, product, gpus)
         free = [gpu for gpu in roomy if _is_free(gpu, wanted.memory_gb)]
+        # GB10 and Orin do not tell it, and what is not known is no reason against a profile.
         unknown = wanted.memory_gb is not None and roomy[0].memory_total is None
         return Match(
             rank=rank(profile, list(How).index(how)),
@@ -329,6 +339,7 @@ def _check_backtracking(pattern: str) -> None:
     for count in _COUNT.finditer(pattern):
         if count[1] is None:
             raise BadPatternError("it has a brace that is not a count")
+        # Nested counts multiply: (a{1000}){1000} would be a million states.
         repeats *= max(1, int(count[2] or count[1]))
         if repeats > _MAX_REPEATS:
             raise BadPatternError(f"it repeats more than {_MAX_REPEATS} times")

@@ -124,6 +124,7 @@ def _requires(published: PublishedProfile) -> tuple[int | None, float | None]:
         wanted = need(published.profile)
     except BadTagError:
         return None, None
+    # need() takes 1 where nothing is said; the service's silence is no number.
     return wanted.gpus if published.profile.tags.get("tp") else None, wanted.memory_gb
 
 

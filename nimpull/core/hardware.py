@@ -116,6 +116,7 @@ class Device:
 
 def squash(name: str) -> str:
     """``NVIDIA H100_NVL`` and ``h100-nvl`` become ``h100nvl``: lower case, letters and digits, no brand."""
+    # The prefix comes and goes with the driver: GH200 lost and regained its "NVIDIA ".
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _BRANDS]
     return "".join(words).removesuffix("generation")
 
@@ -143,6 +144,7 @@ class DeviceTable:
             for name in (device.product, device.label, device.family):
                 if name:
                     self._families.setdefault(squash(name), {})[device.device_id] = None
+        # The alias first: the first id of a name is the card that is meant where nothing else is said.
         for alias, ids in _ALIASES.items():
             own = self._families.get(alias, {})
             self._families[alias] = dict.fromkeys([*(f"{each}:{_VENDOR}" for each in ids), *own])
@@ -266,9 +268,11 @@ def named_hardware(text: str, table: DeviceTable) -> Hardware:
 def _split_count(item: str, table: DeviceTable) -> tuple[str, int]:
     """``H100:8``; also ``H100x8`` and ``8xH100``, as people say it, where that is no product's name."""
     spoken = _SPOKEN.fullmatch(item)
+    # "RTX PRO 6000 X2" may be a name.
     if spoken and table.named(item) is None:
         item = f"{spoken['name'] or spoken['after']}:{spoken['count'] or spoken['before']}"
     head, separator, tail = item.rpartition(":")
+    # ":2330" is half of a PCI id, not two thousand GPUs.
     is_count = separator and tail.strip().isdigit() and not (len(tail) == 4 and not head)
     if not is_count:
         return item, 1

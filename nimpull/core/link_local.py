@@ -35,6 +35,7 @@ def is_internal(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(found, IPv6Address):
+        # ::ffff:169.254.169.254 and its like reach the same machine.
         inside = found.ipv4_mapped or found.sixtofour
         if inside is None and found in _NAT64:
             inside = IPv4Address(int(found) & 0xFFFFFFFF)

@@ -71,6 +71,7 @@ def parse_manifest(data: bytes, *, unsafe: bool = False) -> Manifest:
     reader = _Reader(unsafe)
     if isinstance(root, YamlMap):
         version = root.get("schema_version")
+        # So "1.2" and "12" are v2 too, and "3.0" is v1, where it fails: the operator searches for a 2.
         if isinstance(version, str) and "2" in version:
             return reader.v2(root)
         if "schema_version" not in root and isinstance(root.get("manifest"), YamlList):
@@ -249,6 +250,7 @@ class _Reader:
             if not isinstance(repo, str) or not repo or not isinstance(names, YamlList):
                 problems.append("a workspace component names no repository or no files")
                 continue
+            # v1 names NGC repositories bare: nim/meta/llama3-8b-instruct:hf.
             repo = repo if "://" in repo else f"ngc://{repo}"
             prefix = _text(component, "dst").strip("/")
             for name, at in zip(names, names.lines, strict=True):
@@ -256,6 +258,7 @@ class _Reader:
                     problems.append("a workspace component lists a file that is not a name")
                     continue
                 path = self._path(f"{prefix}/{name}" if prefix not in ("", ".") else name, at)
+                # v1 has no checksums: those of the registry are all there is.
                 yield ProfileFile(path, f"{repo}?file={name}")
 
     def _path(self, text: str, line: int) -> SafePath:

@@ -68,6 +68,8 @@ def _kind(repository: MirrorRepository) -> str:
 def _tree_entry(entry: HubFile) -> dict[str, object]:
     if entry.digest.algorithm == "git":
         return {"type": "file", "path": entry.path, "size": entry.size, "oid": entry.digest.hex}
+    # The Hub's "oid" of a large file is the blob id of its pointer, as git has it; the content's is under
+    # "lfs".
     pointer = pointer_text(entry.digest.hex, entry.size)
     blob = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
     lfs = {"oid": entry.digest.hex, "size": entry.size, "pointerSize": len(pointer)}
@@ -88,6 +90,7 @@ def hub_map(before: bytes, repository: MirrorRepository, listed: Iterable[HubFil
     at, owner = repository.at, "/datasets/" if _kind(repository) == "dataset" else "/"
     for revision in dict.fromkeys((at.revision, repository.uri.revision)):
         start = f"{owner}{at.repo_id}/resolve/{revision}/"
+        # A branch that moved on has other files: its old lines go, those of its commits stay.
         lines = {name: line for name, line in lines.items() if not name.startswith(f'"{start}')}
         for entry in listed:
             asked = f"{start}{entry.path}".replace('"', '\\"')

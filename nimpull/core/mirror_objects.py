@@ -117,12 +117,14 @@ def is_there(file: MirrorFile, standing: Standing | None) -> bool:
         return False
     known = {digest.algorithm: digest.hex for digest in standing.digests}
     common = [digest for digest in file.digests if digest.algorithm in known]
+    # A size alone proves nothing: an update of a model often keeps it.
     return bool(common) and all(known[digest.algorithm] == digest.hex for digest in common)
 
 
 def checksum_list(digests: Mapping[str, str], before: bytes = b"") -> bytes:
     """The list as b3sum writes it, by path. ``before``: a list whose other files stay in it: another profile
     of the same repository brought them."""
+    # What is sent now wins over an older list.
     lines = dict(digests_in(before)) | dict(digests)
     return "".join(f"{hexadecimal}  {path}\n" for path, hexadecimal in sorted(lines.items())).encode()
 
@@ -194,6 +196,7 @@ class Content:
         for hasher in self._hashers.values():
             hasher.update(block)
         self._position += len(block)
+        # Before the last byte is handed over: a target that has not got it has not got the object.
         if self._position == self.size:
             self._check()
         return block
@@ -249,6 +252,7 @@ def part_size(size: int, least: int) -> int:
     """Bytes of each part but the last of an upload: ``least``, doubled until 10,000 parts are enough
     (Amazon S3 User Guide, "Multipart upload limits"; boto3's transfer manager does the same)."""
     part = least
+    # -(-a // b) rounds up.
     while -(-size // part) > 10_000:
         part *= 2
     return part

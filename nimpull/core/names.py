@@ -26,6 +26,7 @@ _DRIVE: Final = re.compile(r"^[A-Za-z]:")
 def display(text: object, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     """Foreign text made safe for a terminal and a log line: controls escaped, cut at ``limit`` characters."""
     whole = str(text)
+    # Nearly all names are: a listing of a million files passes here several times.
     if len(whole) <= limit and whole.isascii() and whole.isprintable():
         return whole
     shown = []
@@ -90,8 +91,10 @@ def _unsafe(text: str, limit: int) -> str:  # noqa: PLR0911 - one return per rul
     for segment in text.split("/"):
         if segment in ("", ".", ".."):
             return "it has an empty, “.” or “..” segment"
+        # casefold: a file system that ignores case would take .NIMPULL for it.
         if segment.casefold() == STATE_DIRECTORY:
             return f"{STATE_DIRECTORY} is nimpull's own directory"
+        # Surrogates, which utf-8 refuses, were refused above.
         if len(segment.encode("utf-8")) > MAX_SEGMENT_BYTES:
             return f"a segment is longer than {MAX_SEGMENT_BYTES} bytes"
     return ""
@@ -290,6 +293,7 @@ class ModelUri:
             if body.startswith(prefix):
                 body, repo_type = body.removeprefix(prefix), kind
         head, revision = body, ""
+        # NIM writes a colon, the Hub and its tools an @.
         for separator in ("@", ":"):
             if separator in body:
                 head, _, revision = body.partition(separator)
@@ -309,6 +313,7 @@ class ModelUri:
             "hf",
             org=org,
             name=segments[-1],
+            # A branch may hold slashes (refs/pr/3), which an address has encoded.
             revision=unquote(revision) or "main",
             path=path,
             repo_type=repo_type,

@@ -51,6 +51,7 @@ def proxy_refused(status: int, url: Url, proxy: Url) -> ProxyError:
             f"the proxy {proxy} wants other credentials (407) for {url.authority}",
             hint="Check user and password in HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy).",
         )
+    # A 5xx of a proxy may be a restart; 403 and its like are a rule.
     refused = ProxyError if status >= 500 else ProxyRefusedError
     return refused(
         f"the proxy {proxy} refuses to connect to {url.authority} (HTTP {status})",
@@ -128,6 +129,7 @@ class Watch:
         elif now - self._last >= self._policy.read_timeout:
             what = "" if answered else ", and its answer's head was not whole"
             return unstable(self._url, f"it stalled for {now - self._last:.0f} s{what}")
+        # Only the body has a rate: a registry may think for a while before its head.
         if not answered:
             self._began = now
         elapsed = now - self._began

@@ -78,6 +78,7 @@ def _system(gpus: Sequence[Gpu]) -> list[str]:
 def _gpu(gpu: Gpu) -> str:
     device = gpu.device_id or "0000:10de"
     product = display(gpu.product or "NVIDIA GPU", 100)
+    # What NIM prints for GPUs that share the host's memory; "utilization" is of memory.
     used = "N/A"
     if gpu.memory_total and gpu.memory_used is not None:
         used = str(gpu.memory_used * 100 // gpu.memory_total)

@@ -85,6 +85,7 @@ class Patience:
             self = self.progressed(now)  # noqa: PLW0642 - the same work, seen after its progress
         after = replace(self, failures=self.failures + 1)
         left = min(self.budget, patience) - (now - self.since)
+        # A pause that outlasts what is left would be waited for in vain.
         if left < _INSTANT or asked > left:
             return after, None
         pause = 0.0 if brought >= _MANY else backoff(after.failures, jitter, patience)

@@ -84,6 +84,7 @@ def resolved(by_identity: Mapping[str, T], listings: Mapping[ModelUri, Listing])
     """The same by the identities that the listings gave the files: a URI may name a moving revision."""
     renamed = {}
     for identity, value in by_identity.items():
+        # The manifest may say "hf", the listing the version that it is now: commits must meet by the latter.
         uri = ModelUri.parse(identity)
         listing = listings.get(uri.repo)
         renamed[str(listing.uri.with_path(uri.path)) if listing else identity] = value

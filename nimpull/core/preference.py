@@ -18,6 +18,7 @@ def engine(profile: Profile) -> str:
     """``llm_engine``, else ``backend``, else ``model_type``, lower case; the TensorRT spellings are one."""
     tags = profile.tags
     name = (tags.get("llm_engine") or tags.get("backend") or tags.get("model_type") or "").lower()
+    # Older manifests name the engine by the server around it.
     return "tensorrt_llm" if name in ("tensorrt", "triton", "trtllm", "tensorrt_llm") else name
 
 
@@ -29,6 +30,7 @@ def rank(profile: Profile, how: int) -> Rank:
         _place(ENGINES, engine(profile)),
         _place(PRECISIONS, tags.get("precision", "").lower()),
         _place(QOS, tags.get("profile", "").lower()),
+        # More GPUs for each layer answer sooner; of pipelines, the shorter one does.
         -_number(tags.get("tp", "")),
         _number(tags.get("pp", "")),
     )

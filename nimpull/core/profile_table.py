@@ -185,6 +185,7 @@ def as_document(listing: ProfileList) -> dict[str, Any]:
             "notes": [display(note) for note in listing.hardware.notes],
         },
         "best": listing.best,
+        # A part of a sum would be taken for the whole by whatever reads the document.
         **_size_document(size if complete else UNKNOWN),
         "sizeNotes": [display(sizes.note)] if sizes.note else [],
         "profiles": [

@@ -75,10 +75,12 @@ class Proxies:
         CIDR blocks cover literal addresses only (no look-up); ``[v6]:port`` and ``host:port`` bind to a
         port; ``*`` covers all.
         """
+        # By the scheme of what is asked for; that of the proxy itself says how it is spoken to.
         proxy = self.http if url.scheme == "http" else self.https
         if proxy is None:
             return None
         _, host, port = url.origin
+        # An absolute name, "example.com.", is the same host.
         host = host.rstrip(".")
         try:
             address: _Address | None = ip_address(host)

@@ -60,6 +60,7 @@ class PublishedProfile:
             return min(matches, key=lambda match: (match.busy, match.rank))
         misses = [each for each in verdicts if isinstance(each, Mismatch)]
         nearest = min(misses, key=lambda miss: (miss.reason, miss.distance))
+        # The service sent something else than a number: that says nothing of the profile.
         if nearest.reason is Reason.BAD_TAG:
             return Unknown(nearest.detail)
         if nearest.reason is Reason.GPU and (names := [*self._strange(table)]):
@@ -109,6 +110,7 @@ def _published(row: Mapping[str, Any]) -> PublishedProfile:
         both = {"gpu": "".join(names), "gpu_device": "".join(devices)}
         named = [{tag: text for tag, text in both.items() if text}]
     else:
+        # The two lists do not go in pairs: each entry is a card of its own.
         named = [{"gpu_device": device} for device in devices] + [{"gpu": name} for name in names]
     own = named[0] if len(named) == 1 else {}
     name = display(_text(row.get("profile_id")), 128)

@@ -45,10 +45,12 @@ def next_hop(hop: Hop, status: int, location: str) -> Hop:
     if len(seen) > MAX_REDIRECTS:
         raise _refused(target, hop.url, f"it is the {len(seen)}th in a row")
     following = replace(hop, url=target, seen=seen)
+    # What browsers do, and RFC 9110 allows; 307 and 308 keep the method.
     if status == 303 or (status in (301, 302) and hop.method == "POST"):
         method = "HEAD" if hop.method == "HEAD" else "GET"
         kept = {name: value for name, value in hop.headers.items() if name.lower() != "content-type"}
         following = replace(following, method=method, body=None, headers=kept)
+    # The header's name does not say what is secret in it: X-Api-Key is one that libraries send along.
     if target.origin != hop.url.origin:
         if following.body is not None:
             raise _refused(target, hop.url, "it would send the request's body to another host")

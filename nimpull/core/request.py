@@ -101,7 +101,9 @@ class Request:
             "exclude": self.wanted.exclude,
             "layout": self.layout.value,
             "profiles": sorted(profiles),
+            # Another registry may have other content under the same name: its store is another one.
             "endpoints": endpoints,
+            # A profile of one id may list other files in the next release of a NIM.
             "manifest": hashlib.sha256(self.manifest).hexdigest() if self.manifest else "",
             "places": (self.hub, self.ngc_hub, bool(self.runtime_manifest)),
         }

@@ -63,11 +63,13 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
             hint="Use the NIM's own: with NIM_MANIFEST_PATH, or in the image of the modelPuller, whose "
             "default is enough for Hugging Face and DataStore only (docs/image.md).",
         )
+    # A NIMCache writes `profiles: ["all"]`, the command line --all.
     if criteria.all or "all" in criteria.profiles:
         return Selection(verdicts, _whole(_by_tags(manifest.profiles, criteria)), "all")
     if criteria.profiles:
         return Selection(verdicts, _whole(named(manifest, criteria.profiles)), "named")
     if criteria.restricts or criteria.as_operator:
+        # The operator has the node label of each GPU; it is made here of what was detected.
         labels = [label for gpu in hardware.gpus for label in table.labels(gpu)[:1]]
         taken = _by_tags(match_criteria(manifest, criteria, labels), criteria)
         if not taken:
@@ -76,6 +78,7 @@ def select(manifest: Manifest, criteria: Criteria, hardware: Hardware, table: De
             return Selection(verdicts, _whole(taken), "criteria")
     else:
         taken = _by_tags(manifest.profiles, criteria)
+    # By identity: two profiles of a v2 manifest may have one id, and equal content.
     candidates = {id(profile) for profile in taken}
     chosen = best([pair for pair in verdicts if id(pair[0]) in candidates], lora=bool(criteria.lora))
     return Selection(verdicts, _whole((chosen,)), "best fit")
@@ -98,6 +101,7 @@ def best(verdicts: Sequence[tuple[Profile, Verdict]], *, lora: bool = False) -> 
 
     Raises NoProfileError with the nearest misses.
     """
+    # The place in the manifest decides between equals: the first, as in NIM.
     running = [
         (verdict.rank, place, profile)
         for place, (profile, verdict) in enumerate(verdicts)
@@ -173,6 +177,7 @@ def named(manifest: Manifest, names: Sequence[str]) -> tuple[Profile, ...]:
 
 def _resolve(manifest: Manifest, text: str) -> Profile:
     name = text.strip()
+    # NIM itself refuses this, and people paste it all the same.
     pasted = _PASTED.fullmatch(name)
     if pasted:
         name = pasted[1]
@@ -182,6 +187,7 @@ def _resolve(manifest: Manifest, text: str) -> Profile:
     found = found or [profile for profile in profiles if equal_fold(profile_name(profile), name)]
     if not found and len(name) >= _MIN_PREFIX:
         found = [profile for profile in profiles if profile.id.startswith(name.lower())]
+    # v2 manifests may list one profile twice; that is no ambiguity.
     distinct = [profile for place, profile in enumerate(found) if profile not in found[:place]]
     if len(distinct) == 1:
         return distinct[0]

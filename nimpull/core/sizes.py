@@ -88,6 +88,7 @@ class Sizes:
         )
 
     def _of(self, files: Collection[Artifact]) -> Size:
+        # Repositories often hold the weights twice, for another framework too, which is not loaded.
         weights = [artifact for artifact in files if artifact.path.endswith(".safetensors")]
         missing = self.missing
         return Size(

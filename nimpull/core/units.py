@@ -22,6 +22,7 @@ def show_bytes(count: float) -> str:
     """``16.1 GiB``: three digits at most before the unit, one after the point from KiB on."""
     size = float(count)
     for unit in _BINARY[:-1]:
+        # So that 1023.96 is 1.0 of the next unit, not 1024.0 of this one.
         if abs(size) < 1023.95:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
@@ -58,6 +59,7 @@ def parse_quantity(text: str) -> int:
 
     Raises ValueError. Source of the grammar: k8s.io/apimachinery ``resource.Quantity``.
     """
+    # No size has more digits, and Decimal would take its time over a million of them.
     found = _QUANTITY.fullmatch(text.strip()) if len(text) <= 40 else None
     if found is None:
         raise ValueError("not a quantity such as 50Gi, 1.5Ti or 200G")

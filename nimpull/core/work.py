@@ -45,6 +45,7 @@ def units_of(artifacts: Iterable[Artifact]) -> tuple[WorkUnit, ...]:
 
 def _unit_name(artifact: Artifact) -> str:
     identity = artifact.identity
+    # A file of unknown size may be large: it is a unit of its own.
     if artifact.size is not None and artifact.size < LARGE:
         bundle = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4]) % BUNDLES
         identity = f"{artifact.uri.repo} bundle {bundle} of {BUNDLES}"
@@ -59,6 +60,7 @@ def from_place(units: Sequence[WorkUnit], pod: str, index: int | None) -> tuple[
     if index is None:
         fraction = int.from_bytes(hashlib.sha256(pod.encode()).digest()[:4]) / (1 << 32)
     else:
+        # Not index / count: nobody knows how many pods there will be.
         fraction = index * _GOLDEN % 1
     start = int(fraction * len(units))
     return (*units[start:], *units[:start])

@@ -91,6 +91,7 @@ def load_yaml(
         )
     builder = _Builder(what, error, max_nodes, plain)
     try:
+        # Events, not nodes: PyYAML's composer would build the whole document before a limit could be seen.
         return builder.document(yaml.parse(data, Loader=yaml.CBaseLoader))
     except yaml.MarkedYAMLError as cause:
         line = cause.problem_mark.line + 1 if cause.problem_mark else 1
@@ -144,9 +145,12 @@ class _Builder:
         if depth >= MAX_DEPTH:
             raise self.failure(_line(event), TOO_DEEP)
         self._refuse_python(event)
+        # An alias counts as what it stands for, so that ten lines of aliases of aliases are not a billion
+        # values.
         anchor, before = event.anchor, self._nodes
         if anchor:
             self._open.add(anchor)
+            # An anchor that is given again hides the earlier one from its own beginning on (YAML 1.2, 7.1).
             self._anchors.pop(anchor, None)
         collection: YamlMap | YamlList
         if isinstance(event, MappingStartEvent):
@@ -171,6 +175,7 @@ class _Builder:
         text: str = event.value
         tag = event.tag
         if tag is None:
+            # Quotes make text of anything: "null" is a word, null is nothing.
             if event.style in (None, ""):
                 return None if text in _NULLS else self._plain(text)
             return text
@@ -193,6 +198,7 @@ class _Builder:
             if isinstance(event, MappingEndEvent):
                 break
             line = _line(event)
+            # In quotes it is a key like any other.
             is_merge = isinstance(event, ScalarEvent) and event.value == _MERGE and not event.style
             key = self._node(event, events, depth)
             value = self._node(next(events), events, depth)
@@ -200,6 +206,8 @@ class _Builder:
                 raise self.failure(line, "a mapping key must be text")
             if key is None:
                 continue
+            # The operator refuses duplicates too. A merge key is in the table as well: only one may stand in
+            # a map.
             if key in own.lines:
                 raise self.failure(
                     line, f"key “{display(key, 100)}” is already defined at line {own.lines[key]}"

@@ -38,6 +38,7 @@ def detect(
     If NVML knows no GPU by name or id, the PCI bus is read instead and NVML's reasons stay among the notes.
     """
     asked = read_nvml(timeout=timeout, cancel=cancel)
+    # NVML may list GPUs and know nothing of them: a driver that lost them, or may not be asked.
     if not any(gpu.product or gpu.device_id for gpu in asked.gpus):
         seen = read_pci(root=root, lookup=lookup)
         if seen.gpus:

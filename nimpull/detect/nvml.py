@@ -107,6 +107,7 @@ def _ask_child(timeout: float, cancel: Cancel | None) -> tuple[list[dict[str, An
     """(the lines that came, why there are no more of them)."""
     try:
         child = subprocess.Popen(
+            # -P: the script's directory is not on sys.path: no module in it may take the place of another's.
             [sys.executable, "-P", _PROBE],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -194,6 +195,7 @@ def _gpus(index: int, lines: Sequence[Mapping[str, Any]]) -> list[Gpu]:
     if not lines:
         return [Gpu(index=index, problems=("GPU: the driver did not answer for it",))]
     parent = _gpu(index, lines[0])
+    # The parent of MIG devices answers as well, though not for its memory; what it is split into counts.
     if not lines[0].get("mig_mode"):
         return [parent]
     parts = [_mig(parent, line) for line in lines[1:]]

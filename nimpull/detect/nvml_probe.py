@@ -113,6 +113,7 @@ def _memory(nvml: Any, handle: Any) -> Any:
 def _mig_devices(nvml: Any, parent: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     try:
+        # Slots need not be filled in order: all are asked.
         slots = nvml.nvmlDeviceGetMaxMigDeviceCount(parent)
     except nvml.NVMLError:
         slots = MIG_SLOTS

@@ -56,6 +56,7 @@ def read_pci(*, root: str, lookup: Lookup) -> Hardware:
 def _is_gpu(root: str, slot: str) -> bool:
     if _hex(root, slot, "vendor") != _NVIDIA or not _hex(root, slot, "class").startswith(_GPU_CLASSES):
         return False
+    # An SR-IOV virtual function is a part of a card that is listed itself.
     return not os.path.lexists(os.path.join(root, _DEVICES, slot, "physfn"))
 
 

@@ -24,6 +24,7 @@ def memory_limit(*, root: str = "/") -> int | None:
     """
     limits = [
         limit
+        # Both versions may be mounted at a time (hybrid): whichever limits, limits.
         for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes"))
         for directory in _directories(root, controller)
         if (limit := _number(read_text(root, directory / name).strip())) is not None

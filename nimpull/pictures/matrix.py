@@ -70,6 +70,7 @@ class Matrix:
     @property
     def ordered(self) -> tuple[Row, ...]:
         """What runs somewhere first; else as in the manifest."""
+        # The table above is in the order of how near a profile is to running.
         states = list(_SIGNS)
         return tuple(
             sorted(

@@ -79,6 +79,7 @@ def _environment() -> Environment:
         """Every text from elsewhere: without controls and bidi marks, which no escaping takes out."""
         return display(value, 4096) if isinstance(value, str) and not isinstance(value, Markup) else value
 
+    # autoescape and finalize together: markup is escaped by the one, what no escaping shows by the other.
     environment = Environment(
         loader=PackageLoader("nimpull.pictures"),
         autoescape=True,
@@ -135,6 +136,7 @@ def _shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     """``wait`` is a part of ``fetch``: it is shown beside the rest of that."""
     parts = dict(seconds)
     if "wait" in parts and "fetch" in parts:
+        # "wait" is counted in whole intervals, and may come out larger than the whole.
         parts["fetch"] = max(0.0, parts["fetch"] - parts["wait"])
     total = sum(parts.values()) or 1.0
     return [

@@ -71,9 +71,11 @@ class Progress:
         self._told = 0
         self._pauses: dict[str, float] = {}
         self._lock = Lock()
+        # Not the lock of the counters: a reader that is slow must not hold up whoever counts.
         self._wake = Condition(Lock())
         self._closing = False
         self._thread: Thread | None = None
+        # At DEBUG lines come too often below a bar; above INFO there is nothing to draw.
         mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
         self._view = _view(mode, TextStream(stream, ascii=ascii), files=level <= Level.DEBUG, ascii=ascii)
 

@@ -29,6 +29,7 @@ class Bar(View):
 
     def show(self, update: Update) -> None:
         lines = [sentence(event) for _, event in update.events if not isinstance(event, Finished)]
+        # The lines go above the bar, which is drawn anew below them.
         if lines and self._bar is not None:
             self._bar.clear()
         self._stream.write("".join(f"{line}\n" for line in lines if line))

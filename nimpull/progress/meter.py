@@ -37,6 +37,7 @@ class ProgressMeter:
             case Finished(outcome):
                 if outcome.action not in _PRESENT:
                     self._files += 1
+            # The rate is of this fetch alone: what was there already came in no time.
             case Planned(files, total, present, files_present):
                 self._files_total, self._files = files, files_present
                 self._total, self._done = total, present

@@ -60,6 +60,7 @@ class Recorder:
     def _halve(self) -> None:
         self._interval *= 2
         for line in (self._all, *self._hosts.values(), *self._connections.values()):
+            # Half as many samples of twice the length: the bound holds however long the run takes.
             line[:] = _grouped(line, 2)
 
     def _pause(self, reason: str, seconds: float, at: float) -> None:
@@ -67,6 +68,7 @@ class Recorder:
         for number in range(len(self._pauses) - 1, max(-1, len(self._pauses) - 8), -1):
             pause = self._pauses[number]
             if pause.reason == reason and at - pause.at < self._interval:
+                # They wait side by side, not one after the other.
                 longest = max(pause.seconds, seconds)
                 self._pauses[number] = Pause(pause.at, longest, reason, pause.times + 1)
                 return

@@ -44,6 +44,7 @@ def parse_nimcache(data: bytes, *, lenient: bool = False) -> NimCache:
         notes += (f"{finding}. {finding.hint}".rstrip(". ") for finding in findings if finding.pardonable)
         findings = [finding for finding in findings if not finding.pardonable]
     spec = document.get("spec") or {}
+    # Rules over fields that are missing or of the wrong type would only repeat what was found.
     if not findings:
         findings = list(_rules(spec.get("source") or {}))
     if findings:
@@ -75,6 +76,8 @@ def _refuse(findings: Sequence[Finding]) -> NoReturn:
 def _the_nimcache(data: bytes) -> Object:
     if len(data) > MAX_BYTES:
         raise UsageError(f"a NIMCache file of {len(data)} bytes is over the limit of {MAX_BYTES} bytes")
+    # Split here, because the reader takes the first document of a text, and errors must name the line of the
+    # file.
     parts = _DOCUMENT.split(data)
     if len(parts) > MAX_DOCUMENTS:
         raise UsageError(f"more than {MAX_DOCUMENTS} YAML documents in one file")
@@ -173,6 +176,7 @@ def _source(source: Object, notes: list[str]) -> NgcModels | HubRepository:
             criteria=Criteria.from_model_spec(ngc.get("model") or {}),
             endpoint=ModelUri.parse(endpoint) if endpoint else None,
         )
+    # _rules has made sure that there is exactly one.
     name = "dataStore" if source.get("hf") is None else "hf"
     hub: Object = source[name]
     namespace, revision = hub.get("namespace"), hub.get("revision") or ""
@@ -181,6 +185,7 @@ def _source(source: Object, notes: list[str]) -> NgcModels | HubRepository:
     owner = f"{'' if hub.get('datasetName') is None else 'datasets/'}{namespace or 'default'}"
     repository = hub.get("modelName") or hub.get("datasetName") or ""
     uri = ModelUri.parse(f"hf://{owner}/{repository}{f':{revision}' if revision else ''}")
+    # What the fields hold is put into a URI: a name with "@", "/" or "?" in it would be another repository.
     if (uri.org, uri.name, uri.revision) != (namespace or "default", repository, revision or "main"):
         rule = f"“{display(repository, 120)}” is no repository, or no such revision"
         _refuse([Finding(f"spec.source.{name}", rule)])
@@ -213,6 +218,7 @@ def _env(entries: Sequence[Object], notes: list[str]) -> tuple[EnvVariable, ...]
         if entry.get("valueFrom") is not None:
             reference = _reference(entry["valueFrom"])
             notes.append(f"{name} comes from {reference} in the cluster; here, set it in the environment")
+        # Kubernetes expands only what is listed before; the rest stays as it is written.
         earlier = {variable.name for variable in variables}
         notes.extend(
             f"{name}: $({display(found[2], 80)}) stays as it is, no earlier entry of spec.env has that name"

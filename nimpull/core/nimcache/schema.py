@@ -173,6 +173,7 @@ def _fields(value: Mapping[str, object], node: Mapping[str, Node], path: str) ->
             hint = _KEYLESS if name == "authSecret!" else ""
             yield Finding(_at(path, name[:-1]), "Required value", hint, pardonable=True)
     for name, item in value.items():
+        # ... stands for no such field, because None is one that is not looked into.
         inner = fields.get(name, fields.get("*", ...))
         if inner is ...:
             close = get_close_matches(name, fields, 1)
@@ -184,6 +185,7 @@ def _fields(value: Mapping[str, object], node: Mapping[str, Node], path: str) ->
 
 def _scalar(value: object, node: Scalar, path: str) -> Iterator[Finding]:
     kind = kind_of(value)
+    # The CRD says x-kubernetes-int-or-string: "512Mi" and 512 are both taken.
     taken = ("string", "integer") if node.kind == "quantity" else (node.kind,)
     if kind not in taken:
         yield _wrong(path, value, " or ".join(taken))

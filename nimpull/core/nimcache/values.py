@@ -66,6 +66,7 @@ class NimCache:
             elif item.name in own:
                 known[item.name] = own[item.name]
         if self.proxy is not None:
+            # The operator sets all of them, and "" undoes what spec.env says of a proxy.
             variables["NIM_SDK_USE_NATIVE_TLS"] = "1"
             for name, value in self.proxy.items():
                 variables[f"{name.upper()}_PROXY"] = variables[f"{name}_proxy"] = value

@@ -210,6 +210,8 @@ def seconds_by_phase(timeline: Timeline) -> dict[str, float]:
         first = span.phase.partition(" ")[0]
         name = _PHASES.get(first, first)
         seconds[name] = seconds.get(name, 0.0) + span.seconds
+    # Pauses of several connections overlap, and others may bring bytes meanwhile: only intervals without any
+    # count.
     paused = {
         number
         for pause in timeline.pauses

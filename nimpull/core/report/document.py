@@ -88,6 +88,7 @@ def text_of(report: Report) -> Iterator[str]:
 
 
 def _block(value: Any) -> str:
+    # A line for each entry keeps long lists readable, and greppable.
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return "[\n" + ",\n".join(f"    {_text(item)}" for item in value) + "\n  ]" if value else "[]"
     return json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
@@ -98,6 +99,7 @@ def _text(value: Any) -> str:
 
 
 def _status(report: Report) -> dict[str, Any]:
+    # The operator fills status.profiles once the Job has succeeded, and so does this.
     profiles = report.profiles if report.state is State.READY else ()
     return {
         "state": report.state.value,

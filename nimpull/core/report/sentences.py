@@ -31,6 +31,7 @@ def closing_line(report: Report) -> str:
     text = f"nimpull: {line}"
     if len(text.encode()) <= CLOSING_LINE_LIMIT:
         return text
+    # Cut in bytes, as kubelet does; "…" has three of them.
     return text.encode()[: CLOSING_LINE_LIMIT - 3].decode("utf-8", "ignore") + "…"
 
 

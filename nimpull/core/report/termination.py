@@ -40,6 +40,7 @@ def termination_message(report: Report, limit: int = TERMINATION_MESSAGE_LIMIT) 
     if report.hardware:
         counts = Counter(clean(gpu.product or gpu.device_id or "unknown", 80) for gpu in report.hardware.gpus)
         document["hardware"] = {"origin": report.hardware.origin.value, "gpus": counts}
+    # "": as it is; then one part after the other goes until it fits.
     for name in ("", *_EXPENDABLE):
         if name:
             _drop(document, name)
