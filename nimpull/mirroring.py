@@ -16,11 +16,11 @@ from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Finished, Phase, Planned
 from nimpull.core.mirror_objects import (
     CHECKSUMS,
+    ExistingObject,
+    MirrorAction,
     MirrorFile,
     MirrorObject,
     MirrorRepository,
-    Standing,
-    Step,
     Target,
     checksum_list,
     digests_in,
@@ -44,7 +44,7 @@ class _Work:
     """A repository and what is to be done: ``sending`` and ``there`` are its contents by their path."""
 
     repository: MirrorRepository
-    standing: Mapping[str, Standing]
+    standing: Mapping[str, ExistingObject]
     sending: tuple[MirrorFile, ...]
     there: tuple[MirrorFile, ...]
 
@@ -107,10 +107,10 @@ def _summary(wanted: MirrorTo, target: Target, work: Iterable[_Work]) -> MirrorS
     objects: dict[str, MirrorObject] = {}
     marks = []
     for each in work:
-        for files, step in ((each.there, Step.SKIPPED), (each.sending, Step.SENT)):
+        for files, action in ((each.there, MirrorAction.SKIPPED), (each.sending, MirrorAction.SENT)):
             for file in files:
                 key = target.key(each.repository, file.path)
-                objects.setdefault(key, MirrorObject(key, file.size or 0, step))
+                objects.setdefault(key, MirrorObject(key, file.size or 0, action))
         marks.append(target.key(each.repository, CHECKSUMS))
     listed = tuple(sorted(objects.values(), key=lambda one: one.key))
     return MirrorSummary(wanted.target, listed, tuple(dict.fromkeys(marks)))
@@ -130,15 +130,16 @@ def _compared(work: Sequence[_Work], wanted: MirrorTo, target: Target, draft: Re
             key = target.key(each.repository, file.path)
             found = each.standing.get(key)
             same = found is not None and file.path in listed and target.compare(key, file)
-            step = Step.MISSING if found is None else Step.SKIPPED if same else Step.DIFFERS
-            objects[key] = MirrorObject(key, found.size if found else 0, step)
+            compared = MirrorAction.SKIPPED if same else MirrorAction.DIFFERS
+            action = MirrorAction.MISSING if found is None else compared
+            objects[key] = MirrorObject(key, found.size if found else 0, action)
         if not listed:
-            objects[mark] = MirrorObject(mark, 0, Step.MISSING)
+            objects[mark] = MirrorObject(mark, 0, MirrorAction.MISSING)
         marks += [mark] if listed else []
     summary = MirrorSummary(wanted.target, tuple(objects.values()), tuple(marks))
     report = edges.reporter.drafted(replace(draft, mirror=summary))
-    if bad := [*summary.of(Step.MISSING), *summary.of(Step.DIFFERS)]:
-        names = "".join(f"\n  {one.step.value}: {display(one.key, 300)}" for one in bad[:_NAMED])
+    if bad := [*summary.of(MirrorAction.MISSING), *summary.of(MirrorAction.DIFFERS)]:
+        names = "".join(f"\n  {one.action.value}: {display(one.key, 300)}" for one in bad[:_NAMED])
         more = f"\n  and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise IntegrityError(
             f"{show_count(len(bad), 'object')} of {target.name} "
@@ -194,7 +195,9 @@ def _sent(work: _Work, store: MirrorStore, edges: Edges) -> dict[str, str]:
         return dict(future.result() for future in futures)
 
 
-def _known_blake3(file: MirrorFile, standing: Standing, before: bytes | None, store: MirrorStore) -> str:
+def _known_blake3(
+    file: MirrorFile, standing: ExistingObject, before: bytes | None, store: MirrorStore
+) -> str:
     """Of a file that was not sent: the store or the target knows it, or the list that was written before;
     else the file is read once more."""
     for digest in (*file.digests, *standing.digests):

@@ -15,7 +15,7 @@ from nimpull.cli.hub_download import hugging_face
 from nimpull.cli.list_profiles import list_model_profiles
 from nimpull.cli.main import cli
 from nimpull.cli.nim import check_cache_env, create_model_store, download_to_cache
-from nimpull.cli.program import Ending
+from nimpull.cli.program import HelpEpilog
 from nimpull.errors import EXIT_CODES
 from scripts.package_map import MAP, as_map
 
@@ -71,7 +71,7 @@ def options_of(context: click.Context) -> list[tuple[str, str]]:
 
 def ending(command: click.Command) -> tuple[tuple[str, ...], list[str]]:
     """Examples and exit codes."""
-    if not isinstance(command, Ending):
+    if not isinstance(command, HelpEpilog):
         return (), []
     codes = [f"{code} {EXIT_CODES[code]}" for code in command.exits]
     return command.examples, ["0 done", *codes] if codes else []

@@ -22,9 +22,9 @@ from nimpull.core.abilities import Abilities
 from nimpull.core.digest import Digest, digest_of
 from nimpull.core.events import Event, Note
 from nimpull.core.mirror_objects import (
+    ExistingObject,
     MirrorFile,
     MirrorRepository,
-    Standing,
     checksum_list,
     digests_in,
     is_there,
@@ -117,11 +117,11 @@ def snapshot_of(store: Path) -> dict[str, bytes]:
 def test_a_file_is_there_by_size_and_every_digest_that_both_know() -> None:
     right, wrong = Digest("sha256", "a" * 64), Digest("sha256", "b" * 64)
     file = MirrorFile(SafePath("x"), "x", 3, (right, Digest("blake3", "c" * 64)))
-    assert is_there(file, Standing(3, (right,)))
-    assert not is_there(file, Standing(4, (right,)))
-    assert not is_there(file, Standing(3, (wrong,)))
-    assert not is_there(file, Standing(3, (Digest("md5", "0" * 32),))), "nothing that both know"
-    assert not is_there(file, Standing(3))
+    assert is_there(file, ExistingObject(3, (right,)))
+    assert not is_there(file, ExistingObject(4, (right,)))
+    assert not is_there(file, ExistingObject(3, (wrong,)))
+    assert not is_there(file, ExistingObject(3, (Digest("md5", "0" * 32),))), "nothing that both know"
+    assert not is_there(file, ExistingObject(3))
     assert not is_there(file, None)
 
 

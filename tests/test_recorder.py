@@ -6,14 +6,14 @@ import pytest
 
 from nimpull.core.events import Advanced, Event, Phase, Spent, Waiting
 from nimpull.core.report import Timeline, seconds_by_phase
-from nimpull.progress.recorder import MOST_COLUMNS, MOST_CONNECTIONS, MOST_SAMPLES, Recorder
+from nimpull.progress.recorder import MOST_COLUMNS, MOST_CONNECTIONS, MOST_SAMPLES, TimelineRecorder
 
 MIB = 1 << 20
 
 
 def recorded(*told: tuple[float, Event], until: float) -> Timeline:
     """A run that begins at 1000 on the clock; ``told``: events with their seconds since."""
-    recorder = Recorder(1000.0)
+    recorder = TimelineRecorder(1000.0)
     for at, event in told:
         recorder.count(event, 1000.0 + at)
     return recorder.timeline(1000.0 + until)

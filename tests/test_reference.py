@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from nimpull.cli.program import Ending
+from nimpull.cli.program import HelpEpilog
 from scripts.package_map import MAP, PACKAGE
 from scripts.reference import PAGES, PROGRAMS, context_of, made, walk
 
@@ -31,7 +31,7 @@ def test_every_help_ends_with_examples_and_exit_codes() -> None:
     for name, program in PROGRAMS.items():
         for context in walk(context_of(program, name)):
             command = context.command
-            assert isinstance(command, Ending) and command.examples, context.command_path
+            assert isinstance(command, HelpEpilog) and command.examples, context.command_path
             assert all(each.startswith(("nimpull ", "source ", name)) for each in command.examples)
             assert command.exits or isinstance(command, click.Group), context.command_path
 

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from nimpull.cli.options import OUTPUT, gpus_option
-from nimpull.cli.output import for_stdout
+from nimpull.cli.output import wrapped_for_terminal
 from nimpull.cli.program import Command
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.report import hardware_json
@@ -36,7 +36,7 @@ def show_gpus(gpus: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(hardware_json(hardware), indent=2, ensure_ascii=False))
     else:
-        click.echo(for_stdout("\n".join(_lines(hardware))))
+        click.echo(wrapped_for_terminal("\n".join(_lines(hardware))))
 
 
 def _lines(hardware: Hardware) -> list[str]:

@@ -15,7 +15,7 @@ from nimpull.cli.options import (
     place_option,
     store_path,
 )
-from nimpull.cli.output import for_stdout
+from nimpull.cli.output import wrapped_for_terminal
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.sizing import ask_sizes
 from nimpull.core.criteria import Criteria
@@ -115,7 +115,7 @@ def list_profiles(
         show_page(listing, html)
         return
     text = render(listing, output, explain=explain)
-    click.echo(for_stdout(text) if output in ("table", "wide") else text, nl=False)
+    click.echo(wrapped_for_terminal(text) if output in ("table", "wide") else text, nl=False)
 
 
 def show_page(listing: ProfileList, path: str) -> None:

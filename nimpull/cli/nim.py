@@ -78,14 +78,14 @@ def download_to_cache(
         asked = criteria(settings, wanted)
         manifest = find_manifest(manifest_file or "", settings)
         # In the words of the container's tool, before the job refuses them in its own.
-        tell_unknown(manifest, asked.profiles)
+        print_unknown(manifest, asked.profiles)
         request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
         return under_flags(request, settings), settings
 
     return execute(ask, store=cache_path() or DEFAULT_CACHE)
 
 
-def tell_unknown(manifest: bytes, names: Sequence[str]) -> None:
+def print_unknown(manifest: bytes, names: Sequence[str]) -> None:
     """NIM's own lines about profiles that the manifest lacks: scripts look for them. The job refuses them."""
     try:
         parsed = parse_manifest(manifest)

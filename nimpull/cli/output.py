@@ -29,7 +29,7 @@ def say(line: str, *, err: bool = False) -> None:
     # In a thread: a log driver that does not read must not keep the process from ending.
     out = sys.stderr if err else sys.stdout
     stream = TextStream(out, ascii=is_ascii_only())
-    text = in_columns(line, stream.columns) if _is_terminal(out) else line
+    text = wrapped(line, stream.columns) if _is_terminal(out) else line
     saying = Thread(target=stream.write, args=(f"{text}\n",), name="nimpull-say", daemon=True)
     try:
         saying.start()
@@ -46,7 +46,7 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def for_stdout(text: str) -> str:
+def wrapped_for_terminal(text: str) -> str:
     """On a terminal lines of prose are broken between words; rows of a table, with wide gaps, are not."""
     from nimpull.progress.stream import TextStream
 
@@ -54,22 +54,22 @@ def for_stdout(text: str) -> str:
         return text
     columns = TextStream(sys.stdout).columns
     return "\n".join(
-        line if "  " in line.strip() or len(line) <= columns else in_columns(line, columns)
+        line if "  " in line.strip() or len(line) <= columns else wrapped(line, columns)
         for line in text.split("\n")
     )
 
 
-def in_columns(line: str, columns: int) -> str:
+def wrapped(line: str, columns: int) -> str:
     """Broken between words, which a terminal does not do; names, which are copied, stay whole."""
     return textwrap.fill(
         line, max(columns, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
 
 
-def speak_plainly() -> None:
+def use_ascii() -> None:
     """Nothing but ASCII from now on: an encoding of its own, for click takes "ascii" for a mistake."""
     encoding = codecs.CodecInfo(
-        encode=lambda text, _errors="": (spelled(text).encode("ascii"), len(text)),
+        encode=lambda text, _errors="": (to_ascii(text).encode("ascii"), len(text)),
         decode=codecs.ascii_decode,
         incrementalencoder=_PlainEncoder,
         name=PLAIN_ENCODING,
@@ -82,10 +82,10 @@ def speak_plainly() -> None:
 
 class _PlainEncoder(codecs.IncrementalEncoder):
     def encode(self, text: str, final: bool = False) -> bytes:  # noqa: ARG002 - codecs' signature
-        return spelled(text).encode("ascii")
+        return to_ascii(text).encode("ascii")
 
 
-def spelled(text: str) -> str:
+def to_ascii(text: str) -> str:
     """What own messages have beyond ASCII in ASCII; other text escaped as in JSON, which so stays JSON."""
     from nimpull.progress.stream import PLAIN
 

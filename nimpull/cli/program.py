@@ -39,7 +39,7 @@ _OTHER_WORDS: Final = {
 }
 
 
-class Ending(click.Command):
+class HelpEpilog(click.Command):
     """``examples``: command lines for the end of the help; ``exits``: the exit codes beside 0."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Ending(click.Command):
                 formatter.write("".join(f"  {line}\n" for line in lines).replace("\xa0", " "))
 
 
-class Command(Ending):
+class Command(HelpEpilog):
     """A callback returns its exit code, None = 0, and may raise NimpullError.
 
     ``may_be_empty``: parameters that "" is a value of; ``several``: options that take several values at once.
@@ -96,7 +96,7 @@ class Command(Ending):
             ctx.exit(fail(error))
 
 
-class CommandGroup(Ending, click.Group):
+class CommandGroup(HelpEpilog, click.Group):
     """Commands that are not there are told with the nearest that are."""
 
     command_class = Command
@@ -141,12 +141,12 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     A wrong command line ends with the usual line and termination message: of the operator's Jobs for the
     Hub, kubelet shows nothing else.
     """
-    from nimpull.cli.output import speak_plainly
+    from nimpull.cli.output import use_ascii
     from nimpull.cli.running import fail, fail_unasked
 
     # Before click prints anything, its help included.
     if is_ascii_only():
-        speak_plainly()
+        use_ascii()
     try:
         code = command.main(
             args=list(arguments),

@@ -14,7 +14,7 @@ import click
 from nimpull import __version__
 from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
-from nimpull.core.mirror_objects import Step
+from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
 from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, text_of
 from nimpull.core.request import Request
@@ -162,10 +162,10 @@ def plan_text(report: Report, request: Request) -> Iterator[str]:
 
 def mirror_lines(mirror: MirrorSummary) -> list[str]:
     """What a mirror would get: size and key of each object, then the sum."""
-    sending = mirror.of(Step.SENT)
+    sending = mirror.of(MirrorAction.SENT)
     lines = [f"send   {show_bytes(one.size)}  {display(one.key, 1024)}" for one in sending]
     size = show_bytes(sum(one.size for one in sending))
-    there = show_count(len(mirror.of(Step.SKIPPED)), "file")
+    there = show_count(len(mirror.of(MirrorAction.SKIPPED)), "file")
     total = f"{show_count(len(sending), 'file')}, {size} to send to {display(mirror.target)}; {there} there."
     return [*lines, total]
 

@@ -89,7 +89,7 @@ def verify(store: str | None, refresh: bool, repair: bool, output: str) -> int:
         show_verification(result, root)
     code = 0 if result.sound else IntegrityError.exit_code
     if repair and not result.sound:
-        code = mend(root, plan)
+        code = repair_store(root, plan)
     if output == "json":
         document = verification_document(result, repaired=not result.sound and code == 0)
         click.echo(json.dumps(document, indent=2))
@@ -116,7 +116,7 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
     return promised
 
 
-def mend(root: str, plan: Repair) -> int:
+def repair_store(root: str, plan: Repair) -> int:
     """Fetch what is lost. What nobody knows the source of is left: exit 33."""
     # refresh: the markers say that all is there, which the verification has just refuted.
     request = Request(store=root, layout=LayoutKind.WORKSPACE, refresh=True, repair=plan)

@@ -114,7 +114,7 @@ class Device:
     compute_capability: str
 
 
-def squash(name: str) -> str:
+def normal_name(name: str) -> str:
     """``NVIDIA H100_NVL`` and ``h100-nvl`` become ``h100nvl``: lower case, letters and digits, no brand."""
     # The prefix comes and goes with the driver: GH200 lost and regained its "NVIDIA ".
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _BRANDS]
@@ -143,7 +143,7 @@ class DeviceTable:
             self._by_id.setdefault(device.device_id, []).append(device)
             for name in (device.product, device.label, device.family):
                 if name:
-                    self._families.setdefault(squash(name), {})[device.device_id] = None
+                    self._families.setdefault(normal_name(name), {})[device.device_id] = None
         # The alias first: the first id of a name is the card that is meant where nothing else is said.
         for alias, ids in _ALIASES.items():
             own = self._families.get(alias, {})
@@ -197,15 +197,15 @@ class DeviceTable:
 
     def in_family(self, gpu: Gpu, name: str) -> bool:
         """Whether ``name`` (a profile's ``gpu`` tag) is a name of this card."""
-        wanted = squash(name)
+        wanted = normal_name(name)
         if not wanted:
             return False
         if normal_device_id(gpu.device_id) in self._families.get(wanted, {}):
             # one id, two products: the name must be this product's own, unless it names neither
             device = self.device_of(gpu)
-            twins = {squash(row.product) for row in self._by_id[normal_device_id(gpu.device_id)]}
-            return device is None or wanted not in twins or wanted == squash(device.product)
-        return wanted == squash(gpu.product)
+            twins = {normal_name(row.product) for row in self._by_id[normal_device_id(gpu.device_id)]}
+            return device is None or wanted not in twins or wanted == normal_name(device.product)
+        return wanted == normal_name(gpu.product)
 
     def labels(self, gpu: Gpu) -> tuple[str, ...]:
         """How the card may be spelled: the node label first, then the NVML name."""
@@ -216,11 +216,11 @@ class DeviceTable:
 
     def named(self, name: str) -> Device | None:
         """The most usual card of a product, label or family name."""
-        ids = self._families.get(squash(name))
+        ids = self._families.get(normal_name(name))
         if not ids:
             return None
         rows = self._by_id.get(next(iter(ids)), [])
-        exact = [row for row in rows if squash(row.product) == squash(name)]
+        exact = [row for row in rows if normal_name(row.product) == normal_name(name)]
         return next(iter(exact or rows), None)
 
 

@@ -85,7 +85,7 @@ class MirrorRepository:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ExistingObject:
     """What a target has under a key. ``digests``: those of its content that can be believed without reading
     it; () = none can."""
 
@@ -93,7 +93,7 @@ class Standing:
     digests: tuple[Digest, ...] = ()
 
 
-class Step(StrEnum):
+class MirrorAction(StrEnum):
     """What a run did, or would do, with an object."""
 
     SENT = "sent"
@@ -108,10 +108,10 @@ class MirrorObject:
 
     key: str
     size: int
-    step: Step
+    action: MirrorAction
 
 
-def is_there(file: MirrorFile, standing: Standing | None) -> bool:
+def is_there(file: MirrorFile, standing: ExistingObject | None) -> bool:
     """Whether nothing has to be sent: the size, and every digest that both sides know."""
     if standing is None or file.size not in (None, standing.size):
         return False
@@ -162,7 +162,7 @@ def check_mirrored(uris: Iterable[ModelUri]) -> None:
             )
 
 
-class Content:
+class VerifiedReader:
     """A file that is read once, in order, and is hashed on its way: what is sent is what was verified.
 
     Raises IntegrityError with the last byte, before a target has the whole, Cancelled and OSError.
@@ -274,7 +274,7 @@ class Target(Protocol):
         """The key of something that belongs to no repository."""
         ...
 
-    def look(self, repository: MirrorRepository) -> Mapping[str, Standing]:
+    def look(self, repository: MirrorRepository) -> Mapping[str, ExistingObject]:
         """What is there of a repository, by key, without reading its content."""
         ...
 

@@ -105,7 +105,7 @@ def unusable(url: Url, reason: str) -> LastingNetworkError:
     )
 
 
-class Watch:
+class StallDetector:
     """Notices an exchange with ``url`` that stalls, or crawls below the policy's low-speed limit.
 
     Times are those of ``Clock.monotonic``.

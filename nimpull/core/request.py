@@ -22,7 +22,7 @@ class LayoutKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostFile:
     """A committed file that is not as it was. ``paths``: all its names below the store's root, that time
     (``mtime_ns``, since the epoch) it had.
     """
@@ -39,7 +39,7 @@ class Repair:
     where they came from.
     """
 
-    lost: tuple[Lost, ...]
+    lost: tuple[LostFile, ...]
     corrupt: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
     unknown: tuple[str, ...]

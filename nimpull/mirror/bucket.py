@@ -20,10 +20,10 @@ from urllib.parse import quote
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Advanced, Waiting
 from nimpull.core.mirror_objects import (
-    Content,
+    ExistingObject,
     MirrorFile,
     MirrorRepository,
-    Standing,
+    VerifiedReader,
     object_key,
     part_size,
 )
@@ -123,7 +123,7 @@ class S3Target:
     def beside(self, key: str) -> str:
         return self._prefix + key
 
-    def look(self, repository: MirrorRepository) -> Mapping[str, Standing]:
+    def look(self, repository: MirrorRepository) -> Mapping[str, ExistingObject]:
         wanted = {self.key(repository, file.path) for file in repository.files}
         listed = wanted & self._keys(self._prefix + object_key(repository.uri) + quote("?file=", safe=""))
         with ThreadPoolExecutor(self._connections) as pool:
@@ -149,11 +149,11 @@ class S3Target:
         self._confirm(key, content, in_parts=content.size > PART)
         return content.blake3
 
-    def _sent(self, key: str, file: MirrorFile) -> Content:
+    def _sent(self, key: str, file: MirrorFile) -> VerifiedReader:
         """One try."""
         progress = _Progress(self._emit)
         digests = [str(digest) for digest in file.digests]
-        with Content(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+        with VerifiedReader(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
             body: Any = content
             if content.size <= PART:
                 body = BytesIO(content.read())
@@ -254,7 +254,7 @@ class S3Target:
 
         return self._asking(_named(key), ask)
 
-    def _standing(self, key: str) -> Standing | None:
+    def _standing(self, key: str) -> ExistingObject | None:
         head = self._head(key)
         if head is None:
             return None
@@ -270,9 +270,9 @@ class S3Target:
             if any(digest.algorithm == "sha256" and digest != whole for digest in noted):
                 noted = []  # what S3 has is not what the metadata speaks of
             noted.append(whole)
-        return Standing(head["ContentLength"], tuple(dict.fromkeys(noted)))
+        return ExistingObject(head["ContentLength"], tuple(dict.fromkeys(noted)))
 
-    def _confirm(self, key: str, content: Content, *, in_parts: bool) -> None:
+    def _confirm(self, key: str, content: VerifiedReader, *, in_parts: bool) -> None:
         """What the target has now. Raises IntegrityError."""
         head = self._head(key)
         expected = _Kept.made(content.parts, in_parts=in_parts)
@@ -291,7 +291,7 @@ class S3Target:
 
     def _kept_of(self, file: MirrorFile, part: int, *, in_parts: bool) -> _Kept:
         """What S3 would keep for the file of the store."""
-        with Content(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+        with VerifiedReader(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
             while content.read(part or 1):
                 pass
             return _Kept.made(content.parts, in_parts=in_parts)

@@ -17,7 +17,7 @@ from nimpull.core.events import Advanced, Event, Level, Spent, Waiting, level_of
 from nimpull.core.ports import Clock
 from nimpull.core.report import ProgressSummary, Timeline
 from nimpull.progress.meter import ProgressMeter
-from nimpull.progress.recorder import Recorder
+from nimpull.progress.recorder import TimelineRecorder
 from nimpull.progress.stream import TextStream, await_writer
 from nimpull.progress.updates import Update, View
 
@@ -65,7 +65,7 @@ class Progress:
         self._level = level
         self._interval = interval if level <= Level.INFO else math.inf
         self._meter = ProgressMeter(clock.monotonic())
-        self._recorder = Recorder(clock.monotonic())
+        self._recorder = TimelineRecorder(clock.monotonic())
         self._next = clock.monotonic() + self._interval
         self._unshown: deque[tuple[float, Event]] = deque(maxlen=MOST_UNSHOWN)
         self._told = 0

@@ -16,7 +16,7 @@ MOST_PHASES: Final = 100
 MOST_NAMES: Final = 256  # hosts and connections that are told apart
 
 
-class Recorder:
+class TimelineRecorder:
     """Not safe for threads by itself. ``now``: seconds of one monotonic clock; ``began``: of its 0."""
 
     def __init__(self, began: float) -> None:

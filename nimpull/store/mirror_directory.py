@@ -12,10 +12,10 @@ from nimpull.core.events import Advanced, Note
 from nimpull.core.mirror_hub import HUB_MAP, HubFile, hub_documents, hub_map, plain_names
 from nimpull.core.mirror_objects import (
     CHECKSUMS,
-    Content,
+    ExistingObject,
     MirrorFile,
     MirrorRepository,
-    Standing,
+    VerifiedReader,
     is_there,
     object_key,
 )
@@ -77,8 +77,8 @@ class DirectoryTarget:
     def beside(self, key: str) -> str:
         return key
 
-    def look(self, repository: MirrorRepository) -> Mapping[str, Standing]:
-        found: dict[str, Standing] = {}
+    def look(self, repository: MirrorRepository) -> Mapping[str, ExistingObject]:
+        found: dict[str, ExistingObject] = {}
         if not os.path.isdir(self.name):  # a dry run makes no directory
             return found
         with self._tree.holding():
@@ -99,7 +99,7 @@ class DirectoryTarget:
             return self._store(key, file, opened)
 
     def _store(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
-        content = Content(opened, file, self._cancel)
+        content = VerifiedReader(opened, file, self._cancel)
         temporary = self._tree.temporary()
         try:
             with self._tree.storing("write", key):
@@ -145,7 +145,7 @@ class DirectoryTarget:
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def _standing(self, key: str, file: MirrorFile) -> Standing | None:
+    def _standing(self, key: str, file: MirrorFile) -> ExistingObject | None:
         """By the record, else by reading: a tree that was carried here has no record that fits."""
         status = self._tree.lstat(key)
         if status is None:
@@ -153,15 +153,15 @@ class DirectoryTarget:
         entry = self._record.at(key, status)
         expected = file.digest
         if expected is None or file.size not in (None, status.st_size):
-            return Standing(status.st_size, (entry.digest,) if entry else ())
+            return ExistingObject(status.st_size, (entry.digest,) if entry else ())
         if entry is None or entry.digest.algorithm != expected.algorithm:
             found, status = hash_file(self._tree, key, expected.algorithm)
             entry = Entry(key, status.st_size, status.st_mtime_ns, found, key)
             if not self._read_only:
                 self._record.add(entry)
-        return Standing(status.st_size, (entry.digest,))
+        return ExistingObject(status.st_size, (entry.digest,))
 
-    def _copy(self, content: Content, temporary: str) -> None:
+    def _copy(self, content: VerifiedReader, temporary: str) -> None:
         with self._tree.directory(TEMPORARY, create=True):
             target = self._tree.open_at(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:

@@ -14,7 +14,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
-from nimpull.core.request import Lost, Repair
+from nimpull.core.request import LostFile, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import StoredFile, WorkspaceLayout
@@ -32,7 +32,7 @@ def plan_repair(tree: Tree, record: Record, found: Verification) -> Repair:
     files: dict[tuple[str, Digest], list[Entry]] = {}
     for entry in found.lost:
         files.setdefault((entry.identity, entry.digest), []).append(entry)
-    lost: list[Lost] = []
+    lost: list[LostFile] = []
     unknown: set[str] = set()
     for names in files.values():
         try:
@@ -41,7 +41,7 @@ def plan_repair(tree: Tree, record: Record, found: Verification) -> Repair:
             unknown.update(entry.path for entry in names)
             continue
         paths = tuple(SafePath(entry.path, MAX_STORED_BYTES) for entry in names)
-        lost.append(Lost(uri, names[0].digest, max(entry.mtime_ns for entry in names), paths))
+        lost.append(LostFile(uri, names[0].digest, max(entry.mtime_ns for entry in names), paths))
     recorded = {entry.path for entry in found.lost}
     links = dict(_links(tree, record, set(found.missing) - recorded))
     unknown |= set(found.missing) - recorded - links.keys()
@@ -75,7 +75,7 @@ class RestoredLayout(WorkspaceLayout):
 
     name = "restored"
 
-    def __init__(self, tree: Tree, record: Record, lost: Mapping[str, Lost]) -> None:
+    def __init__(self, tree: Tree, record: Record, lost: Mapping[str, LostFile]) -> None:
         super().__init__(tree, record, {identity: file.paths[0] for identity, file in lost.items()})
         self._lost = lost
 
@@ -101,7 +101,7 @@ class RestoredLayout(WorkspaceLayout):
     def _link(self, artifact: Artifact, file: StoredFile, of: Tree) -> tuple[str, ...]:
         return super()._link(artifact, file, of) + self._name(self._lost[artifact.identity])
 
-    def _name(self, lost: Lost) -> tuple[str, ...]:
+    def _name(self, lost: LostFile) -> tuple[str, ...]:
         """Its other names, where the file system has hard links; the next pull tells of those without."""
         first, *others = lost.paths
         changed: tuple[str, ...] = ()

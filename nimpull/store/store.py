@@ -26,7 +26,7 @@ from typing import Self
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import STATE_DIRECTORY, SafePath
 from nimpull.core.ports import Cancel
-from nimpull.core.request import Lost
+from nimpull.core.request import LostFile
 from nimpull.errors import StoreIOError
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import FoundBy, HubLayout, LocalDirLayout, StoreLayout, WorkspaceLayout
@@ -66,7 +66,7 @@ class Store:
         """``destinations``: artifact identity -> path below the root."""
         return WorkspaceLayout(self.tree, self.record, destinations)
 
-    def restored(self, lost: Mapping[str, Lost]) -> RestoredLayout:
+    def restored(self, lost: Mapping[str, LostFile]) -> RestoredLayout:
         """``lost``: by the identity of the file."""
         return RestoredLayout(self.tree, self.record, lost)
 

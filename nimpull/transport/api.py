@@ -14,7 +14,13 @@ import tenacity
 
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url
-from nimpull.core.network_failures import LastingNetworkError, Watch, proxy_refused, unstable, unusable
+from nimpull.core.network_failures import (
+    LastingNetworkError,
+    StallDetector,
+    proxy_refused,
+    unstable,
+    unusable,
+)
 from nimpull.core.patience import BUSY, Patience
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.core.redirects import Hop, check_location, is_redirect, next_hop
@@ -134,7 +140,7 @@ class HttpApi:
             threading.Thread(target=carry_out, name=f"ask {hop.url.host}", daemon=True).start()
         except RuntimeError:  # no thread is left (pids.max): then without the freedom to leave
             carry_out()
-        watch = Watch(hop.url, self.network.policy, self._clock.monotonic())
+        watch = StallDetector(hop.url, self.network.policy, self._clock.monotonic())
         moved = 0
         while not wait([outcome], _TICK).done:
             now = self._clock.monotonic()

@@ -19,7 +19,7 @@ import pycurl
 from nimpull.core.artifacts import Location
 from nimpull.core.link_local import is_internal
 from nimpull.core.names import Url
-from nimpull.core.network_failures import Watch, proxy_refused, unusable
+from nimpull.core.network_failures import StallDetector, proxy_refused, unusable
 from nimpull.core.patience import BUSY
 from nimpull.core.ports import PAUSE, STOP, Receiver
 from nimpull.core.redirects import Hop, check_location, internal, is_redirect, next_hop
@@ -62,7 +62,7 @@ class CurlResponse:
         self.lines: list[bytes] = []  # of heads, as libcurl gives them
         self._wanted = self._short = False
         self._followed = False
-        self.watch: Watch | None = None
+        self.watch: StallDetector | None = None
 
     # -- libcurl's callbacks -------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class CurlResponse:
             except Exception as error:  # noqa: BLE001 - the receiver hears of it
                 return error
         if self.watch is None:
-            self.watch = Watch(self.hop.url, network.policy, now)
+            self.watch = StallDetector(self.hop.url, network.policy, now)
         if self.paused:
             self.watch.rest(now)
         return self.watch.problem(now, self.received, answered=self.answered)

@@ -147,9 +147,9 @@ class MirrorStore:
 
     def read(self, file: MirrorFile) -> bytes:
         """A small one, as it was committed. Raises IntegrityError for another."""
-        from nimpull.core.mirror_objects import Content
+        from nimpull.core.mirror_objects import VerifiedReader
 
-        with Content(self.open(file), file, self._edges.cancel) as content:
+        with VerifiedReader(self.open(file), file, self._edges.cancel) as content:
             return content.read()
 
     # -- the target ------------------------------------------------------------------------------------

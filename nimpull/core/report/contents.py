@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from nimpull.core.artifacts import Listing, Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
-from nimpull.core.mirror_objects import MirrorObject, Step
+from nimpull.core.mirror_objects import MirrorAction, MirrorObject
 from nimpull.core.preference import profile_name
 from nimpull.errors import INTERNAL_ERROR_EXIT_CODE, INTERNAL_ERROR_REFERENCE, NimpullError
 
@@ -238,8 +238,8 @@ class MirrorSummary:
     marks: tuple[str, ...] = ()
     manifest: str = ""
 
-    def of(self, step: Step) -> tuple[MirrorObject, ...]:
-        return tuple(one for one in self.objects if one.step is step)
+    def of(self, action: MirrorAction) -> tuple[MirrorObject, ...]:
+        return tuple(one for one in self.objects if one.action is action)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Hardware
-from nimpull.core.mirror_objects import Step
+from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.contents import (
@@ -177,7 +177,7 @@ def _transfer(transfer: TransferSummary) -> dict[str, Any]:
 
 
 def _mirror(mirror: MirrorSummary) -> dict[str, Any]:
-    sent, skipped = mirror.of(Step.SENT), mirror.of(Step.SKIPPED)
+    sent, skipped = mirror.of(MirrorAction.SENT), mirror.of(MirrorAction.SKIPPED)
     return {
         "target": display(mirror.target, 4096),
         "files": len(mirror.objects),
@@ -189,7 +189,7 @@ def _mirror(mirror: MirrorSummary) -> dict[str, Any]:
         "marks": [display(key, 2048) for key in mirror.marks],
         "manifest": display(mirror.manifest),
         "objects": [
-            {"key": display(one.key, 2048), "size": one.size, "action": one.step.value}
+            {"key": display(one.key, 2048), "size": one.size, "action": one.action.value}
             for one in mirror.objects
         ],
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from nimpull.core.artifacts import Action, Outcome
-from nimpull.core.mirror_objects import MirrorObject, Step
+from nimpull.core.mirror_objects import MirrorAction, MirrorObject
 from nimpull.core.names import display
 from nimpull.core.redaction import prose
 from nimpull.core.report.contents import MirrorSummary, ProgressSummary, Report, State, TransferSummary
@@ -63,7 +63,7 @@ def done(report: Report) -> str:
 
 def _mirrored(mirror: MirrorSummary) -> str:
     """``mirrored to s3://models: 14 files, 16.1 GiB, of which 3 files, 1.2 MiB were sent``."""
-    sent = mirror.of(Step.SENT)
+    sent = mirror.of(MirrorAction.SENT)
     whole = f"{show_count(len(mirror.objects), 'file')}, {_size(mirror.objects)}"
     part = f"{show_count(len(sent), 'file')}, {_size(sent)} sent" if sent else "nothing to send"
     return f"mirrored to {display(mirror.target)}: {whole}, {part}"
