@@ -13,7 +13,7 @@ HEAD = """# Map of the package
 Each module in one line, made from the docstrings by `python -m scripts.reference`; a package's own line is
 below its name. [Architecture](architecture.md) says how they belong together.
 """
-#: In the order in which a reader goes through them: the story first, then what it calls.
+#: In the order in which a reader goes through them: the run first, then what it calls.
 ORDER = (
     "",
     "cli",

@@ -1,4 +1,4 @@
-"""``nimpull download``: the local door and the NIMCache door."""
+"""``nimpull download``: of a model, of profiles of a manifest, or of what a NIMCache asks for."""
 
 from __future__ import annotations
 

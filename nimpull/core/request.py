@@ -1,4 +1,4 @@
-"""What one run was asked to do: every door (drop-in, local, NIMCache) builds one of these."""
+"""What one run was asked to do: every entry point (NIM commands, nimpull, a NIMCache) builds one of these."""
 
 from __future__ import annotations
 
