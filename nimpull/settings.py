@@ -131,14 +131,6 @@ class Settings:
         home = self.hf_home or f"{self.cache_path or DEFAULT_CACHE}/huggingface"
         return self.hf_cache or f"{home}/hub"
 
-    def hf_hub_in(self, store: str) -> str:
-        """``$HF_HOME/hub`` below the store; "" where HF_HOME is elsewhere, or not set."""
-        return _hub_in(store, self.hf_home)
-
-    def ngc_hub_in(self, store: str) -> str:
-        """``$NGC_HOME/hub`` below the store; "" where NGC_HOME is elsewhere, or not set."""
-        return _hub_in(store, self.ngc_home)
-
 
 def load(environ: Mapping[str, str], *, terminal: bool = False) -> Settings:
     """Read the variables. Raises UsageError for one whose value cannot be meant.
@@ -210,7 +202,8 @@ def _index(environ: Mapping[str, str]) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
-def _hub_in(store: str, home: str) -> str:
+def hub_in(store: str, home: str) -> str:
+    """``home``/hub (HF_HOME or NGC_HOME) below the store; "" where it is elsewhere, or not set."""
     # By text alone: the store may not be there yet.
     inside = os.path.relpath(home, store) if home else ".."
     return "" if inside.split("/")[0] == ".." else os.path.normpath(f"{inside}/hub")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import click
@@ -21,6 +22,7 @@ from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import MOST_CONNECTIONS, Settings, from_process
 
+_ignored: Final = partial(click.option, expose_value=False)
 _WORKERS: Final = click.IntRange(1, MOST_CONNECTIONS, clamp=True)
 #: hf's URI of something inside a repository, ``hf://[datasets/]namespace/name[@revision]/path``.
 _INSIDE: Final = re.compile(
@@ -78,9 +80,16 @@ def hugging_face() -> None:
     type=click.Choice(["auto", "human", "agent", "json", "quiet"]),
     help="json and quiet are --json and --quiet, the others one.",
 )
-@click.option("--local-dir-use-symlinks", "_symlinks", help="Accepted and ignored, as in huggingface-cli.")
-@click.option("--resume-download", "_resume", is_flag=True, help="Accepted; nimpull always resumes.")
-@click.option("--no-truncate", "_no_truncate", is_flag=True, help="Accepted and ignored.")
+@click.option(
+    "--local-dir-use-symlinks",
+    "_symlinks",
+    expose_value=False,
+    help="Accepted and ignored, as in huggingface-cli.",
+)
+@click.option(
+    "--resume-download", "_resume", is_flag=True, expose_value=False, help="Accepted; nimpull always resumes."
+)
+@_ignored("--no-truncate", is_flag=True, help="Accepted and ignored.")
 def hub_download(
     repo_id: str,
     filenames: tuple[str, ...],
@@ -97,9 +106,6 @@ def hub_download(
     as_json: bool,
     max_workers: int | None,
     form: str | None,
-    _symlinks: str | None,
-    _resume: bool,
-    _no_truncate: bool,
 ) -> int:
     """Download a repository, or some files of it, from the Hub or a DataStore (HF_ENDPOINT)."""
     where = ""

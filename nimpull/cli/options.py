@@ -18,7 +18,7 @@ from nimpull.core.request import LayoutKind, Request
 from nimpull.core.selection import parse_tags_selector
 from nimpull.core.units import parse_quantity
 from nimpull.errors import ManifestError, UsageError
-from nimpull.settings import MOST_CONNECTIONS, Settings
+from nimpull.settings import MOST_CONNECTIONS, Settings, hub_in
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 MAX_MANIFEST_BYTES = 16 << 20
@@ -151,13 +151,13 @@ def placed(request: Request, settings: Settings) -> Request:
     Plain files of the Hub are named in the hub cache too: universal NIMs look there. Where HF_HOME is
     elsewhere, pods that serve the store do not have it there: theirs is in the store.
     """
-    store, hub = request.store, settings.hf_hub_in(request.store)
+    store, hub = request.store, hub_in(request.store, settings.hf_home)
     is_cache = request.layout is LayoutKind.CACHE
     served = request.runtime_manifest if is_cache else is_served(store, settings)
     if settings.hf_home and not hub and served:
         hub = SERVING_HUB
     if is_cache:
-        return replace(request, hub=hub, ngc_hub=settings.ngc_hub_in(store))
+        return replace(request, hub=hub, ngc_hub=hub_in(store, settings.ngc_home))
     return replace(request, hub=hub) if any(uri.scheme == "hf" for uri in request.uris) else request
 
 

@@ -129,10 +129,9 @@ def _number(value: object) -> float | None:
 class Screen:
     """Lines that take the place of those before on a terminal; elsewhere the first of them, now and then."""
 
-    def __init__(self, stream: TextIO, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = TextStream(stream, ascii=is_ascii_only())
         self._in_place = choose_mode(stream, dumb=is_dumb_terminal()) is Mode.BAR
-        self._monotonic = monotonic
         self._next = -math.inf
         self._shown: list[int] = []  # lengths
 
@@ -142,8 +141,8 @@ class Screen:
             cut = [line[:columns] for line in lines]
             self._stream.write(self._up() + "".join(f"{line}\n" for line in cut))
             self._shown = [len(line) for line in cut]
-        elif self._monotonic() >= self._next:
-            self._next = self._monotonic() + LINE
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE
             self.line(lines[0])
 
     def line(self, text: str) -> None:

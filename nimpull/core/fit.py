@@ -161,9 +161,10 @@ class Fitter:
                 f"needs {wanted.gpus}x {target}, no GPU found",
                 f"run where the GPUs are visible, or name them: --gpu {gpu_option(profile, wanted)}",
             )
-        how, matching, problem = self._matching(profile)
-        if problem:
-            return Mismatch(Reason.BAD_PATTERN, problem, "the manifest must be corrected")
+        try:
+            how, matching = self._matching(profile)
+        except BadPatternError as cause:
+            return Mismatch(Reason.BAD_PATTERN, str(cause), "the manifest must be corrected")
         if not matching:
             target = wanted_gpu(profile)
             return Mismatch(
@@ -174,8 +175,8 @@ class Fitter:
             )
         return self._enough(profile, wanted, how, matching)
 
-    def _matching(self, profile: Profile) -> tuple[How, tuple[Gpu, ...], str]:
-        """The rule that holds, the GPUs it holds for, and why a pattern cannot be used ("" = it can)."""
+    def _matching(self, profile: Profile) -> tuple[How, tuple[Gpu, ...]]:
+        """The rule that holds, and the GPUs it holds for. Raises BadPatternError."""
         tags = profile.tags
         device_id = normal_device_id(tags.get("gpu_device", ""))
         families = [tags[key] for key in ("gpu", "key") if tags.get(key)]
@@ -183,26 +184,25 @@ class Fitter:
         # The id is what NVIDIA says to match on: names of one card change with the driver.
         exact = tuple(gpu for gpu in self._gpus if device_id and normal_device_id(gpu.device_id) == device_id)
         if exact:
-            return How.EXACT, exact, ""
+            return How.EXACT, exact
         # But not alone: NIM 1.0 manifests give the L40S the id of the L40, and NIM runs them on an L40S.
         family = tuple(
             gpu for gpu in self._gpus if any(self._table.in_family(gpu, name) for name in families)
         )
         if family:
-            return How.FAMILY, family, ""
+            return How.FAMILY, family
         if pattern:
-            try:
-                found = tuple(gpu for gpu in self._gpus if self._pattern_matches(pattern, gpu))
-            except BadPatternError as cause:
-                return How.PATTERN, (), f"product_name_regex “{display(pattern, 60)}”: {cause}"
-            return How.PATTERN, found, ""
+            return How.PATTERN, tuple(gpu for gpu in self._gpus if self._pattern_matches(pattern, gpu))
         # It names a GPU that is not here, if only by an id that cannot be read: that is not generic.
         if device_id or families or tags.get("gpu_device"):
-            return How.FAMILY, (), ""
-        return How.GENERIC, self._gpus, ""
+            return How.FAMILY, ()
+        return How.GENERIC, self._gpus
 
     def _pattern_matches(self, pattern: str, gpu: Gpu) -> bool:
-        return any(self._search(pattern, label) for label in self._table.labels(gpu))
+        try:
+            return any(self._search(pattern, label) for label in self._table.labels(gpu))
+        except BadPatternError as cause:
+            raise BadPatternError(f"product_name_regex “{display(pattern, 60)}”: {cause}") from cause
 
     def _search(self, pattern: str, label: str) -> bool:
         key = (pattern, label)

@@ -82,29 +82,21 @@ def profile_name(profile: Profile) -> str:
 
 
 #: Tags that :func:`profile_name` already shows.
-_NAMED_TAGS: Final = frozenset(
-    {
-        "llm_engine",
-        "backend",
-        "gpu",
-        "key",
-        "precision",
-        "tp",
-        "pp",
-        "profile",
-        "feat_lora",
-        "trtllm_buildable",
-    }
-)
+_NAMED_TAGS: Final = {"llm_engine", "backend", "gpu", "key", "precision", "tp", "pp", "profile"} | {
+    "feat_lora",
+    "trtllm_buildable",
+}
+
+
+def name_with_pp(profile: Profile) -> str:
+    """The name with ``pp1`` written out too, which :func:`profile_name` leaves to be understood."""
+    name, tp = profile_name(profile), f"-tp{profile.tags.get('tp', '')}"
+    return name.replace(tp, f"{tp}-pp1", 1) if profile.tags.get("pp") == "1" else name
 
 
 def description(profile: Profile) -> str:
     """The long form that newer NIMs print: pp always, and the values of all other tags in key order."""
-    tags = profile.tags
-    name = profile_name(profile)
-    tp, pp = tags.get("tp", ""), tags.get("pp", "")
-    if pp == "1" and f"-tp{tp}" in name:
-        name = name.replace(f"-tp{tp}", f"-tp{tp}-pp1", 1)
+    tags, name = profile.tags, name_with_pp(profile)
     if has_lora(profile) and tags.get("min_vram_per_device_gb"):
         name = name.removesuffix("lora") + "feat_lora"
     others = [value for key, value in sorted(tags.items()) if key not in _NAMED_TAGS and value]

@@ -16,7 +16,7 @@ from nimpull.core.fit import Fitter, Match, Mismatch, Reason, Verdict, gpu_optio
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import did_you_mean, display
-from nimpull.core.preference import description, engine, has_lora, profile_name
+from nimpull.core.preference import description, engine, has_lora, name_with_pp, profile_name
 from nimpull.errors import ManifestError, NoProfileError, UsageError
 
 NEAREST: Final = 3
@@ -204,10 +204,7 @@ def _resolve(manifest: Manifest, text: str) -> Profile:
 
 def spellings(profile: Profile) -> tuple[str, ...]:
     """The NIM name, also with ``pp1`` written out, and the long description of newer NIMs."""
-    name = profile_name(profile)
-    tp = f"-tp{profile.tags.get('tp', '')}"
-    spelled = name.replace(tp, f"{tp}-pp1", 1) if profile.tags.get("pp") == "1" else name
-    return (name, spelled, description(profile))
+    return (profile_name(profile), name_with_pp(profile), description(profile))
 
 
 def _did_you_mean(profiles: Sequence[Profile], name: str) -> str:

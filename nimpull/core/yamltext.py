@@ -72,8 +72,6 @@ def load_yaml(
     *,
     what: str = "manifest",
     error: type[NimpullError] = ManifestError,
-    max_bytes: int = MAX_BYTES,
-    max_nodes: int = MAX_NODES,
     plain: bool = False,
 ) -> Yaml:
     """The first document of ``data`` (UTF-8, or UTF-16 with a byte order mark) as nested maps, lists and
@@ -81,15 +79,14 @@ def load_yaml(
 
     ``plain``: what stood without quotes is PlainText. null is None; a null key is dropped; ``<<`` merges as
     YAML 1.1 says, a map's own keys winning. Raises ``error`` naming the line: syntax, duplicate keys, keys
-    that are not text, undefined or recursive aliases, ``!!python/…`` tags, or more than ``max_bytes``, 64
-    levels or ``max_nodes``.
+    that are not text, undefined or recursive aliases, ``!!python/…`` tags, or more than the limits above.
     """
-    if len(data) > max_bytes:
+    if len(data) > MAX_BYTES:
         raise error(
-            f"{what}: {len(data)} bytes are more than the limit of {max_bytes} bytes",
+            f"{what}: {len(data)} bytes are more than the limit of {MAX_BYTES} bytes",
             hint="A model manifest is a few megabytes at most; check that this is the right file.",
         )
-    builder = _Builder(what, error, max_nodes, plain)
+    builder = _Builder(what, error, plain)
     try:
         # Events, not nodes: PyYAML's composer would build the whole document before a limit could be seen.
         return builder.document(yaml.parse(data, Loader=yaml.CBaseLoader))
@@ -107,10 +104,9 @@ def load_yaml(
 class _Builder:
     """One pass over the events of one document."""
 
-    def __init__(self, what: str, error: type[NimpullError], max_nodes: int, plain: bool) -> None:
+    def __init__(self, what: str, error: type[NimpullError], plain: bool) -> None:
         self._what = what
         self._error = error
-        self._max_nodes = max_nodes
         self._plain = PlainText if plain else str
         self._nodes = 0
         #: anchor -> (value, nodes it stands for)
@@ -238,8 +234,8 @@ class _Builder:
 
     def _count(self, nodes: int, event: Event) -> None:
         self._nodes += nodes
-        if self._nodes > self._max_nodes:
-            raise self.failure(_line(event), f"more than {self._max_nodes} values (aliases counted in full)")
+        if self._nodes > MAX_NODES:
+            raise self.failure(_line(event), f"more than {MAX_NODES} values (aliases counted in full)")
 
 
 def _line(event: Event) -> int:

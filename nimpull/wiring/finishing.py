@@ -11,7 +11,7 @@ from nimpull.core.names import SafePath, display
 from nimpull.core.ports import Emit
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import NotWritableError
-from nimpull.settings import Settings
+from nimpull.settings import Settings, hub_in
 from nimpull.store.durable import replace_file, storing
 from nimpull.store.layouts import Found, FoundBy, StoreLayout
 from nimpull.store.ready import Ready
@@ -97,14 +97,14 @@ def tell_of_homes(request: Request, settings: Settings, listings: Sequence[Listi
     """A home outside of the store is lost with its pod: where its files are instead is told once."""
     schemes = {listing.uri.scheme for listing in listings}
     store, is_cache = display(request.store, 200), request.layout is LayoutKind.CACHE
-    if "hf" in schemes and settings.hf_home and not settings.hf_hub_in(request.store):
+    if "hf" in schemes and settings.hf_home and not hub_in(request.store, settings.hf_home):
         home = f"HF_HOME={display(settings.hf_home, 200)} is outside of the store {store}"
         if not is_cache and not request.hub:
             emit(Note(f"{home}: no hub cache is made beside the plain files"))
         elif not request.hub or request.runtime_manifest or not is_cache:
             hub = display(request.hub or "huggingface/hub", 200)
             emit(Note(f"{home}; the hub cache is {store}/{hub}, where the next pod finds it", "warning"))
-    outside = settings.ngc_home and not settings.ngc_hub_in(request.store)
+    outside = settings.ngc_home and not hub_in(request.store, settings.ngc_home)
     if is_cache and outside and schemes - {"hf"}:
         home = f"NGC_HOME={display(settings.ngc_home, 200)} is outside of the store {store}"
         emit(Note(f"{home}; the files are in {store}/ngc/hub, where the next pod finds them", "warning"))

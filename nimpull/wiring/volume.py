@@ -18,7 +18,7 @@ from nimpull.core.report import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError, UsageError
-from nimpull.settings import Settings
+from nimpull.settings import Settings, hub_in
 
 if TYPE_CHECKING:
     from nimpull.store.claims import Claims
@@ -68,7 +68,7 @@ class Volume:
         path = self._request.cache
         if not path or not os.path.isdir(path):
             return None
-        hubs = self._settings.hf_hub_in(path), self._settings.ngc_hub_in(path)
+        hubs = hub_in(path, self._settings.hf_home), hub_in(path, self._settings.ngc_home)
         return self._stack.enter_context(NimCacheStore(path, *hubs, self._cancel))
 
     def places(self, destinations: Mapping[str, SafePath]) -> Places:
