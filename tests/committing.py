@@ -42,6 +42,7 @@ def commit(store: Store, layout: StoreLayout, one: Artifact, content: bytes, eta
     ingest.mkdir(parents=True, exist_ok=True)
     staged = ingest / "data"
     staged.write_bytes(content)
+    staged.chmod(0o444)  # as an ingest leaves it
     found = digest_of(content, one.digest.algorithm if one.digest else "blake3")
     changed = layout.place(one, str(staged.relative_to(store.root)), digest=found, etag=etag)
     assert not staged.exists()

@@ -16,7 +16,7 @@ from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
-from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, text_of
+from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, to_bytes
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
@@ -121,7 +121,7 @@ def show(report: Report, request: Request, output: Output) -> int:
     unfinished = report.state is State.IN_PROGRESS  # a dry run ends before it fetches
     asked: Iterable[str] = ()
     if output.report_to_stdout:
-        asked = text_of(report)
+        asked = (to_bytes(report).decode(),)
     elif unfinished:
         asked = plan_text(report, request)
     elif report.state is State.READY:

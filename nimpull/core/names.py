@@ -108,6 +108,11 @@ class Url:
     """
 
     _text: str
+    _server: _Server = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plain = _PLAIN_SERVER.match(self._text)
+        object.__setattr__(self, "_server", _known_server(plain[0]) if plain else _server(self._text))
 
     def reveal(self) -> str:
         return self._text
@@ -130,11 +135,6 @@ class Url:
     def origin(self) -> tuple[str, str, int]:
         """(scheme, host, port) as RFC 6454 defines it: who may see a credential."""
         return self._server.origin
-
-    @property
-    def _server(self) -> _Server:
-        plain = _PLAIN_SERVER.match(self._text)
-        return _known_server(plain[0]) if plain else _server(self._text)
 
     def __str__(self) -> str:
         try:

@@ -70,7 +70,7 @@ class Patience:
     failures: int = 0
 
     def progressed(self, now: float) -> Patience:
-        return replace(self, since=now, failures=0)
+        return Patience(self.budget, now)
 
     def failed(
         self, now: float, jitter: float, *, patience: float = math.inf, asked: float = 0.0, brought: int = 0

@@ -207,7 +207,11 @@ class FetchRun:
     def _stage_received(self) -> None:
         if self._received:
             received, self._received = self._received, []
-            self.workers.ask(partial(stage_all, self.ingests, received), self._groups.add, self.fail)
+            stage = partial(stage_all, self.ingests, received)
+            if self._groups.quick:
+                self.workers.do(stage, self._groups.add, self.fail)
+            else:
+                self.workers.ask(stage, self._groups.add, self.fail)
 
     def _commit_last(self) -> None:
         """A group that no other file is on its way to need not be full."""

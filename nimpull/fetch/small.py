@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Action, Artifact, Outcome
@@ -19,6 +19,9 @@ from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOErr
 
 if TYPE_CHECKING:
     from nimpull.fetch.run import FetchRun
+
+
+_QUICK: Final = 0.0005  # seconds a file; a mount across the network takes tens of times as many
 
 
 class SmallTransfer:
@@ -177,8 +180,17 @@ class Staged:
     verified: Verified | None
 
 
-def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[list[Staged], float]:
-    """For a worker: check and write them; with the seconds that hashing took. Raises StoreError."""
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """``hashing``: seconds of it; ``seconds``: of all."""
+
+    staged: list[Staged]
+    hashing: float
+    seconds: float
+
+
+def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> Staging:
+    """Check and write them. Raises StoreError."""
     began = time.monotonic()
     found = [_digest_of(each) for each in transfers]
     hashing = time.monotonic() - began
@@ -192,7 +204,7 @@ def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[lis
                 failed.append(Staged(transfer, digest, None))
     # an I/O error, or an area that a cleaner took away, costs one more try
     staged += [_stage(ingests, each.transfer, each.found) for each in failed]
-    return staged, hashing
+    return Staging(staged, hashing, time.monotonic() - began)
 
 
 def _digest_of(transfer: SmallTransfer) -> Digest:
@@ -216,13 +228,16 @@ class Groups:
     def __init__(self, run: FetchRun) -> None:
         self._run = run
         self.size = 0  # files that wait, or are being committed
+        #: Whether the file system takes a small file in less time than a thread takes to wake up for it: each
+        #: system call of another thread costs both of them a turn at the interpreter's lock.
+        self.quick = False
         self._waiting: list[Staged] = []
         self._bytes = 0  # of those that wait
 
-    def add(self, answer: tuple[list[Staged], float]) -> None:
-        staged, hashing = answer
-        self._run.emit(Spent("hash", hashing))
-        for each in staged:
+    def add(self, staging: Staging) -> None:
+        self._run.emit(Spent("hash", staging.hashing))
+        self.quick = staging.seconds < _QUICK * len(staging.staged)
+        for each in staging.staged:
             self._run.schedule.small_stored(each.transfer.size)
             if each.verified is None:
                 each.transfer.damaged(each.found)

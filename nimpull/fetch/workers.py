@@ -59,6 +59,11 @@ class Workers:
         else:
             work()
 
+    def do(self, job: Callable[[], T], done: Callable[[T], None], failed: Failed) -> None:
+        """The same, at once and by the caller: for what takes less than handing it over."""
+        self.pending += 1
+        self._do(job, done, failed)
+
     def _start(self) -> None:
         thread = Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
         try:

@@ -108,13 +108,14 @@ class IngestArea:
         return f"{INGESTS}/{name_of(artifact)}{f'.{self._fence.token}' if self._fence else ''}"
 
     def _within(self, make: Callable[[Barrier], Made]) -> Made:
-        """``make`` in the area, again where a cleaner took that away in this very moment."""
+        """``make`` in the area, again where a cleaner took that away meanwhile."""
         for _ in range(_TRIES):
             try:
-                return make(self._make_area())
+                return make(self._barrier or self._make_area())
             except StoreIOError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
+            self._make_area()
         return make(self._make_area())
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
@@ -210,10 +211,9 @@ class IngestArea:
         with self._tree.storing("flush", path):
             descriptor = self._tree.open(path)
             try:
-                found = os.fstat(descriptor).st_size
+                found = set_mode(descriptor, FILE_MODE)
                 if found != size:
                     raise self._shortened(path, found, size)
-                set_mode(descriptor, FILE_MODE)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -152,12 +152,17 @@ def share_with_group(name: str, above: int | None = None, *, like: str = "..") -
         os.close(below)
 
 
-def set_mode(descriptor: int, mode: int) -> None:
-    """fchmod(2) where the file system has modes and the file another one (the umask took from it)."""
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) == mode:
-        return
+def set_mode(descriptor: int, mode: int) -> int:
+    """fchmod(2) where the file system has modes and the file another one (the umask took from it).
+
+    Returns the file's size in bytes, which the same look tells.
+    """
+    found = os.fstat(descriptor)
+    if stat.S_IMODE(found.st_mode) == mode:
+        return found.st_size
     try:
         os.fchmod(descriptor, mode)
     except OSError as error:
         if error.errno not in _NO_MODES:
             raise
+    return found.st_size

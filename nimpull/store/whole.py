@@ -74,9 +74,9 @@ def write_whole(tree: Tree, path: str, content: memoryview, *, sync: bool) -> in
             descriptor = tree.open_at(path, _NEW, FILE_MODE)
         try:
             write_all(descriptor, content, 0)
-            set_mode(descriptor, FILE_MODE)
+            size = set_mode(descriptor, FILE_MODE)
             if sync:
                 os.fsync(descriptor)
-            return os.fstat(descriptor).st_size
+            return size
         finally:
             os.close(descriptor)

@@ -7,6 +7,7 @@ redirect may lead, what is trusted, which proxy is taken and which addresses are
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import time
@@ -33,6 +34,7 @@ _UNWANTED: Final = 64 << 10  # bytes of a body nobody wants that are read, so th
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl has no name for
 _QUICK_EXIT: Final = 244  # CURLOPT_QUICK_EXIT: a look-up that hangs does not keep the process
 _WEB: Final = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+_FIELD: Final = re.compile(r"^([^:\n]*):(.*)$", re.MULTILINE)
 _Handle = pycurl.Curl
 
 
@@ -68,24 +70,24 @@ class CurlResponse:
 
     def read_head(self) -> None:
         """What came of it so far: an answer's head is looked at once something comes behind it."""
-        lines, blanks = self.lines, [at for at, line in enumerate(self.lines) if line in (b"\r\n", b"\n")]
-        starts = [0, *(at + 1 for at in blanks)]
-        heads = [lines[start:end] for start, end in zip(starts, blanks, strict=False) if end > start]
+        text = b"".join(self.lines).decode("latin-1").replace("\r\n", "\n")
         # those before the last are of 1xx, and of a proxy that asked who we are and was told
+        heads = [each for each in text.split("\n\n")[:-1] if each.strip("\n")]
         if heads and not self.answered:
-            self._wanted = self._judge_head(heads[-1])
+            self._wanted = self._judge_head(heads[-1].lstrip("\n"))
 
-    def _judge_head(self, lines: list[bytes]) -> bool:
+    def _judge_head(self, text: str) -> bool:
         """Whether the body behind it is wanted."""
-        version, _, rest = lines[0].partition(b" ")
-        if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
+        line, _, fields = text.partition("\n")
+        version, _, rest = line.partition(" ")
+        if not version.startswith("HTTP/") or not (rest[:3].isascii() and rest[:3].isdigit()):
             raise unusable(self.hop.url, "it does not speak HTTP")
-        if version == b"HTTP/2":
+        if version == "HTTP/2":
             self._loop.multiplexed.add(self.hop.url.authority)
         status = int(rest[:3])
         if status < 200:
             return False
-        headers = _parse_fields(lines[1:])
+        headers = _parse_fields(fields)
         lengths = headers["content-length"].split(",") if "content-length" in headers else ()
         try:
             length = content_length(lengths)
@@ -96,7 +98,7 @@ class CurlResponse:
         if status in BUSY:
             for host in {self.hop.url.host, self._asked_host}:  # the one that led there rests too
                 self._loop.network.pauses.note(host, status, headers)
-        self.head = Head(status, headers, self.hop.url, version == b"HTTP/2")
+        self.head = Head(status, headers, self.hop.url, version == "HTTP/2")
         self.answered = True
         self._followed = is_redirect(status, headers)
         self._short = length is not None and length <= _UNWANTED
@@ -359,8 +361,6 @@ class Loop:
                     error = internal(response.hop.url)
                 if error is None and code and not (code == pycurl.E_WRITE_ERROR and response.answered):
                     error = self._explain(response, code, text)
-                if not code and response.hop.url.scheme == "http":
-                    self._end_if_more_came(handle)
                 self.release(response)
                 if response.answered:
                     self.network.reached.add((response.proxy or response.hop.url).host)
@@ -370,25 +370,6 @@ class Loop:
         url, proxy = response.hop.url, response.proxy
         reached = (proxy or url).host in self.network.reached
         return explain_curl(response.handle, code, text, url, proxy, reached=reached)
-
-    def _end_if_more_came(self, handle: pycurl.Curl) -> None:
-        """Bytes behind a whole answer would be taken for the next: its connection is not asked again.
-
-        libcurl looks only as far as the answer goes. The connection is cut off from its descriptor, which is
-        libcurl's: it finds it dead, and opens another one.
-        """
-        descriptor = int(handle.getinfo(pycurl.ACTIVESOCKET))
-        if descriptor < 0:
-            return
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        others = (each for each in self._open if each is not handle)
-        # or another response is on its way already
-        if not poll.poll(0) or any(each.getinfo(pycurl.ACTIVESOCKET) == descriptor for each in others):
-            return
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            os.dup2(ours.fileno(), descriptor, inheritable=False)
 
     # -- sockets ---------------------------------------------------------------------------------------------
 
@@ -410,11 +391,10 @@ class Loop:
         self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
-def _parse_fields(lines: list[bytes]) -> Mapping[str, str]:
+def _parse_fields(text: str) -> Mapping[str, str]:
     """By lower-case name; of one that comes twice, both values."""
     headers: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.decode("latin-1").partition(":")
-        key, text = name.strip().lower(), value.strip()
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    for name, value in _FIELD.findall(text):
+        key = name.strip().lower()
+        headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
     return headers

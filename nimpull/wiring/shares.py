@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.report import PodShare, Report, State, to_bytes
+from nimpull.core.report import PodShare, Report, State, artifact_rows, to_bytes
 from nimpull.core.units import show_count
 from nimpull.errors import StoreError
 from nimpull.store.presence import EXPIRY, RUNS
@@ -35,28 +35,29 @@ def leave(
 
     Raises StoreError.
     """
+    rows = artifact_rows(report)
     if not (selection and report.pods):
-        _write_whole(tree, report, last=last)
+        _write_whole(tree, report, rows, last=last)
         return
     own = f"{REPORTS}/{selection}.{_NO_NAME.sub('-', report.pods[0].pod)[:80]}.json"
     with suppress(StoreError):  # a full volume: what was set aside is for the one that a controller reads
-        tree.write(own, to_bytes(report), durable=False)
+        tree.write(own, to_bytes(report, rows), durable=False)
     written = tree.lstat(own)
     now = written.st_mtime if written else 0.0
     if works or report.state is State.READY or not _others_write(tree, token, now):
         whole = replace(report, pods=(*report.pods, *_other_shares(tree, selection, own, now)))
-        _write_whole(tree, whole, last=last)
+        _write_whole(tree, whole, rows, last=last)
     if last:
         _sweep(tree, now)
 
 
-def _write_whole(tree: Tree, report: Report, *, last: bool) -> None:
+def _write_whole(tree: Tree, report: Report, rows: bytes, *, last: bool) -> None:
     """Room is set aside before the files are known: on a full volume their list may be too long for it."""
     shorter = b""
     if last and report.artifacts:
         note = f"the list of {show_count(len(report.artifacts), 'file')} is left out: the volume has no room"
         shorter = to_bytes(replace(report, artifacts=(), notes=(*report.notes, note)))
-    write_report(tree, to_bytes(report), last=last, shorter=shorter)
+    write_report(tree, to_bytes(report, rows), last=last, shorter=shorter)
 
 
 def _others_write(tree: Tree, token: str, now: float) -> bool:

@@ -23,7 +23,7 @@ from nimpull.core.report.contents import (
     TransferSummary,
     seconds_by_phase,
 )
-from nimpull.core.report.document import hardware_json, progress_json, text_of, to_bytes
+from nimpull.core.report.document import artifact_rows, hardware_json, progress_json, to_bytes
 from nimpull.core.report.sentences import CLOSING_LINE_LIMIT, closing_line, progress_text
 from nimpull.core.report.termination import termination_message
 
@@ -44,12 +44,12 @@ __all__ = [
     "StoreSummary",
     "Timeline",
     "TransferSummary",
+    "artifact_rows",
     "closing_line",
     "hardware_json",
     "progress_json",
     "progress_text",
     "seconds_by_phase",
     "termination_message",
-    "text_of",
     "to_bytes",
 ]

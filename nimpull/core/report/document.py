@@ -7,14 +7,15 @@ copy it. Nothing here holds a secret: every text passes :mod:`nimpull.core.redac
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Hardware
 from nimpull.core.mirror_objects import MirrorAction
-from nimpull.core.names import display
+from nimpull.core.names import ModelUri, display
 from nimpull.core.redaction import clean, prose
 from nimpull.core.report.contents import (
     Failure,
@@ -68,23 +69,19 @@ def without_artifacts(report: Report) -> dict[str, Any]:
     return document | {"notes": _plain(report.notes)}
 
 
-def to_bytes(report: Report) -> bytes:
-    """The report file: indented, with one line an artifact."""
+def to_bytes(report: Report, rows: bytes | None = None) -> bytes:
+    """The report file: indented, with one line an artifact. ``rows``: its :func:`artifact_rows`, if made."""
+    before = [f"  {_text(name)}: {_block(value)},\n" for name, value in without_artifacts(report).items()]
+    head = "".join(["{\n", *before, '  "artifacts": ['])
+    return b"".join((head.encode(), artifact_rows(report) if rows is None else rows, b"]\n}"))
+
+
+def artifact_rows(report: Report) -> bytes:
+    """The lines of ``artifacts``, made one by one: of a million, the JSON values would not fit beside them."""
     written = bytearray()
-    for piece in text_of(report):
-        written += piece.encode()
-    return bytes(written)
-
-
-def text_of(report: Report) -> Iterator[str]:
-    """The same as text in pieces: what there may be a million of is not held as JSON beside its text."""
-    yield "{\n"
-    for name, value in without_artifacts(report).items():
-        yield f"  {_text(name)}: {_block(value)},\n"
-    yield '  "artifacts": ['
-    for place, outcome in enumerate(report.artifacts):
-        yield f"{',' if place else ''}\n    {_text(_artifact(outcome))}"
-    yield "\n  ]\n}" if report.artifacts else "]\n}"
+    for outcome in report.artifacts:
+        written += f"{',' if written else ''}\n    {_text(_artifact(outcome))}".encode()
+    return bytes(written + b"\n  " if written else b"")
 
 
 def _block(value: Any) -> str:
@@ -94,8 +91,12 @@ def _block(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+_text = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@lru_cache(maxsize=256)  # a pull has thousands of files of a few repositories
+def _repository(repo: ModelUri) -> str:
+    return display(repo.repo, 2048)
 
 
 def _status(report: Report) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def _artifact(outcome: Outcome) -> dict[str, Any]:
     digest = outcome.digest or outcome.artifact.digest
     return {
         "path": display(outcome.artifact.path, 1024),
-        "uri": display(outcome.artifact.uri.repo, 2048),
+        "uri": _repository(outcome.artifact.repo),
         "size": outcome.size,
         "digest": str(digest) if digest else None,
         "action": outcome.action.value,

@@ -16,10 +16,10 @@ from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri
 from nimpull.errors import StoreError
-from nimpull.store.durable import set_mode, store_error
+from nimpull.store.durable import store_error
 from nimpull.store.reading import hash_file
 from nimpull.store.record import Entry, Record
-from nimpull.store.tree import FILE_MODE, NO_LINKS, Tree, refused
+from nimpull.store.tree import NO_LINKS, Tree, refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,20 +190,22 @@ class StoreLayout(ABC):
             )
         )
 
-    def _move(self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str) -> tuple[str, ...]:
-        """Rename a finished file to ``path``, which can be replaced; make it read-only, and record it."""
-        with self._tree.storing("commit", staged):
-            descriptor = self._tree.open(staged)
-            try:
-                set_mode(descriptor, FILE_MODE)
-                status = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
+    def _move(
+        self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str
+    ) -> tuple[tuple[str, ...], StoredFile]:
+        """Rename a finished file, which is read-only, to ``path``, which can be replaced, and record it.
+
+        Also returns the directories that changed.
+        """
+        status = self._tree.lstat(staged)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            raise refused(self._tree.absolute(staged), "it is not the file that was written there")
         changed = self._with_parents(self._tree.rename(staged, path))
         if self._tree.abilities.mode is not WriteMode.DIRECT:  # a rename that copies makes another file
             status = self._tree.lstat(path) or status
-        self._note(artifact, StoredFile(path, status.st_size, status.st_mtime_ns, digest), etag)
-        return changed
+        file = StoredFile(path, status.st_size, status.st_mtime_ns, digest)
+        self._note(artifact, file, etag)
+        return changed, file
 
     def _check_replaceable(self, path: str, status: os.stat_result | None) -> None:
         """``status`` of what stands at ``path``, None = nothing. Raises NotWritableError."""

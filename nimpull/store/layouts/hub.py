@@ -127,7 +127,7 @@ class HubLayout(StoreLayout):
         path = self.path_of(artifact)
         self._check_replaceable(path, self._tree.lstat(path))
         if not self._tree.abilities.symlinks:
-            return self._move(artifact, staged, path, digest, etag)
+            return self._move(artifact, staged, path, digest, etag)[0]
         blob, status, entry = self._blob_for(artifact, digest, etag)
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
             self._record.add(replace(entry, identity=artifact.identity, endpoint=artifact.endpoint))
@@ -136,7 +136,7 @@ class HubLayout(StoreLayout):
             return self._symlink(path, blob)
         self._check_replaceable(blob, status)
         # the blob first: a link that leads nowhere would be a snapshot that lies
-        changed = self._move(artifact, staged, blob, digest, etag)
+        changed, _ = self._move(artifact, staged, blob, digest, etag)
         return changed + self._symlink(path, blob)
 
     def _symlink(self, path: str, blob: str) -> tuple[str, ...]:

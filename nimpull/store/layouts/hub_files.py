@@ -41,7 +41,7 @@ def hub_tree(listing: Listing) -> bytes | None:
             files[artifact.path] = {"size": artifact.size, "blob_id": git}
         else:
             return None
-    return json.dumps({"format_version": 1, "files": files}, indent=1).encode()
+    return json.dumps({"format_version": 1, "files": files}).encode()
 
 
 def _pointer_id(sha256: str, size: int) -> str:

@@ -23,8 +23,13 @@ class PlainLayout(StoreLayout):
         return str(artifact.path)
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        path = self._free_path(artifact)
-        return self._move(artifact, staged, path, digest, etag)
+        changed, file = self._move(artifact, staged, self._free_path(artifact), digest, etag)
+        # after the file: huggingface_hub takes a description that is older than its file for none
+        return changed + self._describe(artifact, artifact.etag or etag or digest.hex, file)
+
+    def _describe(self, artifact: Artifact, etag: str, file: StoredFile) -> tuple[str, ...]:  # noqa: ARG002
+        """What stands beside the file: nothing. Returns the directories that changed."""
+        return ()
 
     def _free_path(self, artifact: Artifact) -> str:
         path = self.path_of(artifact)
@@ -70,15 +75,10 @@ class LocalDirLayout(PlainLayout):
         super().__init__(tree, record)
         self._described: set[str] = set()  # by this run: paths of metadata
 
-    def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
-        changed = super().place(artifact, staged, digest=digest, etag=etag)
-        # after the file: huggingface_hub takes a description that is older than its file for none
-        return changed + self._describe(artifact, artifact.etag or etag or digest.hex)
-
     def take(self, found: Found) -> StoredFile | None:
         taken = super().take(found)
         if taken and found.by is not FoundBy.RECORD:
-            self._describe(found.artifact, found.artifact.etag or taken.digest.hex)
+            self._describe(found.artifact, found.artifact.etag or taken.digest.hex, taken)
         return taken
 
     def _metadata_of(self, artifact: Artifact) -> str:
@@ -86,14 +86,12 @@ class LocalDirLayout(PlainLayout):
         path = f"{self._BESIDE}/download/{artifact.path}.metadata"
         return path if len(os.path.basename(path).encode()) <= 255 else ""
 
-    def _describe(self, artifact: Artifact, etag: str) -> tuple[str, ...]:
+    def _describe(self, artifact: Artifact, etag: str, file: StoredFile) -> tuple[str, ...]:
         """``PATH.metadata``: commit, etag and time; huggingface_hub believes it if the file is not newer."""
         path = self._metadata_of(artifact)
         if not path:
             return ()
-        status = self._tree.lstat(self.path_of(artifact))
-        time = status.st_mtime if status else 0.0
-        content = f"{artifact.revision}\n{etag}\n{time}\n".encode()
+        content = f"{artifact.revision}\n{etag}\n{file.mtime_ns / 1e9}\n".encode()
         if not self._tree.create(path, content):  # what huggingface_hub cannot read it takes for nothing
             self._tree.write(path, content, durable=False)
         self._described.add(path)
@@ -109,7 +107,7 @@ class LocalDirLayout(PlainLayout):
                 described = self._tree.lstat(metadata)
                 file = None if described and described.st_size else self.committed(artifact)
                 if file:  # an earlier run was killed between the two
-                    self._describe(artifact, artifact.etag or file.digest.hex)
+                    self._describe(artifact, artifact.etag or file.digest.hex, file)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
         tree_file = hub_tree(listing) if complete else None
