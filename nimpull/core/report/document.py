@@ -77,7 +77,7 @@ def to_bytes(report: Report, rows: bytes | None = None) -> bytes:
 
 
 def artifact_rows(report: Report) -> bytes:
-    """The lines of ``artifacts``, made one by one: of a million, the JSON values would not fit beside them."""
+    """The lines of ``artifacts``, made one by one: the JSON values of a million would not fit beside them."""
     written = bytearray()
     for outcome in report.artifacts:
         written += f"{',' if written else ''}\n    {_text(_artifact(outcome))}".encode()
