@@ -29,7 +29,6 @@ from nimpull.core.plan import (
 )
 from nimpull.core.preference import profile_name
 from nimpull.core.report import (
-    CachedProfile,
     Failure,
     Report,
     Repository,
@@ -312,7 +311,7 @@ def _ready(
         report,
         state=State.READY,
         updated=edges.clock.time(),
-        profiles=tuple(CachedProfile.of(profile) for profile in profiles),
+        profiles=tuple(profiles),
         artifacts=tuple(outcomes),
         transfer=transfer,
         store=edges.volume.summary(sum(outcome.size for outcome in outcomes)),

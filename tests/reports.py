@@ -14,7 +14,6 @@ from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.report import (
-    CachedProfile,
     Pause,
     PhaseSpan,
     RateLine,
@@ -61,7 +60,7 @@ def a_report(**changes: Any) -> Report:
         started=1_795_000_000.0,
         updated=1_795_000_061.9,
         version="0.1.0",
-        profiles=(CachedProfile.of(PROFILE),),
+        profiles=(PROFILE,),
         sources=(Repository.of(listing),),
         selection=SelectionSummary.of(
             Selection(((PROFILE, MATCH), (replace(PROFILE, id="other"), MISS)), (PROFILE,), "criteria"),

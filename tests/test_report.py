@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from nimpull import errors
 from nimpull.core.artifacts import Action
+from nimpull.core.manifest import Profile
 from nimpull.core.report import (
-    CachedProfile,
     Failure,
     ProgressSummary,
     Report,
@@ -149,11 +149,11 @@ def test_termination_message_is_the_report_without_lists() -> None:
 
 
 def test_termination_message_drops_profile_tags_before_profiles() -> None:
-    many = tuple(CachedProfile(f"{number:064x}", config={"tag": "x" * 90}) for number in range(30))
+    many = tuple(Profile(f"{number:064x}", {"tag": "x" * 90}) for number in range(30))
     document = json.loads(termination_message(a_report(profiles=many)))
     check(document)
     assert document["truncated"] is True
-    assert [profile["name"] for profile in document["status"]["profiles"]] == [p.name for p in many]
+    assert [profile["name"] for profile in document["status"]["profiles"]] == [p.id for p in many]
     assert document["transfer"]["bytes"] == 3 << 30
 
 

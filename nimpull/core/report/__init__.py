@@ -6,7 +6,6 @@ down; the contract is ``nimpull/report.schema.json``.
 """
 
 from nimpull.core.report.contents import (
-    CachedProfile,
     Failure,
     MirrorSummary,
     Pause,
@@ -29,7 +28,6 @@ from nimpull.core.report.termination import termination_message
 
 __all__ = [
     "CLOSING_LINE_LIMIT",
-    "CachedProfile",
     "Failure",
     "MirrorSummary",
     "Pause",

@@ -33,20 +33,6 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CachedProfile:
-    """An entry of ``NIMCache.status.profiles``: ``name`` is the profile id, ``config`` its tags."""
-
-    name: str
-    model: str = ""
-    release: str = ""
-    config: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, profile: Profile) -> CachedProfile:
-        return cls(profile.id, profile.model, profile.release, profile.tags)
-
-
-@dataclass(frozen=True, slots=True)
 class Repository:
     """One source as it was resolved. ``uri`` names the immutable revision; ``bytes`` None = not listed."""
 
@@ -309,7 +295,7 @@ class Report:
     started: float
     updated: float
     version: str = ""
-    profiles: tuple[CachedProfile, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     sources: tuple[Repository, ...] = ()
     selection: SelectionSummary | None = None
     hardware: Hardware | None = None

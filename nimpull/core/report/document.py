@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from nimpull.core.artifacts import Outcome
 from nimpull.core.hardware import Hardware
+from nimpull.core.manifest import Profile
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import ModelUri, display
 from nimpull.core.redaction import clean, prose
@@ -104,9 +105,15 @@ def _status(report: Report) -> dict[str, Any]:
     profiles = report.profiles if report.state is State.READY else ()
     return {
         "state": report.state.value,
-        "profiles": _plain(profiles),
+        "profiles": [_profile(profile) for profile in profiles],
         "conditions": [_condition(report)],
     }
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    """An entry of ``NIMCache.status.profiles``."""
+    names = {"name": profile.id, "model": profile.model, "release": profile.release, "config": profile.tags}
+    return {name: _plain(value) for name, value in names.items()}
 
 
 def _condition(report: Report) -> dict[str, Any]:
