@@ -136,6 +136,10 @@ class StoreIOError(StoreError, reference="store-io", exit_code=42, retryable=Tru
     """The file system reported an I/O error."""
 
 
+class UnrecordedError(StoreError, reference="store-io", exit_code=42, retryable=True):
+    """A file that was committed could not be noted. It stands: bringing it once more would not help."""
+
+
 class LeaseHeldError(StoreError, reference="lease-held", exit_code=43, retryable=True):
     """Another run has files of this model, and nothing has come of it for the whole retry budget."""
 

@@ -129,9 +129,14 @@ def complaints(store: Path, case: Case) -> list[str]:
 
 
 def standing_bytes(store: Path) -> int:
-    """Bytes of the repository that are on the disk: committed, or in the part of a file that is fetched."""
+    """Bytes of the repository that are on the disk: committed, or in the part of a file that is fetched.
+
+    One file alone comes in parts. What is there of it counts once, though a commit that failed after its
+    rename leaves it whole and begun anew.
+    """
     committed = {file.read_bytes() for _, file in model_files(store) if file.exists()}
-    return sum(map(len, committed)) + sum(map(_written, store.glob(".nimpull/ingest/*/data")))
+    parts = [] if LARGE in committed else [*map(_written, store.glob(".nimpull/ingest/*/data"))]
+    return sum(map(len, committed)) + max(parts, default=0)
 
 
 def _written(path: Path) -> int:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.crashing import LARGE, Case, complaints, resume, serving, standing_bytes
+from tests.crashing import LARGE, PROGRAM, Case, complaints, resume, serving, standing_bytes
 from tests.pods import mounted
 from tests.registry import Fault, Registry, Request
 from tests.registry.wire import Answer
-from tests.running import Run, check, tree
+from tests.running import Run, check, ended, start, tree
 from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
@@ -105,6 +105,24 @@ def test_f32_an_io_error_is_never_ignored(
             assert "Input/output error" in run.report["error"]["message"]
             assert resume(case, registry, store) == []
         assert complaints(store, case) == []
+
+
+def test_f32_a_file_that_stands_and_cannot_be_recorded_is_not_fetched_again(
+    served: Served, tmp_path: Path
+) -> None:
+    registry, cases = served
+    unrecorded = faulty(VolumeFault(errno.EIO, ("write",), path="/record/"))
+    arguments = ("download", cases["hub"].uri, "--layout", "cache", "--include", "model.*")
+    registry.requests.clear()
+    for _ in range(2):
+        process = start(registry, tmp_path / "s", *arguments, program=PROGRAM, **unrecorded)
+        run = ended(process, tmp_path / "s")
+        assert run.code == 42, run.text
+        assert run.report["error"]["reference"] == "store-io"
+        assert standing_bytes(tmp_path / "s") == len(LARGE)
+        begun = [each for each in registry.requests if (each.server, each.range[:8]) == ("cdn", "bytes=0-")]
+        assert len(begun) == 1, "by the first run, once"
+    assert resume(cases["hub"], registry, tmp_path / "s") == []
 
 
 # -- no room -----------------------------------------------------------------------------------------------

@@ -10,17 +10,19 @@ Whoever may write to the volume may write here: a line whose path leaves the sto
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
-from nimpull.errors import ListingError
+from nimpull.errors import ListingError, StoreIOError, UnrecordedError
 from nimpull.store.durable import store_error
 from nimpull.store.tree import Tree
 
@@ -149,7 +151,8 @@ class Record:
             return tuple(max(entries, key=lambda entry: entry.mtime_ns) for entries in self._by_path.values())
 
     def add(self, entry: Entry) -> None:
-        """Raises StoreError. Survives the process at once, a power cut once ``sync`` returned."""
+        """Raises StoreError; UnrecordedError where the file system reports a fault. Survives the process at
+        once, a power cut once ``sync`` returned."""
         line = json.dumps(
             {
                 "path": entry.path,
@@ -166,12 +169,28 @@ class Record:
             self._read()
             if entry in self._by_path.get(entry.path, ()):
                 return
-            try:
-                count = os.write(self._descriptor(), line.encode() + b"\n")
-            except OSError as error:
-                raise store_error(error, "write", self._tree.absolute(RECORD)) from error
-            self._lengths[self._own] = self._lengths.get(self._own, 0) + count
+            self._append(line.encode() + b"\n")
             self._index(entry)
+
+    def _append(self, line: bytes) -> None:
+        """An error costs one more try, in another file: what stands in this one may end in half a line."""
+        try:
+            self._write(line)
+        except OSError:
+            with suppress(OSError):
+                self._close()
+            try:
+                self._write(line)
+            except OSError as error:
+                failure = store_error(error, "write", self._tree.absolute(RECORD))
+                if isinstance(failure, StoreIOError):
+                    failure = UnrecordedError(failure.message, hint=failure.hint)
+                raise failure from error
+
+    def _write(self, line: bytes) -> None:
+        if (count := os.write(self._descriptor(), line)) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._lengths[self._own] = self._lengths.get(self._own, 0) + count
 
     def forget(self, paths: Collection[str]) -> None:
         """Drop what is said of them. Only where no other run writes: its lines could be lost."""
@@ -209,9 +228,12 @@ class Record:
 
     def close(self) -> None:
         with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 def _parse(line: bytes) -> Entry | None:
