@@ -17,12 +17,19 @@ from tests.cluster import Cluster, a_cluster
 from tests.listings import an_api
 from tests.pods import link_commands
 from tests.registry import Registry
+from tests.running import end_what_was_started
 from tests.transporting import Rig
 
 settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )  # a busy machine is no failure
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    end_what_was_started()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ FILES: Mapping[str, bytes] = {
 }
 CLOSED = "http://127.0.0.1:1"  # nothing listens on tcpmux here
 PROGRAM = (sys.executable, "-m", "nimpull")
+HANG = 240.0  # seconds after which a run on a busy machine hangs
+_started: list[subprocess.Popen[str]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,25 @@ def start(
         "NIMPULL_TERMINATION_LOG": str(store.parent / "no-termination-log"),
     }
     command = [*under, *program, *arguments]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, env={**known, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    _started.append(process)
+    return process
+
+
+def end_what_was_started() -> None:
+    """What a test that failed leaves behind must not fail the next one: neither processes nor pipes."""
+    for process in _started:
+        with process:
+            process.kill()  # which also ends one that is stopped
+    _started.clear()
 
 
 def ended(process: subprocess.Popen[str], store: Path) -> Run:
     with process:
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=HANG)
         finally:
             process.kill()
     report = store / ".nimpull" / "report.json"

@@ -128,6 +128,7 @@ class Server(ThreadingHTTPServer):
         self.respond = respond
         self.tls = tls
         self.accepted = 0
+        self.closing = False
         self.failures: list[BaseException] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -143,6 +144,7 @@ class Server(ThreadingHTTPServer):
         self._thread.start()
 
     def close(self) -> None:
+        self.closing = True
         self.shutdown()
         self.drop_connections()
         self._thread.join()
@@ -234,7 +236,8 @@ class _Connection(BaseHTTPRequestHandler):
             self._copy(answer, at, middle)
             at = middle
         if answer.hold:
-            answer.hold.wait(60)
+            while not (answer.hold.wait(0.1) or self.server.closing):
+                continue
         self._copy(answer, at, end)
 
     def _copy(self, answer: Answer, at: int, end: int) -> None:
