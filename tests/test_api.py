@@ -28,7 +28,7 @@ from tests.servers import (
 )
 from tests.transporting import CANARY, Rig, closed_port, ok
 
-STOPS_WITHIN = 0.5  # seconds
+STOPS_WITHIN = 15.0  # seconds, on a machine that is busy; what is waited for comes later, or never
 
 # -- cancellation --------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ def half_a_body(seen: Seen, peer: Peer) -> None:
 def test_f41_every_wait_ends_when_the_run_does(
     rig: Callable[..., Rig], waiting: Callable[[], Iterator[Url]]
 ) -> None:
-    one = rig(connect_timeout=30.0, read_timeout=30.0)
+    one = rig(connect_timeout=60.0, read_timeout=60.0)
     with waiting() as url:  # type: ignore[attr-defined]
         stopped: list[float] = []
 
@@ -107,7 +107,7 @@ def test_f41_a_look_up_that_hangs_ends_too(rig: Callable[..., Rig], monkeypatch:
 
     def hang(*arguments: object, **options: object) -> list[object]:
         one.cancel.set()
-        released.wait(10)
+        released.wait(60)
         raise socket.gaierror(socket.EAI_AGAIN, "no")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)

@@ -115,7 +115,7 @@ def test_f32_a_file_that_stands_and_cannot_be_recorded_is_not_fetched_again(
     arguments = ("download", cases["hub"].uri, "--layout", "cache", "--include", "model.*")
     registry.requests.clear()
     for _ in range(2):
-        process = start(registry, tmp_path / "s", *arguments, program=PROGRAM, **unrecorded)
+        process = start(registry, tmp_path / "s", *arguments, under=(), program=PROGRAM, **unrecorded)
         run = ended(process, tmp_path / "s")
         assert run.code == 42, run.text
         assert run.report["error"]["reference"] == "store-io"

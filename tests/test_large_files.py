@@ -34,7 +34,7 @@ def test_f39_no_connection_runs_further_than_a_window_ahead_of_the_hash(tmp_path
             held.set()
             span = {"Content-Range": f"bytes 0-{(end or 0) - 1}/{len(content)}"}
             peer.head(206, {"Content-Length": str(end), "ETag": '"v1"', **span})
-            if not freed.wait(20):
+            if not freed.wait(60):
                 peer.reset()
             peer.send(content[:end])
             return

@@ -34,12 +34,15 @@ def test_a_request_for_a_small_file_does_not_wait_for_the_answer_to_another(
         peer.reply(200, b"{}")
 
     tls = served(ca, "127.0.0.1") if secure else None
-    with ScriptedServer(answer, tls=tls) as server, looping(rig(ca_files=(bundle,))) as loop:
+    with (
+        ScriptedServer(answer, tls=tls) as server,
+        looping(rig(ca_files=(bundle,), read_timeout=60.0)) as loop,
+    ):
         for _ in range(20):  # it depends on how far the first one's connection is
             silent, other = Whole(), Whole()
             response = loop.ask(Location(server.url("/silent")), 0, None, silent, small=True)
             loop.ask(Location(server.url("/other")), 0, None, other, small=True)
-            until = time.monotonic() + 10
+            until = time.monotonic() + 30
             while not other.done and time.monotonic() < until:
                 loop.turn(0.1)
             assert other.done
@@ -145,12 +148,13 @@ def test_heads_of_every_kind_are_read_and_keep_the_connection(
 def test_a_head_that_cannot_be_trusted_is_a_network_error_at_once(
     rig: Callable[..., Rig], head: bytes
 ) -> None:
+    one = rig(read_timeout=60.0)
     began = time.monotonic()
     answer = raw(b"HTTP/1.1 200 OK\r\n" + head + b"\r\nhello")
     with ScriptedServer(answer) as server, pytest.raises(NetworkError) as caught:
-        get(rig().network, Location(server.url()))
+        get(one.network, Location(server.url()))
     assert not caught.value.retryable
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("answer", [raw(b"SSH-2.0-x\r\n\r\n"), raw(b"HTTP/1.1 abc\r\n\r\n")])
@@ -352,13 +356,13 @@ def test_f41_a_close_waits_for_nobody(
     rig: Callable[..., Rig], ca: trustme.CA, bundle: str, answer: Answer, secure: bool
 ) -> None:
     with ScriptedServer(answer, tls=served(ca, "127.0.0.1") if secure else None) as server:
-        loop = Loop(rig(ca_files=(bundle,)).network)
+        loop = Loop(rig(ca_files=(bundle,), read_timeout=60.0).network)
         loop.ask(Location(server.url()), 0, None, Whole())
         while not server.seen:
             loop.turn(0.01)
         began = time.monotonic()
         loop.close()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 15
 
 
 def test_f41_a_handshake_ends_with_the_loop(rig: Callable[..., Rig]) -> None:
@@ -367,13 +371,13 @@ def test_f41_a_handshake_ends_with_the_loop(rig: Callable[..., Rig]) -> None:
             self.stopped.wait()
 
     with Deaf(ok) as server:
-        loop = Loop(rig().network)
+        loop = Loop(rig(connect_timeout=60.0, read_timeout=60.0).network)
         loop.ask(Location(Url(server.url().reveal().replace("http:", "https:"))), 0, None, Whole())
         for _ in range(10):
             loop.turn(0.01)
         began = time.monotonic()
         loop.close()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 15
 
 
 def test_a_turn_ends_when_another_thread_wakes_it(rig: Callable[..., Rig]) -> None:
@@ -381,8 +385,8 @@ def test_a_turn_ends_when_another_thread_wakes_it(rig: Callable[..., Rig]) -> No
         waker = Thread(target=loop.wake)
         began = time.monotonic()
         waker.start()
-        loop.turn(20.0)
-        assert time.monotonic() - began < 10
+        loop.turn(60.0)
+        assert time.monotonic() - began < 30
         waker.join()
 
 

@@ -208,7 +208,7 @@ def test_a_failure_does_not_wait_for_a_sibling_that_a_server_keeps_waiting(
 
     def answer(seen: Seen, peer: Peer) -> None:
         if name_of(seen) == "refused":
-            stalled.wait(10)
+            stalled.wait(30)
             peer.reply(401)
             return
         if silence == "in the body":
@@ -222,5 +222,5 @@ def test_a_failure_does_not_wait_for_a_sibling_that_a_server_keeps_waiting(
         began = time.monotonic()
         with pytest.raises(AuthError, match="refused"):
             pull.run(*wanted, limits=FetchLimits(connections=2))
-        assert time.monotonic() - began < 10, "the read timeout is a minute"
+        assert time.monotonic() - began < 30, "the read timeout is a minute"
     assert stalled.is_set()

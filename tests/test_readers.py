@@ -293,7 +293,7 @@ def test_f41_sigterm_stops_in_order_and_the_next_run_goes_on(registry: Registry,
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         run = ended(process, store)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
         kept = claimed(journal)
     config = 0 if (store / "config.json").exists() else len(CONFIG)
     assert run.code == 143, run.text
@@ -340,7 +340,7 @@ def test_f41_sigterm_is_heard_while_a_listing_does_not_come(
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         run = ended(process, store)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
     finally:
         release.set()
     assert run.code == 143, run.text
