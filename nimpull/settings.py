@@ -224,6 +224,7 @@ def _number(environ: Mapping[str, str], name: str, default: float, unit: str) ->
         number = float(value)
     except ValueError:
         number = -1.0
+    # float() takes "nan" and "inf", too.
     if not 0 <= number < math.inf:
         raise UsageError(f"{name} is no number of {unit}", hint=f"Set {name} to 120, for example.")
     return number
@@ -252,6 +253,7 @@ def _retry_seconds(environ: Mapping[str, str], terminal: bool) -> float:
 
     The manifest's own count is 0 by default in NIM, for its listing only: it can but extend the time.
     """
+    # Both counts are NIM's per file or listing; here they only say how long to be patient.
     count = _number(environ, "NIM_SDK_DOWNLOAD_MAX_RETRY_COUNT", 1.0, "retries")
     wait = _number(environ, "NIM_SDK_DOWNLOAD_BACKOFF_INTERVAL_MS", DEFAULT_BACKOFF_MS, "milliseconds")
     listing = _number(environ, "NIM_MANIFEST_DOWNLOAD_MAX_RETRY_COUNT", 0.0, "retries")
@@ -285,6 +287,7 @@ def _either_case(environ: Mapping[str, str], name: str) -> str:
 
 def _endpoint(environ: Mapping[str, str], name: str, default: str, scheme: str) -> str:
     """With or without scheme, with or without a path prefix, as Artifactory and other mirrors have one."""
+    # NIM and NGC's own tools write hosts without a scheme; paths of mirrors are kept.
     value = _text(environ, name).rstrip("/") or default
     if "://" not in value:
         value = f"{scheme}://{value}"

@@ -37,6 +37,7 @@ class HubDownload(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         several = repeat_options(args, ("--include", "--exclude"))
+        # A trial run on a copy: click parses once, and by then it is known which reading leaves a REPO_ID.
         looked = click.Context(self, parent=ctx.parent, resilient_parsing=True)
         super().parse_args(looked, list(several))
         return super().parse_args(ctx, several if looked.params.get("repo_id") else args)
@@ -140,6 +141,7 @@ def hub_download(
 
 def wanted(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]) -> Wanted:
     """A name that ends in "/" is all that is below it."""
+    # As hf reads "download REPO folder/".
     folders = tuple(f"{name}**" for name in names if name.endswith("/"))
     files = frozenset(name for name in names if not name.endswith("/"))
     return Wanted(files, (*include, *folders), exclude)

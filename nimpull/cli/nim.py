@@ -88,6 +88,7 @@ def download_to_cache(
 def print_unknown(manifest: bytes, names: Sequence[str]) -> None:
     """NIM's own lines about profiles that the manifest lacks: scripts look for them. The job refuses them."""
     try:
+        # Once more than the job does, because these lines come before its own.
         parsed = parse_manifest(manifest)
     except ManifestError:
         return  # the job says so, in its report

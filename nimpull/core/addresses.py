@@ -60,6 +60,7 @@ def as_model(uri: ModelUri, *, ngc: Iterable[str] = (), hubs: Iterable[str] = ()
 def _below(address: str, base: str) -> str | None:
     """The path of ``address`` below ``base``, None where it is another place. The scheme does not matter."""
     here, there = Url(address), Url(base)
+    # Mirrors have the API below a path of their own (Artifactory: /artifactory/api/nimmodel/…).
     prefix = urlsplit(base).path.rstrip("/")
     path = urlsplit(address).path
     if here.authority != there.authority or not path.startswith(f"{prefix}/"):
@@ -80,6 +81,7 @@ def _catalog(path: str, address: str) -> ModelUri:
         raise _unknown(
             address, "https://catalog.ngc.nvidia.com/orgs/ORG/teams/TEAM/models/MODEL?version=VERSION"
         )
+    # The catalog's page names the version in its query; without one it is the latest.
     version = parse_qs(urlsplit(address).query).get("version", [None])[0]
     return _named(address, **found.groupdict(), version=version)
 
@@ -99,6 +101,7 @@ def _named(
 def _hub(path: str, address: str) -> ModelUri:
     found = _HUB_PATH.fullmatch(path)
     try:
+        # Pages of the Hub that have the form of a repository's address.
         if found and found["owner"] not in ("api", "datasets", "spaces"):
             name = f"{found['kind'] or ''}{unquote(found['owner'])}/{unquote(found['name'])}"
             uri = ModelUri.parse(f"hf://{name}")

@@ -124,6 +124,7 @@ def judge_answer(
     """
     via = f" through the proxy {proxy}" if proxy is not None else ""
     text = f"{url}{via}: HTTP {status} after {show_seconds(seconds)}"
+    # A bare address may be 404 or 401 by right; these say that the service itself is in trouble.
     if status >= 500 or status == 429:
         return Diagnosis(
             subject, Mark.WARNING, text, "The service is in trouble, or busy: a pull would ask again."

@@ -185,6 +185,8 @@ class DeviceTable:
         for row in rows:
             if subsystem_id and subsystem_id.lower() in row.subsystem_ids:
                 return row
+        # An unknown subsystem is a board of another maker with the same GPU: the reference card stands for
+        # it.
         return rows[0] if rows else None
 
     def telling_subsystem(self, device: Device) -> str:

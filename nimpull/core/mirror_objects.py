@@ -191,6 +191,7 @@ class VerifiedReader:
         block = self._opened.read(wanted) if wanted else b""
         if len(block) < wanted:
             raise IntegrityError(f"{self._name} became shorter while it was read", hint=_REPAIR)
+        # boto3 reads a part at a time, so that each read is a part of the upload.
         if block and self._in_parts:
             self.parts.append(hashlib.sha256(block).digest())
         for hasher in self._hashers.values():

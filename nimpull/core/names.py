@@ -172,6 +172,7 @@ def _server(text: str) -> _Server:
         port = parts.port
     except ValueError:
         port = None
+    # The port that a scheme implies, so that https://host and https://host:443 are one origin.
     return _Server((scheme, host, port or {"http": 80, "https": 443}.get(scheme, 0)), authority)
 
 

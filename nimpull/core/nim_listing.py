@@ -100,6 +100,7 @@ def _classic(judged: Judged) -> list[str]:
     """1.x: a heading for busy GPUs only if there are such profiles, for compilable ones if the manifest
     has any.
     """
+    # The versions that print all tag values are those whose manifests have this tag.
     long = any(profile.tags.get("nim_workspace_hash_v1") for profile, _ in judged)
     lines = _section(RUNNABLE, in_group(judged, Group.RUNNABLE), lora=True, long=long)
     waiting = in_group(judged, Group.LOW_MEMORY)
@@ -113,6 +114,7 @@ def _classic(judged: Judged) -> list[str]:
 
 def _by_tags(judged: Judged) -> list[str]:
     """Riva and retriever NIMs: two groups, each profile with its tags instead of a name."""
+    # These NIMs know no third group: what is busy now counts as compatible.
     compatible = [profile for profile, verdict in judged if isinstance(verdict, Match)]
     others = [profile for profile, verdict in judged if isinstance(verdict, Mismatch)]
     return [

@@ -95,6 +95,7 @@ def _rows(members: Sequence[tuple[Profile, Verdict]], listing: ProfileList, wide
             display(profile.id, 128) if wide else display(profile.id[:SHORT_ID], SHORT_ID),
             gpus,
             memory,
+            # What could be read of a broken workspace is not how many files it has.
             str(len(profile.files)) if not profile.problem else "?",
         ]
         if listing.sizes:

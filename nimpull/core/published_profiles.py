@@ -57,6 +57,7 @@ class PublishedProfile:
             unsaid = [words for tag, words in _TELLING.items() if tag not in tags]
             if unsaid:
                 return Unknown(f"a GPU that it may run on; {' and '.join(unsaid)} is not said")
+            # One of its GPUs is enough: the service lists those that the profile was made or tested for.
             return min(matches, key=lambda match: (match.busy, match.rank))
         misses = [each for each in verdicts if isinstance(each, Mismatch)]
         nearest = min(misses, key=lambda miss: (miss.reason, miss.distance))
@@ -81,6 +82,7 @@ def parse_resource(text: str) -> tuple[str, str]:
     """
     rest = text.partition("://")[2] or text
     path, *parts = rest.partition("@")[0].split("/")
+    # A first part with a dot or a port is a registry's host, as in any image's name.
     parts = parts if "." in path or ":" in path or path == "localhost" else [path, *parts]
     name, _, tag = "/".join(parts).partition(":")
     if not tag or not 2 <= len(name.split("/")) <= 4 or not all(name.split("/")):

@@ -36,6 +36,7 @@ _SECRETS: Final = tuple(
 
 def clean(text: object, limit: int = FOREIGN_TEXT_LIMIT) -> str:
     """Text that may quote a library or a server: escaped, cut at ``limit`` characters, no credentials."""
+    # 512 more than is shown: a credential that the limit would cut in half is whole when it is looked for.
     return display(_without_secrets(str(text)[: limit + 512]), limit)
 
 

@@ -95,6 +95,7 @@ class Request:
         """32 hex digits: equal for the same files of the same registries in the same layout; the name of the
         ready marker."""
         identity = {
+            # Criteria and GPUs are not in it: what they chose is, as profiles.
             "uris": sorted(str(uri) for uri in self.uris),
             "paths": sorted(self.wanted.paths),
             "include": self.wanted.include,

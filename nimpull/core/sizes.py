@@ -67,6 +67,7 @@ class Sizes:
 
     def of_one(self, profile: Profile) -> Size:
         """Unknown if one of its files is."""
+        # A sum without one of the files would look like a small profile.
         if profile.problem or not profile.files or any(f.uri not in self.artifacts for f in profile.files):
             return UNKNOWN
         return self._of(self._files((profile,)))

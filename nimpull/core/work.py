@@ -40,6 +40,7 @@ def units_of(artifacts: Iterable[Artifact]) -> tuple[WorkUnit, ...]:
     for artifact in artifacts:
         units.setdefault(_unit_name(artifact), []).append(artifact)
     found = (WorkUnit(name, tuple(those)) for name, those in units.items())
+    # The name decides between equals, so that all pods have one order.
     return tuple(sorted(found, key=lambda unit: (-unit.size, unit.name)))
 
 

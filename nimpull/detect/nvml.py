@@ -88,6 +88,7 @@ def read_nvml(*, timeout: float, cancel: Cancel | None = None) -> Hardware:
     system: Mapping[str, Any] = lines[0] if lines else {}
     if "count" not in system:
         return Hardware(notes=(*_why_not(system), *notes))
+    # What the driver said first, then why it said no more.
     notes = [*_system_notes(system), *notes]
     gpus: list[Gpu] = []
     for index in range(system["count"]):

@@ -15,6 +15,7 @@ Lookup = Callable[[str, str], Device | None]
 def shipped_table() -> DeviceTable:
     """The table of this installation, ``profiles/gpus.csv``."""
     shipped = resources.files("nimpull").joinpath("profiles/gpus.csv")
+    # In a wheel the directory is part of the package (pyproject.toml, force-include).
     if shipped.is_file():
         return DeviceTable.parse(shipped.read_text("utf-8"))
     # an editable install has it beside the package, as the repository does

@@ -95,6 +95,7 @@ def _rates(highest: float) -> list[float]:
     """Some four round rates up to the highest: 1, 2 or 5 times a power of ten KiB, MiB or GiB."""
     unit = 1024.0 ** max(0, int(math.log(highest, 1024)))
     power = 10.0 ** math.floor(math.log10(highest / unit))
+    # 0.5, where the highest rate is just above a power of ten: else there would be one line only.
     step = next(step for step in (0.5, 1, 2, 5) if highest / (unit * power * step) <= 5) * unit * power
     return [step * number for number in range(int(highest / step) + 1)]
 
@@ -111,6 +112,7 @@ def _drawn(
         root.attrib.pop("id", None)
         if stretched:
             root.set("preserveAspectRatio", "none")
+        # pygal gives each chart styles, scripts and ids of its own, which would clash on a page with several.
         for parent in list(root.iter()):
             for child in list(parent):
                 if not isinstance(child.tag, str) or child.tag in {"defs", "title", "desc"}:

@@ -21,6 +21,7 @@ class JsonLines(View):
 
     def show(self, update: Update) -> None:
         records = [(time, _record(event)) for time, event in update.events]
+        # Where the gap is: before what came after it.
         if update.dropped:
             records.insert(0, (update.time, {"event": "dropped", "lines": update.dropped}))
         if update.due or update.last:

@@ -31,6 +31,7 @@ class LogLines(View):
             else:
                 lines.append(sentence(event))
         progress = update.progress
+        # The end of a run repeats no line that stands there already.
         moved = (progress.done, progress.files) != self._shown
         if progress.total is not None and (update.due or (update.last and moved)):
             self._shown = (progress.done, progress.files)

@@ -43,6 +43,7 @@ class TextStream:
                 self._stream.write(text)
                 self._stream.flush()
                 return
+            # os.write may take a part only (a pipe that is nearly full).
             rest = memoryview(text.encode("utf-8", "backslashreplace"))
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]

@@ -63,6 +63,7 @@ class NimCache:
         for item in self.env:
             if not item.reference:
                 variables[item.name] = known[item.name] = expand(item.value, known)
+            # Its value is here, though not in the NIMCache: later entries may refer to it.
             elif item.name in own:
                 known[item.name] = own[item.name]
         if self.proxy is not None:

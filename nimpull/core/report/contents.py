@@ -53,6 +53,7 @@ class Repository:
             requested=listing.requested,
             revision=listing.uri.revision,
             files=len(sizes),
+            # A sum of some would be taken for the whole.
             bytes=sum(known) if len(known) == len(sizes) else None,
         )
 

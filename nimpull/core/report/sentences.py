@@ -54,6 +54,7 @@ def done(report: Report) -> str:
     if outcomes:
         parts.append(show_count(len(outcomes), "file"))
     parts.append(show_bytes(size) + (f" in {display(report.store.path)}" if report.store else ""))
+    # Each algorithm once: the reader asks whether all was checked, and how.
     checked = sorted({display(outcome.verified, 40) for outcome in outcomes if outcome.verified})
     if checked:
         parts.append("verified by " + " and ".join(checked))
