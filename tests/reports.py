@@ -9,7 +9,7 @@ from typing import Any
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
-from nimpull.core.fit import How, Match, Mismatch, Reason
+from nimpull.core.fit import Match, MatchRule, Mismatch, Reason
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
@@ -30,7 +30,7 @@ from nimpull.core.selection import Selection
 
 URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")
 PROFILE = Profile("031d3a7e", {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
-MATCH = Match((0, 0, 0, 0, 0, 0), How.GENERIC, "names no GPU")
+MATCH = Match((0, 0, 0, 0, 0, 0), MatchRule.GENERIC, "names no GPU")
 MISS = Mismatch(Reason.NO_GPU, "needs 2x H100, found 1x", "one more H100")
 CANARIES = ("nvapi-CANARY0123456789", "hf_CANARYabcdefgh", "CANARYpassword", "CANARYsignature")
 

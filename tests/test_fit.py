@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nimpull.core.fit import Fitter, How, Match, Mismatch, Reason, Verdict
+from nimpull.core.fit import Fitter, Match, MatchRule, Mismatch, Reason, Verdict
 from nimpull.core.hardware import (
     DeviceTable,
     Gpu,
@@ -26,7 +26,7 @@ def judge(hardware: Hardware | str, **tags: str) -> Verdict:
     return Fitter(hardware, TABLE).verdict(Profile("p", tags))
 
 
-def how(gpus: str, **tags: str) -> How | None:
+def how(gpus: str, **tags: str) -> MatchRule | None:
     verdict = judge(gpus, **tags)
     return verdict.how if isinstance(verdict, Match) else None
 
@@ -63,7 +63,7 @@ def test_what_is_said_of_a_gpu_without_the_precision() -> None:
     found = miss("A100", precision="fp8")
     assert found.detail == "fp8 needs compute capability 8.9, A100-SXM4-80GB has 8.0"
     assert found.change == "a GPU with compute capability 8.9 or later"
-    assert how("A100,L4", precision="fp8") is How.GENERIC, "one of them has it"
+    assert how("A100,L4", precision="fp8") is MatchRule.GENERIC, "one of them has it"
 
 
 @pytest.mark.parametrize("told", ["", "unknown", "9"])
@@ -73,7 +73,7 @@ def test_a_gpu_that_does_not_tell_its_capability_is_not_refused(told: str) -> No
 
 
 def test_a_profile_made_for_a_gpu_knows_better() -> None:
-    assert how("A100", precision="fp8", gpu="a100") is How.FAMILY
+    assert how("A100", precision="fp8", gpu="a100") is MatchRule.FAMILY
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,19 @@ def test_a_profile_made_for_a_gpu_knows_better() -> None:
     ],
 )
 def test_a_family_is_looked_up_not_searched(gpus: str, tag: str, fits: bool) -> None:
-    assert (how(gpus, gpu=tag) is How.FAMILY) is fits
+    assert (how(gpus, gpu=tag) is MatchRule.FAMILY) is fits
 
 
 def test_each_rule_in_its_order() -> None:
-    assert how("H100", gpu="H100", gpu_device="2330:10DE") is How.EXACT
-    assert how("H100", gpu_device="2330") is How.EXACT  # Riva leaves the vendor out
-    assert how("L40", gpu="L40S", gpu_device="26b5:10de") is How.EXACT
-    assert how("A10", key="NVIDIA-A10G_10.0.1_12", product_name_regex="^NVIDIA-A10(?!0).*") is How.PATTERN
+    assert how("H100", gpu="H100", gpu_device="2330:10DE") is MatchRule.EXACT
+    assert how("H100", gpu_device="2330") is MatchRule.EXACT  # Riva leaves the vendor out
+    assert how("L40", gpu="L40S", gpu_device="26b5:10de") is MatchRule.EXACT
+    assert (
+        how("A10", key="NVIDIA-A10G_10.0.1_12", product_name_regex="^NVIDIA-A10(?!0).*") is MatchRule.PATTERN
+    )
     assert how("A100", product_name_regex="^NVIDIA-A10(?!0).*") is None
-    assert how("H100", product_name_regex="80GB HBM3$") is How.PATTERN  # the NVML name, with blanks
-    assert how("T4", precision="fp16") is How.GENERIC
+    assert how("H100", product_name_regex="80GB HBM3$") is MatchRule.PATTERN  # the NVML name, with blanks
+    assert how("T4", precision="fp16") is MatchRule.GENERIC
     assert how("H100", gpu_device="2e12:10de") is None  # a device id alone is a requirement too
 
 

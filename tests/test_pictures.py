@@ -19,7 +19,7 @@ from nimpull.cli.main import cli
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
 from nimpull.core.criteria import Criteria
 from nimpull.core.digest import Digest
-from nimpull.core.fit import How, Match, Mismatch, Reason
+from nimpull.core.fit import Match, MatchRule, Mismatch, Reason
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.core.report import (
@@ -66,7 +66,7 @@ def a_document(**changes: Any) -> dict[str, Any]:
     profile = Profile("031d3a7e" * 8, {"tp": "1", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
     other = Profile("77" * 32, {"tp": "8", "llm_engine": "vllm"}, "meta/llama3-8b-instruct", "1.0.0")
     verdicts = (
-        (profile, Match((0, 0, 0, 0, 0, 0), How.GENERIC, "names no GPU")),
+        (profile, Match((0, 0, 0, 0, 0, 0), MatchRule.GENERIC, "names no GPU")),
         (other, Mismatch(Reason.COUNT, "needs 8 GPUs, found 1", "seven more")),
     )
     listing = Listing(URI, "hf", tuple(outcome.artifact for outcome in outcomes), Url("https://ngc.example"))

@@ -43,7 +43,7 @@ _CAPABILITIES: Final = {"bf16": (8, 0), "fp8": (8, 9), "nvfp4": (10, 0)}
 _CAPABILITY: Final = re.compile(r"(\d{1,3})\.(\d{1,3})", re.ASCII)
 
 
-class How(StrEnum):
+class MatchRule(StrEnum):
     """The rule by which a profile and a GPU met."""
 
     EXACT = "exact"
@@ -70,7 +70,7 @@ class Match:
     """Runs here. ``busy``: enough memory in total, too little of it free now. ``note``: for the reader."""
 
     rank: Rank
-    how: How
+    how: MatchRule
     detail: str
     busy: bool = False
     note: str = ""
@@ -90,7 +90,7 @@ Verdict = Match | Mismatch
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Requirement:
     """What a profile requires: GPUs in all, and decimal GB on each (None = not said)."""
 
     gpus: int
@@ -101,7 +101,7 @@ class BadTagError(ValueError):
     """A tag that should be a number is not."""
 
 
-def need(profile: Profile) -> Need:
+def requirement(profile: Profile) -> Requirement:
     """Raises BadTagError."""
     tags = profile.tags
     if tags.get("tp") or tags.get("pp"):
@@ -110,7 +110,7 @@ def need(profile: Profile) -> Need:
         gpus = _whole(tags, "number_of_gpus")
     if not 1 <= gpus <= _MAX_GPUS:
         raise BadTagError(f"{gpus} GPUs")
-    return Need(gpus, _memory(tags.get("min_vram_per_device_gb", "")))
+    return Requirement(gpus, _memory(tags.get("min_vram_per_device_gb", "")))
 
 
 def _whole(tags: Mapping[str, str], key: str) -> int:
@@ -122,7 +122,7 @@ def _whole(tags: Mapping[str, str], key: str) -> int:
     return int(text)
 
 
-def gpu_option(profile: Profile, wanted: Need) -> str:
+def gpu_option(profile: Profile, wanted: Requirement) -> str:
     """What ``--gpu`` would say for hardware that this profile is made for: ``H100:2``."""
     card = next((profile.tags[key] for key in ("gpu", "key", "gpu_device") if profile.tags.get(key)), "H100")
     return f"{display(card, 60)}:{wanted.gpus}"
@@ -151,7 +151,7 @@ class Fitter:
 
     def verdict(self, profile: Profile) -> Verdict:
         try:
-            wanted = need(profile)
+            wanted = requirement(profile)
         except BadTagError as cause:
             return Mismatch(Reason.BAD_TAG, str(cause), "the manifest must be corrected")
         if not self._gpus:
@@ -175,7 +175,7 @@ class Fitter:
             )
         return self._enough(profile, wanted, how, matching)
 
-    def _matching(self, profile: Profile) -> tuple[How, tuple[Gpu, ...]]:
+    def _matching(self, profile: Profile) -> tuple[MatchRule, tuple[Gpu, ...]]:
         """The rule that holds, and the GPUs it holds for. Raises BadPatternError."""
         tags = profile.tags
         device_id = normal_device_id(tags.get("gpu_device", ""))
@@ -184,19 +184,19 @@ class Fitter:
         # The id is what NVIDIA says to match on: names of one card change with the driver.
         exact = tuple(gpu for gpu in self._gpus if device_id and normal_device_id(gpu.device_id) == device_id)
         if exact:
-            return How.EXACT, exact
+            return MatchRule.EXACT, exact
         # But not alone: NIM 1.0 manifests give the L40S the id of the L40, and NIM runs them on an L40S.
         family = tuple(
             gpu for gpu in self._gpus if any(self._table.in_family(gpu, name) for name in families)
         )
         if family:
-            return How.FAMILY, family
+            return MatchRule.FAMILY, family
         if pattern:
-            return How.PATTERN, tuple(gpu for gpu in self._gpus if self._pattern_matches(pattern, gpu))
+            return MatchRule.PATTERN, tuple(gpu for gpu in self._gpus if self._pattern_matches(pattern, gpu))
         # It names a GPU that is not here, if only by an id that cannot be read: that is not generic.
         if device_id or families or tags.get("gpu_device"):
-            return How.FAMILY, ()
-        return How.GENERIC, self._gpus
+            return MatchRule.FAMILY, ()
+        return MatchRule.GENERIC, self._gpus
 
     def _pattern_matches(self, pattern: str, gpu: Gpu) -> bool:
         try:
@@ -234,7 +234,9 @@ class Fitter:
             self._timeouts += 1
             return None
 
-    def _enough(self, profile: Profile, wanted: Need, how: How, matching: tuple[Gpu, ...]) -> Verdict:
+    def _enough(
+        self, profile: Profile, wanted: Requirement, how: MatchRule, matching: tuple[Gpu, ...]
+    ) -> Verdict:
         """Whether one kind has tp x pp GPUs with the memory. Of several kinds, the nearest answer counts."""
         # Engines of several GPUs want them equal: two H100 and two A100 are not four of anything.
         kinds: dict[tuple[str, str, str], list[Gpu]] = {}
@@ -247,17 +249,19 @@ class Fitter:
         misses = [each for each in verdicts if isinstance(each, Mismatch)]
         return min(misses, key=lambda miss: (miss.reason, miss.distance))
 
-    def _one_kind(self, profile: Profile, wanted: Need, how: How, gpus: tuple[Gpu, ...]) -> Verdict:
+    def _one_kind(
+        self, profile: Profile, wanted: Requirement, how: MatchRule, gpus: tuple[Gpu, ...]
+    ) -> Verdict:
         product = self._name(gpus[0])
         # A slice reports the device id of the whole card, but neither its memory nor its links.
-        if gpus[0].mig and (wanted.gpus > 1 or how is not How.GENERIC):
+        if gpus[0].mig and (wanted.gpus > 1 or how is not MatchRule.GENERIC):
             return Mismatch(
                 Reason.MIG,
                 f"needs {wanted.gpus}x whole {product}, found the MIG slice {display(gpus[0].mig, 40)}",
                 "a GPU without MIG",
             )
         # A profile that names its GPU was built for it; only one that names none can meet too old a card.
-        if how is How.GENERIC and (incapable := self._incapable(profile, gpus[0])):
+        if how is MatchRule.GENERIC and (incapable := self._incapable(profile, gpus[0])):
             return incapable
         if len(gpus) < wanted.gpus:
             return Mismatch(
@@ -273,7 +277,7 @@ class Fitter:
         # GB10 and Orin do not tell it, and what is not known is no reason against a profile.
         unknown = wanted.memory_gb is not None and roomy[0].memory_total is None
         return Match(
-            rank=rank(profile, list(How).index(how)),
+            rank=rank(profile, list(MatchRule).index(how)),
             how=how,
             detail=self._why(profile, how, gpus[0], wanted),
             busy=len(free) < wanted.gpus,
@@ -293,7 +297,7 @@ class Fitter:
             f"a GPU with {needed} or later",
         )
 
-    def _too_small(self, wanted: Need, product: str, gpus: tuple[Gpu, ...]) -> Mismatch:
+    def _too_small(self, wanted: Requirement, product: str, gpus: tuple[Gpu, ...]) -> Mismatch:
         largest = max(gpu.memory_total or 0 for gpu in gpus)
         gigabytes = wanted.memory_gb or 0.0
         return Mismatch(
@@ -303,21 +307,21 @@ class Fitter:
             int(gigabytes - largest / GB) + 1,
         )
 
-    def _why(self, profile: Profile, how: How, gpu: Gpu, wanted: Need) -> str:
+    def _why(self, profile: Profile, how: MatchRule, gpu: Gpu, wanted: Requirement) -> str:
         tags = profile.tags
         rule = {
-            How.EXACT: f"gpu_device {display(tags.get('gpu_device', ''), 20)} is {self._name(gpu)}",
-            How.FAMILY: f"gpu {wanted_gpu(profile)} is {self._name(gpu)}",
-            How.PATTERN: f"product_name_regex matches {self._name(gpu)}",
-            How.GENERIC: "generic, for any GPU",
+            MatchRule.EXACT: f"gpu_device {display(tags.get('gpu_device', ''), 20)} is {self._name(gpu)}",
+            MatchRule.FAMILY: f"gpu {wanted_gpu(profile)} is {self._name(gpu)}",
+            MatchRule.PATTERN: f"product_name_regex matches {self._name(gpu)}",
+            MatchRule.GENERIC: "generic, for any GPU",
         }[how]
         memory = f", {wanted.memory_gb:g} GB each" if wanted.memory_gb is not None else ""
         return f"{rule}; {wanted.gpus} GPU{'s' if wanted.gpus > 1 else ''}{memory}"
 
-    def _note(self, profile: Profile, how: How, gpu: Gpu) -> str:
+    def _note(self, profile: Profile, how: MatchRule, gpu: Gpu) -> str:
         """An engine is tied to the card that it was built for, a family may be several cards."""
         device_id = normal_device_id(profile.tags.get("gpu_device", ""))
-        if how is How.FAMILY and device_id:
+        if how is MatchRule.FAMILY and device_id:
             built_for = self._table.find(device_id)
             name = built_for.product if built_for else device_id
             return f"made for {name} ({device_id}); this is another card of the family"

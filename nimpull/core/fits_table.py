@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nimpull.core.fit import BadTagError, Fitter, Match, Mismatch, Verdict, need
+from nimpull.core.fit import BadTagError, Fitter, Match, Mismatch, Verdict, requirement
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.names import display
 from nimpull.core.preference import profile_name
@@ -121,10 +121,10 @@ def _word(verdict: Verdict | Unknown) -> str:
 def _requires(published: PublishedProfile) -> tuple[int | None, float | None]:
     """(GPUs in all, decimal GB on each) as far as they are said."""
     try:
-        wanted = need(published.profile)
+        wanted = requirement(published.profile)
     except BadTagError:
         return None, None
-    # need() takes 1 where nothing is said; the service's silence is no number.
+    # requirement() takes 1 where nothing is said; the service's silence is no number.
     return wanted.gpus if published.profile.tags.get("tp") else None, wanted.memory_gb
 
 

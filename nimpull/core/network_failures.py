@@ -40,7 +40,7 @@ class ProxyRefusedError(ProxyError, retryable=False):
     """The proxy's answer is no, and will be no again."""
 
 
-class LastingNetworkError(NetworkError, retryable=False):
+class PermanentNetworkError(NetworkError, retryable=False):
     """A request that cannot be made, or an answer that is no use: asking again would not help."""
 
 
@@ -98,8 +98,8 @@ def no_tls(url: Url, text: object) -> TlsError:
     return TlsError(f"no TLS connection to {url.authority}: {display(text, 120)}", hint=hint)
 
 
-def unusable(url: Url, reason: str) -> LastingNetworkError:
-    return LastingNetworkError(
+def unusable(url: Url, reason: str) -> PermanentNetworkError:
+    return PermanentNetworkError(
         f"{url.authority}: {reason}",
         hint="This is not what a registry sends. Check the address and the proxy.",
     )

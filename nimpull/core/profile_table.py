@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from nimpull.core.fit import BadTagError, Match, Verdict, need
+from nimpull.core.fit import BadTagError, Match, Verdict, requirement
 from nimpull.core.hardware import Gpu, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import display
@@ -111,7 +111,7 @@ def _bytes(count: int | None) -> str:
 
 def _needs(profile: Profile) -> tuple[str, str]:
     try:
-        wanted = need(profile)
+        wanted = requirement(profile)
     except BadTagError:
         return "?", "?"
     return str(wanted.gpus), "-" if wanted.memory_gb is None else f"{wanted.memory_gb:g}"
@@ -213,7 +213,7 @@ def _gpu_document(gpu: Gpu) -> dict[str, Any]:
 
 def _profile_document(profile: Profile, verdict: Verdict, best: str) -> dict[str, Any]:
     try:
-        wanted = need(profile)
+        wanted = requirement(profile)
         requires: dict[str, Any] = {"gpus": wanted.gpus, "memoryGb": wanted.memory_gb}
     except BadTagError as cause:
         requires = {"problem": str(cause)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nimpull.core.criteria import Criteria, equal_fold, match_criteria
-from nimpull.core.fit import Fitter, Match, Mismatch, Reason, Verdict, gpu_option, need, wanted_gpu
+from nimpull.core.fit import Fitter, Match, Mismatch, Reason, Verdict, gpu_option, requirement, wanted_gpu
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import did_you_mean, display
@@ -128,7 +128,7 @@ def _nothing_to_choose_by(profiles: Sequence[Profile]) -> NoProfileError:
     cards = list(dict.fromkeys(filter(None, map(wanted_gpu, profiles))))
     more = f" and {len(cards) - 4} more" if len(cards) > 4 else ""
     told = f" for {', '.join(display(card, 40) for card in cards[:4])}{more}" if cards else ""
-    gpus = gpu_option(first, need(first))
+    gpus = gpu_option(first, requirement(first))
     return NoProfileError(
         f"no GPU is visible here to choose a profile by; the manifest has {len(profiles)}{told}",
         hint=f"Three ways: say which GPUs will run it, NIMPULL_GPUS={gpus} (nimpull: or --gpu {gpus}); "

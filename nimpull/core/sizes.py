@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nimpull.core.artifacts import Artifact, Listing
-from nimpull.core.fit import BadTagError, Match, Verdict, need
+from nimpull.core.fit import BadTagError, Match, Verdict, requirement
 from nimpull.core.hardware import Hardware
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri
@@ -111,7 +111,7 @@ def memory_hint(profile: Profile, verdict: Verdict, hardware: Hardware, size: Si
     verdict follows from it.
     """
     try:
-        wanted = need(profile)
+        wanted = requirement(profile)
     except BadTagError:
         return ""
     if wanted.memory_gb is not None or size.weights is None:

@@ -15,7 +15,7 @@ import tenacity
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url
 from nimpull.core.network_failures import (
-    LastingNetworkError,
+    PermanentNetworkError,
     StallDetector,
     proxy_refused,
     unstable,
@@ -181,12 +181,12 @@ class HttpApi:
                 requests.Request(hop.method, hop.url.reveal(), headers, data=hop.body)
             )
         except (requests.exceptions.InvalidHeader, UnicodeEncodeError):
-            raise LastingNetworkError(
+            raise PermanentNetworkError(
                 f"a header for {hop.url.authority} holds a line break, a blank or a character that none may",
                 hint="Check the secret that the API key is read from: it is copied with something around it.",
             ) from None
         except ValueError:  # InvalidURL is one
-            raise LastingNetworkError(
+            raise PermanentNetworkError(
                 f"cannot make a request of the address {hop.url}", hint="Check how it is spelled."
             ) from None
 
@@ -212,7 +212,7 @@ class HttpApi:
                     raise unusable(hop.url, f"the answer to {hop.url} is over {max_bytes} bytes")
         body = b"".join(blocks)
         if status == 400 and hop.url.scheme == "http" and b"HTTPS" in body[:_BLOCK]:  # nginx, Apache, Go
-            raise LastingNetworkError(
+            raise PermanentNetworkError(
                 f"{hop.url.authority}: it speaks https, and was asked in plain http",
                 hint="Write https:// before the address.",
             )
