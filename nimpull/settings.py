@@ -69,7 +69,7 @@ class Settings:
     """What the environment says. Paths are text as given; keys never appear in ``repr``.
 
     ``warnings``: what a reader of the log should know; ``doubts``: those about credentials. Who reads
-    the hints: ``nimcache``, whoever writes one; ``drop_in``, who called one of a container's commands, which
+    the hints: ``nimcache``, the author of one; ``drop_in``, who called one of a container's commands, which
     do not have nimpull's options. ``pod``: the host's name, which is a pod's own; ``pod_index``: its number
     in an Indexed Job.
     """

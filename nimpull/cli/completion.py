@@ -41,10 +41,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(made(ctx.find_root().command, {}, "nimpull", "_NIMPULL_COMPLETE").source())
 
 
-def files(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")]
-
-
 def stores(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Directories that nimpull has written to; where there is none, the shell's own completion."""
     above = os.path.dirname(incomplete)

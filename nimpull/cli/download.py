@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import click
 
-import nimpull.cli.completion as complete
 from nimpull.cli.options import (
     CONNECTIONS,
     MANIFEST,
@@ -107,7 +106,7 @@ class Options:
     "--nimcache",
     "nimcache_file",
     metavar="FILE",
-    shell_complete=complete.files,
+    type=click.Path(),
     help="Do what this NIMCache asks for.",
 )
 @click.option("--lenient", is_flag=True, help="With -f: unknown fields and missing secrets are only told.")

@@ -40,7 +40,7 @@ MANIFEST = click.option(
     "--manifest",
     "manifest_file",
     metavar="FILE",
-    shell_complete=complete.files,
+    type=click.Path(),
     help="Model manifest [NIM_MANIFEST_PATH].",
 )
 OUTPUT = click.option(
@@ -54,7 +54,7 @@ def place_option(*names: str, help: str) -> Callable[[Decorated], Decorated]:
         *names,
         default="",
         metavar="PATH",
-        shell_complete=complete.files,
+        type=click.Path(),
         callback=report_place,
         help=help,
     )

@@ -1,6 +1,6 @@
-"""What a run says at its end, on streams that may be closed, broken, or read by nobody.
+"""What a run prints at its end, on streams that may be closed, broken, or without a reader.
 
-The exit code says what the run came to, whoever listens: a reader that went away is no failure of it.
+The exit code says what the run came to in any case: a reader that went away is no failure of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK: Final = 64 << 10  # characters
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """A line for people: where nobody reads, it is left behind after a moment."""
+    """A line for people. Where it is not read, it is given up after two seconds."""
     from nimpull.progress.stream import TextStream, await_writer
 
     # In a thread: a log driver that does not read must not keep the process from ending.

@@ -127,12 +127,9 @@ class DownloadOnly(CommandGroup):
 class OneOf(click.Choice[str]):
     """A choice that says which of its values was meant."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        # click's own message lists the choices, but does not say which one was meant.
-        if value not in self.choices:
-            meant = did_you_mean(str(value), self.choices)
-            self.fail(f"“{value}” is none of {', '.join(self.choices)}. {meant}".rstrip(), param, ctx)
-        return str(value)
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002
+        meant = did_you_mean(str(value), self.choices)
+        return f"“{value}” is none of {', '.join(self.choices)}. {meant}".rstrip()
 
 
 def run_program(command: click.Command, arguments: Sequence[str], name: str = "") -> None:

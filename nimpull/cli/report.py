@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import click
 
-import nimpull.cli.completion as complete
 from nimpull.cli.options import STORE, place_option, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
@@ -25,7 +24,7 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
     examples=("nimpull report --store ./store --html pull.html", "nimpull report .nimpull/report.json"),
     exits=(2, 41, 42),
 )
-@click.argument("report", required=False, metavar="[REPORT]", shell_complete=complete.files)
+@click.argument("report", required=False, metavar="[REPORT]", type=click.Path())
 @STORE
 @place_option("--html", help="Write a page of its own, without network or script; - = stdout.")
 def report(report: str | None, store: str | None, html: str) -> int:

@@ -74,7 +74,7 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     )
 
     def tell(report: Report) -> int:
-        # A report that nobody can read is a failure (exit 50), but not in place of the run's own.
+        # A report that could not be written is a failure (exit 50), but not in place of the run's own.
         code = show(report, request, output)
         unwritten = edges.reporter.unwritten
         return fail(unwritten) if unwritten and not code else code

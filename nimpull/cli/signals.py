@@ -28,7 +28,7 @@ def stopping(cancel: Event, overdue: Callable[[], object]) -> Iterator[None]:
     """The first signal sets ``cancel``, the second ends the process (exit 143).
 
     ``overdue``: called in a thread, before the end, if the block is not left within GRACE seconds of the
-    first: something it waits for (a connection that nobody accepts, a volume that hangs) does not let go.
+    first: something it waits for (a connection that is not accepted, a volume that hangs) does not let go.
     What is on the disk then is what a kill would leave.
     """
     reader, writer = os.pipe()

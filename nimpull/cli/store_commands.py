@@ -117,7 +117,7 @@ def ask_registries(store: Store) -> Mapping[str, tuple[Digest, ...]]:
 
 
 def repair_store(root: str, plan: Repair) -> int:
-    """Fetch what is lost. What nobody knows the source of is left: exit 33."""
+    """Fetch what is lost. A file of unknown source is left: exit 33."""
     # refresh: the markers say that all is there, which the verification has just refuted.
     request = Request(store=root, layout=LayoutKind.WORKSPACE, refresh=True, repair=plan)
     code = execute(lambda: (request, from_process()), Output(closing=True))

@@ -30,7 +30,7 @@ _BAR: Final = 72  # columns
 
 
 def watch(root: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Until the last report is there and nobody writes any more. Returns the exit code of that pull.
+    """Until the last report is there and no run writes any more. Returns the exit code of that pull.
 
     Raises StoreError; Cancelled for a run that ended without a report (it was killed).
     """
@@ -52,7 +52,7 @@ def watch(root: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
 
 
 def read_report(tree: Tree) -> dict[str, Any]:
-    """Empty where there is none that can be understood: whoever can write to the volume can write there."""
+    """Empty where there is none that can be understood: anyone who can write to the volume can write it."""
     try:
         found = json.loads(tree.read(REPORT, _MOST_REPORT) or b"")
     except (ValueError, RecursionError):

@@ -40,7 +40,7 @@ class Planned:
 class Advanced:
     """``count`` bytes arrived and were written (negative: a chunk was dropped and will come again).
 
-    ``connection``: a small number that is one connection's as long as it is open, None where nobody knows;
+    ``connection``: a small number that is one connection's as long as it is open, None = unknown;
     ``host``: where it leads.
     """
 

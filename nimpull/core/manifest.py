@@ -218,7 +218,7 @@ class _Reader:
         problems: list[str] = []
         files = (*self._listed_files(workspace, problems), *self._component_files(workspace, problems))
         if not self._unsafe:
-            # whoever writes a manifest need not be who runs the pull, and sees what ends in the store
+            # its author need not be who runs the pull, and may see what ends in the store
             problems += (
                 f"file “{display(file.path, 120)}” comes from {display(Url(file.uri), 200)}, which only a "
                 "trusted manifest may name (NIM_MANIFEST_ALLOW_UNSAFE=1 allows it)"

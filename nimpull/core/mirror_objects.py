@@ -48,7 +48,7 @@ def manifest_key(manifest: bytes) -> str:
 class MirrorFile:
     """One file of a repository. ``stored``: the file below the store's root, "" = it is not there.
 
-    ``size`` in bytes, None = nobody said; ``digests``: what the store verified, or the listing promises.
+    ``size`` in bytes, None = unknown; ``digests``: what the store verified, or the listing promises.
     """
 
     path: SafePath

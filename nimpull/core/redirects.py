@@ -68,7 +68,7 @@ def resolve(base: Url, location: str) -> Url:
         parts = urlsplit(urljoin(base.reveal(), location.strip()))
     except ValueError as error:
         raise RedirectError(f"{base} redirects to an unreadable address", hint=_HINT) from error
-    # user info in a Location would become an Authorization header that nobody asked for
+    # user info in a Location would become an unwanted Authorization header
     target = Url(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")))
     check_location(target, base)
     return target
@@ -77,7 +77,7 @@ def resolve(base: Url, location: str) -> Url:
 def check_location(target: Url, source: Url | None = None) -> None:
     """Raises RedirectError for what is not http(s), leaves TLS, or names a link-local or metadata address.
 
-    ``source``: who named ``target``; None where a person did. Names are not looked up: whoever connects asks
+    ``source``: who named ``target``; None where a person did. Names are not looked up: the connection asks
     :func:`nimpull.core.link_local.is_internal` about the address that the name turned out to have.
     """
     if target.scheme not in ("http", "https"):

@@ -68,7 +68,7 @@ class Request:
     store, the NIM cache, whose files are linked where they can be. ``runtime_manifest``: where the manifest
     of a model-free pull is written, "" = nowhere; its files are named in the store's root too. ``offline``:
     the variable by which the network must not be asked, only a complete store be taken; "" = none.
-    ``repair``: nothing is pulled but what a verification found lost. ``ignore_failure``: whoever runs this
+    ``repair``: nothing is pulled but what a verification found lost. ``ignore_failure``: the caller
     goes on without the model (NIM_IGNORE_MODEL_DOWNLOAD_FAIL). ``mirror``: where the files go from the store.
     """
 

@@ -61,7 +61,7 @@ def from_place(units: Sequence[WorkUnit], pod: str, index: int | None) -> tuple[
     if index is None:
         fraction = int.from_bytes(hashlib.sha256(pod.encode()).digest()[:4]) / (1 << 32)
     else:
-        # Not index / count: nobody knows how many pods there will be.
+        # Not index / count: how many pods there will be is not known.
         fraction = index * _GOLDEN % 1
     start = int(fraction * len(units))
     return (*units[start:], *units[:start])

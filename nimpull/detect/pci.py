@@ -1,4 +1,4 @@
-"""GPUs as the kernel's files tell them, without a driver: those of the node, whoever they belong to.
+"""GPUs as the kernel's files tell them, without a driver: those of the node, not only of this pod.
 
 ``/sys/bus/pci/devices`` (Documentation/ABI/testing/sysfs-bus-pci of the kernel) has the ids; where the NVIDIA
 kernel module is loaded, ``/proc/driver/nvidia`` has names and UUIDs by bus address; the rest is in the device

@@ -71,7 +71,7 @@ class Progress:
         self._told = 0
         self._pauses: dict[str, float] = {}
         self._lock = Lock()
-        # Not the lock of the counters: a reader that is slow must not hold up whoever counts.
+        # Not the lock of the counters: a slow reader must not hold up the threads that count.
         self._wake = Condition(Lock())
         self._closing = False
         self._thread: Thread | None = None

@@ -1,4 +1,4 @@
-"""Text for a stream that may be closed, broken, or read slowly or by nobody."""
+"""Text for a stream that may be closed, broken, or read slowly or not at all."""
 
 from __future__ import annotations
 

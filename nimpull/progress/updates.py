@@ -14,7 +14,7 @@ from nimpull.core.units import show_bytes, show_count, show_seconds
 @dataclass(frozen=True, slots=True)
 class Update:
     """``events``: each with its time (since the epoch), without bytes and repeated pauses; ``dropped``: how
-    many came before them that nobody was there to read. ``due``: an interval is over; ``last``: the run is.
+    many before them were dropped unread. ``due``: an interval is over; ``last``: the run is.
     """
 
     events: tuple[tuple[float, Event], ...]
