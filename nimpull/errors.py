@@ -183,8 +183,8 @@ class Cancelled(NimpullError, reference="cancelled", exit_code=143, retryable=Tr
 def hint_for(hint: str, *, nimcache: bool, options: bool) -> str:
     """The parts of a hint that its reader can act on.
 
-    ``(NIMCache: spec.…)`` is for the author of one, ``(nimpull: --gpu H100:8)`` for users of the command line;
-    text outside of such parentheses is for all.
+    ``(NIMCache: spec.…)`` is for the author of one, ``(nimpull: --gpu H100:8)`` for users of the command
+    line; text outside of such parentheses is for all.
     """
     hint = hint if nimcache else re.sub(r" \(NIMCache: [^()]*\)", "", hint)
     return hint.replace("(nimpull: ", "(") if options else re.sub(r" \(nimpull: [^()]*\)", "", hint)

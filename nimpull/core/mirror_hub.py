@@ -102,8 +102,8 @@ def hub_map(before: bytes, repository: MirrorRepository, listed: Iterable[HubFil
 def plain_names(repository: MirrorRepository, path: str) -> Mapping[str, str]:
     """Where else than under ``object_key(at)`` a file is looked for: the name there, by what is asked.
 
-    A server decodes the address once. A client that encodes the key once more asks for the first form, others for
-    the names that its signs of percent stand for; both for the revision that was asked for, too.
+    A server decodes the address once. A client that encodes the key once more asks for the first form, others
+    for the names that its signs of percent stand for; both for the revision that was asked for, too.
     """
     own = object_key(repository.at.with_path(path))
     found: dict[str, str] = {}

@@ -257,5 +257,5 @@ class Supply(Protocol):
         ...
 
     def give_up(self, artifact: Artifact) -> None:
-        """Its registry does not have what ``take`` gave: other pods shall not wait for it. Raises NimpullError."""
+        """Its registry does not have what ``take`` gave: no pod shall wait for it. Raises NimpullError."""
         ...
