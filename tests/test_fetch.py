@@ -422,16 +422,21 @@ def test_f14_f18_a_storm_of_errors_is_waited_out_and_ends_with_its_cause(tmp_pat
     assert 400 < sum(pull.clock.waits) <= 600
 
 
-def test_f17_a_pause_beyond_the_budget_ends_the_pull_at_once_and_is_named(tmp_path: Path) -> None:
+def test_f17_a_pause_beyond_the_budget_is_cut_to_one_last_attempt_and_named(tmp_path: Path) -> None:
     one = artifact("model", noise(2 * MIB))
     limits = FetchLimits(connections=1, retry_budget=100)
 
     def limited(seen: Seen, peer: Peer) -> None:
         peer.reply(429, b"", {"Retry-After": "3600"})
 
-    with pulling(tmp_path, limited) as pull, pytest.raises(NetworkError, match=r"429 .*asks for 300 s more"):
+    with pulling(tmp_path, limited) as pull:
+        with pytest.raises(NetworkError, match=r"429 .*no progress for 100 s; it asks for 300 s more"):
+            pull.run(one, limits=limits)
+        assert len(pull.server.seen) == 2
+    assert sum(pull.clock.waits) == pytest.approx(100)
+    with pulling(tmp_path, in_turn(limited, serve({"model": noise(2 * MIB)}))) as pull:
         pull.run(one, limits=limits)
-    assert pull.clock.waits == []
+        assert pull.committed(one) == {"model": noise(2 * MIB)}
 
 
 def test_f17_a_host_that_asks_for_a_pause_gets_it_from_all_connections(tmp_path: Path) -> None:

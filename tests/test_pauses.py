@@ -98,13 +98,15 @@ def test_f01_bytes_that_were_brought_are_progress_however_few() -> None:
     assert patience.failed(now + 60.0, 0.5)[1] is None
 
 
-def test_f17_a_host_that_asks_for_more_than_is_left_is_given_up() -> None:
+def test_f17_a_host_that_asks_for_more_than_is_left_is_asked_once_more_at_the_end() -> None:
     patience = Patience(100.0, 0.0)
     assert patience.failed(40.0, 0.0, asked=60.0)[1] == 60.0
-    assert patience.failed(40.0, 0.0, asked=60.1)[1] is None
+    patience, pause = patience.failed(40.0, 0.0, asked=3600.0)
+    assert pause == 60.0
+    assert patience.failed(100.0, 0.0, asked=3600.0)[1] is None
 
 
-def test_f17_a_host_s_pause_is_kept_by_all_and_never_shortened() -> None:
+def test_f17_a_host_s_pause_is_kept_by_all_while_there_is_patience() -> None:
     clock = StepClock(jitter=0.5)
     pauses = HostPauses(clock)
     assert pauses.left("a") == 0.0
@@ -116,3 +118,6 @@ def test_f17_a_host_s_pause_is_kept_by_all_and_never_shortened() -> None:
     assert pauses.left("b") == pytest.approx(DEFAULT_PAUSE * 1.05)
     pauses.note("c", 503, {})
     assert pauses.left("c") == 0.0
+    for host, left in {"a": 7.0, "b": DEFAULT_PAUSE * 1.05, "c": 0.0}.items():
+        pauses.cut(host, 7.0)
+        assert pauses.left(host) == pytest.approx(left)

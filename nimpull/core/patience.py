@@ -69,6 +69,11 @@ class Patience:
     since: float
     failures: int = 0
 
+    @property
+    def ends(self) -> float:
+        """The ``monotonic`` time of the last attempt."""
+        return self.since + self.budget
+
     def progressed(self, now: float) -> Patience:
         return Patience(self.budget, now)
 
@@ -78,15 +83,14 @@ class Patience:
         """An attempt failed at ``now``: what is left, and the seconds to wait; None = give up.
 
         ``patience``: of the cause, in seconds (``TransferError.patience``); ``asked``: what the host asks to
-        wait; ``brought``: bytes that this attempt added to what is there. A pause of ours that would outlast
-        the budget is cut to its end, where one last attempt is made; the host's is not ours to cut.
+        wait; ``brought``: bytes that this attempt added to what is there. A pause that would outlast the
+        budget, ours or the host's, is cut to its end, where one last attempt is made.
         """
         if brought > 0:
             self = self.progressed(now)  # noqa: PLW0642 - the same work, seen after its progress
         after = replace(self, failures=self.failures + 1)
         left = min(self.budget, patience) - (now - self.since)
-        # A pause that outlasts what is left would be waited for in vain.
-        if left < _INSTANT or asked > left:
+        if left < _INSTANT:
             return after, None
         pause = 0.0 if brought >= _MANY else backoff(after.failures, jitter, patience)
-        return after, max(asked, min(pause, left))
+        return after, min(max(asked, pause), left)

@@ -161,6 +161,10 @@ class Pauses(Protocol):
         """Seconds until ``host`` may be asked."""
         ...
 
+    def cut(self, host: str, seconds: float) -> None:
+        """``host`` may be asked in ``seconds``: whoever waits for it gives up after one more attempt."""
+        ...
+
 
 # -- store -> fetch ------------------------------------------------------------------------------------
 

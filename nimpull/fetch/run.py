@@ -280,6 +280,8 @@ class FetchRun:
     ) -> float:
         """Seconds before the next attempt. Raises ``error`` once there is to be none."""
         seconds = request.pause(error, self.now, self.clock.jitter(), asked=asked, brought=brought)
+        if seconds < asked:
+            self._pauses.cut(request.host, seconds)
         self.emit(Waiting(error.message, seconds))
         return seconds
 

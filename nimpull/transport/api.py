@@ -18,7 +18,6 @@ from nimpull.core.network_failures import (
     PermanentNetworkError,
     StallDetector,
     proxy_refused,
-    unstable,
     unusable,
 )
 from nimpull.core.patience import BUSY, Patience
@@ -31,6 +30,7 @@ from nimpull.transport.requests_connections import Adapter, Exchange, thread
 from nimpull.transport.requests_errors import WIRE_ERRORS, explain
 
 _TICK: Final = 0.2  # seconds between two looks at the cancel event and at an exchange that takes its time
+_MOMENT: Final = 0.001  # seconds: what rounding leaves of a pause is none
 _BLOCK: Final = 64 << 10
 _SKIPPED: Final = 16 << 10  # bytes of a redirect's own page that are read, so that its connection is kept
 _STOPPED_HINT: Final = "Run again to continue where it stopped."
@@ -86,7 +86,7 @@ class HttpApi:
             reraise=True,
         )
         try:
-            return retrying(self._attempt, hop, max_bytes, follow)
+            return retrying(self._attempt, hop, max_bytes, follow, retries.ends)
         except _Unsettled as last:
             if last.reply is not None:
                 return last.reply
@@ -96,9 +96,9 @@ class HttpApi:
         if self._clock.wait(seconds, self._cancel):
             raise Cancelled("stopped while waiting for the next attempt", hint=_STOPPED_HINT)
 
-    def _attempt(self, hop: Hop, max_bytes: int, follow: bool) -> Reply:
+    def _attempt(self, hop: Hop, max_bytes: int, follow: bool, ends: float) -> Reply:
         try:
-            reply = self._follow(hop, max_bytes, follow)
+            reply = self._follow(hop, max_bytes, follow, ends)
         except TransferError as error:
             if not error.retryable:
                 raise
@@ -108,20 +108,20 @@ class HttpApi:
             raise _Unsettled(f"{reply.url.authority} answers HTTP {reply.status}", reply=reply)
         return reply
 
-    def _follow(self, hop: Hop, max_bytes: int, follow: bool) -> Reply:
-        """The first answer that is not a followed redirect."""
+    def _follow(self, hop: Hop, max_bytes: int, follow: bool, ends: float) -> Reply:
+        """The first answer that is not a followed redirect. ``ends``: when patience does, and no host's pause
+        is waited for any longer."""
         check_location(hop.url)
         while True:
-            while left := self.network.pauses.left(hop.url.host):
-                if left > self.network.policy.retry_budget:
-                    raise unstable(
-                        hop.url, f"it asks for a pause of {left:.0f} s, longer than retries may take"
-                    )
+            while (left := self._rests(hop.url.host, ends)) > _MOMENT:
                 self._rest(left)
             reply = self._ask(hop, max_bytes)
             if not follow or not is_redirect(reply.status, reply.headers):
                 return reply
             hop = next_hop(hop, reply.status, reply.headers["location"])
+
+    def _rests(self, host: str, ends: float) -> float:
+        return min(self.network.pauses.left(host), ends - self._clock.monotonic())
 
     def _ask(self, hop: Hop, max_bytes: int) -> Reply:
         """One exchange, watched from here: it ends with its answer, its failure, or the run."""
@@ -252,6 +252,10 @@ class _Retries:
         self._clock = clock
         self._patience = Patience(network.policy.retry_budget, clock.monotonic())
         self._pause: float | None = None
+
+    @property
+    def ends(self) -> float:
+        return self._patience.ends
 
     def pause(self, state: tenacity.RetryCallState) -> float:
         """Seconds; tenacity asks for them first, then whether it is :meth:`given_up`."""

@@ -46,6 +46,11 @@ class HostPauses:
             with self._lock:
                 self._until[host] = max(self._until.get(host, 0.0), until)
 
+    def cut(self, host: str, seconds: float) -> None:
+        """See ``core.ports.Pauses``."""
+        with self._lock:
+            self._until[host] = min(self._until.get(host, 0.0), self._clock.monotonic() + seconds)
+
     def left(self, host: str) -> float:
         """Seconds until ``host`` may be asked again."""
         until = self._until.get(host)
