@@ -140,6 +140,10 @@ class UnrecordedError(StoreError, reference="store-io", exit_code=42, retryable=
     """A file that was committed could not be noted. It stands: bringing it once more would not help."""
 
 
+class StoreLimitError(StoreError, reference="resource-limit", exit_code=51):
+    """This process may not have as many files open as the store needs."""
+
+
 class LeaseHeldError(StoreError, reference="lease-held", exit_code=43, retryable=True):
     """Another run has files of this model, and nothing has come of it for the whole retry budget."""
 

@@ -133,6 +133,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         return _dry_run(needs, profiles, key, edges, report)
     # before the first request: a volume that cannot be written is told in under a second, without a source
     volume.probe()
+    edges.check_limits()
     report = drafted(replace(report, store=volume.summary()))
     edges.reporter.set_aside()  # while there is room: a run that fills the volume must be able to say so
     with volume.claims() as claims:
@@ -182,6 +183,7 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
     volume = edges.volume
     report = edges.reporter.drafted(replace(report, store=volume.summary()))
     volume.probe()
+    edges.check_limits()
     with volume.claims() as claims:
         volume.store.remove(repair.corrupt)  # first: no reader shall meet it, also if its source is away
         listings = tuple(_list(needs_to_repair(repair), edges).values())

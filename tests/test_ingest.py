@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ports import Verified
 from nimpull.core.ranges import Checkpoint
-from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError
+from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError, StoreLimitError
 from nimpull.store.area import IngestArea
 from nimpull.store.durable import store_error
 from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest
@@ -186,7 +186,7 @@ def test_f43_garbage_in_any_file_is_never_a_traceback(tmp_path: Path, garbage: b
         (errno.EACCES, NotWritableError, "gid"),
         (errno.EIO, StoreIOError, "Input/output"),
         (errno.ESTALE, StoreIOError, "Stale"),
-        (errno.EMFILE, StoreIOError, "open files"),
+        (errno.EMFILE, StoreLimitError, "open files"),
     ],
 )
 def test_f30_f32_what_a_volume_refuses_has_a_name(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import trustme
 from nimpull.core.artifacts import Location
 from nimpull.core.names import Url
 from nimpull.core.ports import PAUSE, STOP, Connections
-from nimpull.errors import NetworkError, NimpullError, ProxyError
+from nimpull.errors import LimitError, NetworkError, NimpullError, ProxyError
 from nimpull.transport.loop import Loop
 from tests.certificates import served
 from tests.clocks import StepClock
@@ -378,6 +380,21 @@ def test_f41_a_handshake_ends_with_the_loop(rig: Callable[..., Rig]) -> None:
         began = time.monotonic()
         loop.close()
         assert time.monotonic() - began < 15
+
+
+def test_a_socket_that_this_process_may_not_have_is_a_limit(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("nimpull.transport.loop._Lent", no)
+    with ScriptedServer(ok) as server, looping(rig()) as loop:
+        receiver = Whole()
+        loop.ask(Location(server.url()), 0, None, receiver)
+        while not receiver.done:
+            loop.turn(0.1)
+    assert isinstance(receiver.error, LimitError)
 
 
 def test_a_turn_ends_when_another_thread_wakes_it(rig: Callable[..., Rig]) -> None:

@@ -184,6 +184,21 @@ def test_a_limit_of_the_process_is_no_bug(served: Served, tmp_path: Path) -> Non
     assert "Traceback" not in run.text
 
 
+@pytest.mark.parametrize(("files", "code"), [(20, 51), (48, 0)])
+def test_too_few_open_files_are_told_before_the_first_request(
+    served: Served, tmp_path: Path, files: int, code: int
+) -> None:
+    """Later they would look like a name that nobody knows, or a volume that is broken."""
+    registry, cases = served
+    registry.requests.clear()
+    limited = ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
+    run = ended(cases["hub"].start(registry, tmp_path / "s", under=limited), tmp_path / "s")
+    assert run.code == code, run.text
+    if code:
+        assert "may have 20 files and sockets open" in run.report["error"]["message"]
+        assert registry.requests == []
+
+
 # -- no network --------------------------------------------------------------------------------------------
 
 

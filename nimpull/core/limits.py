@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from nimpull.errors import LimitError
+
 MIB: Final = 1 << 20
 #: What is open at a time: for a connection to a large file two sockets, the file twice and its journal, one
 #: more in each commit; for a small file two sockets and the file; besides, what the interpreter has, and
@@ -12,6 +14,8 @@ MIB: Final = 1 << 20
 _FILES_LARGE: Final = 6
 _FILES_SMALL: Final = 3
 _OTHER_FILES: Final = 160
+#: Open files without which no pull comes to its end: one over a single connection has thirty.
+_LEAST_FILES: Final = 48
 _LEAST_WINDOW: Final = 16 * MIB
 _WINDOWS: Final = 16  # in a file: what a kill loses, as a share of it
 
@@ -71,9 +75,17 @@ class FetchLimits:
         )
 
     def with_files(self, open_files: int | None) -> FetchLimits:
-        """The same, for a process that may have ``open_files`` files and sockets open, None = any number."""
+        """The same, for a process that may have ``open_files`` files and sockets open, None = any number.
+
+        Raises LimitError where these are too few for any pull.
+        """
         if open_files is None:
             return self
+        if open_files < _LEAST_FILES:
+            raise LimitError(
+                f"this process may have {open_files} files and sockets open, and needs {_LEAST_FILES}",
+                hint="Raise the limit of open files (ulimit -n).",
+            )
         spare = open_files - _OTHER_FILES
         connections = max(1, min(self.connections, spare // _FILES_LARGE))
         return replace(

@@ -11,7 +11,7 @@ from typing import Final
 
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes
-from nimpull.errors import NoSpaceError, NotWritableError, StoreError, StoreIOError
+from nimpull.errors import NoSpaceError, NotWritableError, StoreError, StoreIOError, StoreLimitError
 
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 #: What a file system answers to chmod(2) that keeps no modes (FAT, CIFS, some FUSE drivers).
@@ -63,7 +63,7 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:  # noqa: 
         )
     reason = os.strerror(error.errno) if error.errno else display(error, 120)
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return StoreIOError(
+        return StoreLimitError(
             f"cannot {action} {shown}: {reason}",
             hint="Raise the limit of open files (ulimit -n), or set NIMPULL_CONNECTIONS lower.",
         )

@@ -25,7 +25,7 @@ from nimpull.core.patience import BUSY
 from nimpull.core.ports import PAUSE, STOP, Receiver
 from nimpull.core.redirects import Hop, check_location, internal, is_redirect, next_hop
 from nimpull.core.reply import Head, content_length
-from nimpull.errors import NetworkError, NimpullError, TransferError
+from nimpull.errors import LimitError, NetworkError, NimpullError, TransferError
 from nimpull.transport.curl_errors import explain_curl
 from nimpull.transport.network import Network
 
@@ -137,7 +137,9 @@ class CurlResponse:
         try:
             return _Lent(address.family, address.socktype, address.protocol)
         except OSError as error:
-            self.error = NetworkError(f"{self.hop.url.host}: {error.strerror}", hint=_FILES_HINT)
+            self.error = LimitError.of(error) or NetworkError(
+                f"{self.hop.url.host}: {error.strerror}", hint=_FILES_HINT
+            )
             return pycurl.SOCKET_BAD
 
     # -- for the receiver's side ---------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nimpull.wiring.report_writer import ReportWriter
 from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
+    from nimpull.core.limits import FetchLimits
     from nimpull.progress import Progress
     from nimpull.transport import HttpApi, Network, TransportPolicy
     from nimpull.transport.loop import Loop
@@ -122,6 +123,17 @@ class Edges:
         self._stack.callback(api.close)
         return api
 
+    @cached_property
+    def limits(self) -> FetchLimits:
+        """What a fetch may use. Raises LimitError where that is too little for any."""
+        from nimpull.wiring.fetch_limits import fetch_limits
+
+        return fetch_limits(self.settings)
+
+    def check_limits(self) -> None:
+        """Raises LimitError: later it would look like a fault of the network or the volume."""
+        _ = self.limits
+
     @property
     def connections(self) -> int:
         """The most that brought files at one time."""
@@ -155,7 +167,6 @@ class Edges:
         """
         from nimpull.fetch import Fetcher
         from nimpull.transport.loop import Loop
-        from nimpull.wiring.fetch_limits import fetch_limits
 
         def locate(artifact: Artifact, fresh: bool) -> Location:
             near = None if fresh else copies.get(artifact.identity)  # once that was tried, the source
@@ -174,6 +185,6 @@ class Edges:
             cancel=self.cancel,
             emit=self.emit,
             pauses=self.network.pauses,
-            limits=fetch_limits(self.settings),
+            limits=self.limits,
         )
         return fetcher.run(supply)

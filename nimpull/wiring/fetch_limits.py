@@ -13,7 +13,10 @@ CONNECTIONS_PER_CPU: Final = 16  # one verifies what about thirty of a throttled
 
 
 def fetch_limits(settings: Settings) -> FetchLimits:
-    """What was asked for, or what the control group's CPU allows, within its memory and the open files."""
+    """What was asked for, or what the control group's CPU allows, within its memory and the open files.
+
+    Raises LimitError.
+    """
     usual, cpus = FetchLimits(), cpu_limit()
     affordable = usual.connections if cpus is None else max(2, int(cpus * CONNECTIONS_PER_CPU))
     small = usual.small_connections // usual.connections * affordable
