@@ -10,6 +10,7 @@ import click
 
 from nimpull.cli.options import (
     CONNECTIONS,
+    FILE,
     MANIFEST,
     OUTPUT,
     RETRY_SECONDS,
@@ -106,7 +107,7 @@ class Options:
     "--nimcache",
     "nimcache_file",
     metavar="FILE",
-    type=click.Path(),
+    type=FILE,
     help="Do what this NIMCache asks for.",
 )
 @click.option("--lenient", is_flag=True, help="With -f: unknown fields and missing secrets are only told.")

@@ -23,6 +23,9 @@ from nimpull.settings import MOST_CONNECTIONS, Settings, hub_in
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 MAX_MANIFEST_BYTES = 16 << 20
 DEFAULT_STORE = "/model-store"
+#: A shell completes it as a file. What cannot be read is told by read_file, what cannot be written by
+#: report_place.
+FILE = click.Path(readable=False)
 CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
 RETRY_SECONDS = click.FloatRange(0, 1e6)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
@@ -40,7 +43,7 @@ MANIFEST = click.option(
     "--manifest",
     "manifest_file",
     metavar="FILE",
-    type=click.Path(),
+    type=FILE,
     help="Model manifest [NIM_MANIFEST_PATH].",
 )
 OUTPUT = click.option(
@@ -54,7 +57,7 @@ def place_option(*names: str, help: str) -> Callable[[Decorated], Decorated]:
         *names,
         default="",
         metavar="PATH",
-        type=click.Path(),
+        type=FILE,
         callback=report_place,
         help=help,
     )

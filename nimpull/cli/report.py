@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from nimpull.cli.options import STORE, place_option, read_file
+from nimpull.cli.options import FILE, STORE, place_option, read_file
 from nimpull.cli.program import Command
 from nimpull.cli.store_commands import open_store
 from nimpull.core.names import display
@@ -24,7 +24,7 @@ _NO_REPORT: Final = (LookupError, TypeError, ValueError, ArithmeticError, Attrib
     examples=("nimpull report --store ./store --html pull.html", "nimpull report .nimpull/report.json"),
     exits=(2, 41, 42),
 )
-@click.argument("report", required=False, metavar="[REPORT]", type=click.Path())
+@click.argument("report", required=False, metavar="[REPORT]", type=FILE)
 @STORE
 @place_option("--html", help="Write a page of its own, without network or script; - = stdout.")
 def report(report: str | None, store: str | None, html: str) -> int:
