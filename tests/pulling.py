@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
@@ -39,6 +39,9 @@ class PlainLayout:
         (self.root / staged).rename(target)
         self.etags[artifact.path] = etag
         return str(target.parent.relative_to(self.root)).strip("."), str(Path(staged).parent)
+
+    def placing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @dataclass(slots=True)

@@ -147,11 +147,12 @@ class Pod:
             presence.this_process().encode(), f"boot-{number}:1:1:1".encode()
         )
         self.claims.presence.renew()
+        self._known = self._standing()
         self.work = SharedWork(
-            wanted,
+            [each for each in wanted if each.identity not in self._known],
             self.claims,
             self.look,
-            lambda: (),
+            self.news,
             pod=f"pod-{number}",
             index=number,
             clock=self,
@@ -160,6 +161,15 @@ class Pod:
             patience=600.0,
         )
         self.area = IngestArea(tree, PlainLayout(world.root), fence=self.work)
+
+    def _standing(self) -> set[str]:
+        return {each.identity for each in self.wanted if (self.world.root / each.path).exists()}
+
+    def news(self) -> set[str]:
+        """As the record tells them."""
+        found = self._standing() - self._known
+        self._known |= found
+        return found
 
     def monotonic(self) -> float:
         return self.world.now + 77.0

@@ -60,6 +60,10 @@ class Destination(Protocol):
         """See :meth:`nimpull.store.layouts.StoreLayout.place`."""
         ...
 
+    def placing(self) -> AbstractContextManager[None]:
+        """For many files: what is noted of them is written at the end, in one go."""
+        ...
+
 
 class IngestArea:
     """Implements :class:`nimpull.core.ports.Ingests` in ``tree``. ``fence`` None: no other run writes."""
@@ -130,7 +134,7 @@ class IngestArea:
         self._make_contents_durable(batch)
         batch, lost_meanwhile = self._fenced(batch)
         changed: set[str] = set()
-        with self._tree.holding():
+        with self._tree.holding(), self._layout.placing():
             for verified in batch:
                 artifact, path = verified.ingest.artifact, _own(verified).path
                 changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))

@@ -15,8 +15,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
@@ -75,6 +75,12 @@ class Entry:
         return mine == its and same_etag
 
 
+class _Together(threading.local):
+    """Lines that wait; None outside of ``Record.together``."""
+
+    lines: list[str] | None = None
+
+
 class Record:
     """The entries of every run so far, read when they are first asked for; thread-safe. Raises StoreError."""
 
@@ -83,6 +89,7 @@ class Record:
         self._lock = threading.Lock()
         self._by_path: dict[str, list[Entry]] = {}
         self._by_digest: dict[Digest, list[Entry]] = {}
+        self._together = _Together()
         self._file: int | None = None
         self._own = ""  # the name of that file
         self._known = False
@@ -162,33 +169,51 @@ class Record:
                 "identity": entry.identity,
                 "etag": entry.etag,
                 "endpoint": entry.endpoint,
-            },
-            ensure_ascii=True,
+            }
         )
         with self._lock:
             self._read()
             if entry in self._by_path.get(entry.path, ()):
                 return
-            self._append(line.encode() + b"\n")
             self._index(entry)
+            if self._together.lines is None:
+                self._append([line])
+            else:
+                self._together.lines.append(line)
 
-    def _append(self, line: bytes) -> None:
-        """An error costs one more try, in another file: what stands in this one may end in half a line."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread adds meanwhile is written at the end, in one go. A process that is killed before
+        leaves files without their lines: the next run hashes them."""
+        lines = self._together.lines = []
         try:
-            self._write(line)
+            yield
+        finally:
+            self._together.lines = None
+            with self._lock:
+                self._append(lines)
+
+    def _append(self, lines: Sequence[str]) -> None:
+        """An error costs one more try, in another file: what stands in this one may end in half a line."""
+        content = "".join(f"{line}\n" for line in lines).encode()
+        try:
+            self._write(content)
         except OSError:
             with suppress(OSError):
                 self._close()
             try:
-                self._write(line)
+                self._write(content)
             except OSError as error:
+                self._known = False  # what was taken in beforehand is not there: all is read again
                 failure = store_error(error, "write", self._tree.absolute(RECORD))
                 if isinstance(failure, StoreIOError):
                     failure = UnrecordedError(failure.message, hint=failure.hint)
                 raise failure from error
 
-    def _write(self, line: bytes) -> None:
-        if (count := os.write(self._descriptor(), line)) != len(line):
+    def _write(self, content: bytes) -> None:
+        if not content:
+            return
+        if (count := os.write(self._descriptor(), content)) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._lengths[self._own] = self._lengths.get(self._own, 0) + count
 

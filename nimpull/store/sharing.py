@@ -36,8 +36,9 @@ Look = Callable[[Artifact], Outcome | None]
 class SharedWork:
     """Implements :class:`nimpull.core.ports.Supply`, and the fence that an ingest area asks. Thread-safe.
 
-    ``look``: see :data:`Look`; ``news``: identities of what others committed since it was last asked;
-    ``elsewhere``: what other pods brought meanwhile. ``patience``: seconds without anybody's progress.
+    ``artifacts``: what the store lacks; ``news``: identities of what other runs committed since that was
+    looked at, or since ``news`` was last asked; ``look``: see :data:`Look`; ``elsewhere``: what other pods
+    brought meanwhile; ``patience``: seconds without anybody's progress.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class SharedWork:
         self.files = self.bytes = 0  # that this run brought
         self.waiting = ""  # for which files, and whom
         self._worked = False
+        self._accompanied = False  # by a run that may have committed something
         self._turn = 0
         self._large = 0, 0.0  # how many are under way, and since when
         self._others = False, -math.inf  # whether there are other runs, and when that was looked at
@@ -139,11 +141,16 @@ class SharedWork:
         return (), holders
 
     def _begin(self, unit: WorkUnit) -> tuple[Artifact, ...]:
-        """What the store lacks of a unit that was just claimed; () if that is nothing."""
+        """What the store lacks of a unit that was just claimed; () if that is nothing.
+
+        While no other run is here or left a line in the record, that is what it lacked before.
+        """
         self._note_news()
+        if not self._accompanied:
+            self._accompanied = bool(self._claims.presence.others())
         missing = []
         for artifact in unit.artifacts:
-            if outcome := self._look(artifact):
+            if self._accompanied and (outcome := self._look(artifact)):
                 self._found(outcome)
             else:
                 missing.append(artifact)
@@ -159,6 +166,7 @@ class SharedWork:
     def _note_news(self) -> bool:
         """Strike out what others committed; whether there was any."""
         news = {self._unit_of[identity] for identity in self._news() if identity in self._unit_of}
+        self._accompanied = self._accompanied or bool(news)
         with self._lock:
             units = [self._open[name] for name in news if name in self._open and name not in self._handed]
         for unit in units:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,9 @@ class Flat:
         del digest, etag
         os.rename(os.path.join(self._target, staged), os.path.join(self._target, artifact.path))
         return "", os.path.dirname(staged)
+
+    def placing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def silent(event: Event) -> None:

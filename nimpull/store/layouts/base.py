@@ -7,7 +7,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -80,6 +80,10 @@ class StoreLayout(ABC):
 
         Returns the directories whose entries changed, for the caller's group fsync. Raises StoreError.
         """
+
+    def placing(self) -> AbstractContextManager[None]:
+        """For many files: their lines in the record are written at the end, in one go."""
+        return self._record.together()
 
     @abstractmethod
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
