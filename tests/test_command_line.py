@@ -249,6 +249,7 @@ def test_who_asks_for_ascii_gets_it_and_json_stays_json(
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("download", "hf://acme/tiny"),
         ("download", "hf://acme/tiny", "-o", "json"),
         ("download", "hf://acme/tiny", "--report", "-"),
         ("download", "hf://acme/tiny", "--refresh", "--dry-run"),
@@ -283,6 +284,20 @@ def test_a_report_that_cannot_be_written_at_the_end_is_no_success(registry: Regi
     report.with_name("report.json.new").mkdir()  # where the new one is written before it takes its name
     done = nimpull(registry, pulled, "download", "hf://acme/tiny", "--report", str(report))
     assert (done.code, "output-failed" in done.err.splitlines()[-1]) == (50, True), done.err
+
+
+def test_metrics_that_an_option_asks_for_and_cannot_be_written_are_no_success(
+    registry: Registry, pulled: Path
+) -> None:
+    metrics = pulled.parent / "own.prom"
+    metrics.with_name("own.prom.new").mkdir()  # where the new one is written before it takes its name
+    download = ("download", "hf://acme/tiny")
+    done = nimpull(registry, pulled, *download, "--metrics", str(metrics))
+    assert (done.code, "output-failed" in done.err.splitlines()[-1]) == (50, True), done.err
+    failed = nimpull(registry, pulled, "download", "hf://acme/gone", "--metrics", str(metrics))
+    assert failed.code == 21, "what the run came to stands before it"
+    done = nimpull(registry, pulled, *download, NIMPULL_METRICS=str(metrics))
+    assert (done.code, "own.prom could not be written" in done.err) == (0, True), done.err
 
 
 def test_the_closing_line_of_a_job_is_the_last(registry: Registry, tmp_path: Path) -> None:

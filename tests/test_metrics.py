@@ -67,11 +67,12 @@ def test_f57_a_label_cannot_forge_a_line() -> None:
 def test_they_are_replaced_whole_and_readable(tmp_path: Path) -> None:
     path = tmp_path / "nimpull.prom"
     path.write_text("old")
-    assert leave_metrics(str(path), a_report()) == ""
+    assert leave_metrics(str(path), a_report()) is None
     assert samples(path.read_bytes())["nimpull_state", "Ready"] == 1
     assert path.stat().st_mode & 0o444 == 0o444
     assert list(tmp_path.iterdir()) == [path]
-    assert "could not be written" in leave_metrics(str(tmp_path / "no/x.prom"), a_report())
+    problem = leave_metrics(str(tmp_path / "no/x.prom"), a_report())
+    assert problem and "no/x.prom could not be written: No such file" in problem.message
 
 
 def test_in_the_store_the_last_run_that_has_something_to_say(tmp_path: Path) -> None:

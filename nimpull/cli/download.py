@@ -174,7 +174,7 @@ def download(**given: Any) -> int:
     or the one that fits this machine's GPUs best. A second run fetches only what is missing.
     """
     options = Options(**given)
-    output = Output(options.output == "json", options.report_path, options.progress)
+    output = Output(options.output == "json", options.report_path, options.progress, options.metrics)
     return execute(lambda: ask(options), output)
 
 
@@ -209,7 +209,6 @@ def _with_options(settings: Settings, options: Options) -> Settings:
     if options.quiet or options.verbose:
         level = Level.ERROR if options.quiet else Level.DEBUG
     settings = limited(settings, options.connections, options.memory_limit, options.retry_seconds)
-    settings = replace(settings, metrics=options.metrics or settings.metrics)
     return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
 
 

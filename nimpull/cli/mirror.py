@@ -25,7 +25,7 @@ def mirror(to: str, check: bool, s3_addressing: str, **given: Any) -> int:
     reader takes the repository for whole. A second run sends nothing; one that was killed goes on.
     """
     options = Options(layout=LayoutKind.CACHE.value, **given)
-    output = Output(options.output == "json", options.report_path, options.progress)
+    output = Output(options.output == "json", options.report_path, options.progress, options.metrics)
     return execute(lambda: ask_mirror(options, MirrorTo(to, check, s3_addressing)), output)
 
 

@@ -22,8 +22,8 @@ PLAIN_ENCODING: Final = "nimpull_plain"
 _BLOCK: Final = 64 << 10  # characters
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """A line for people. Where it is not read, it is given up after two seconds."""
+def say(line: str, *, err: bool = False) -> OutputError | None:
+    """A line for people. Where it is not read, it is given up after two seconds, and nothing is wrong."""
     from nimpull.progress.stream import TextStream, await_writer
 
     # In a thread: a log driver that does not read must not keep the process from ending.
@@ -35,8 +35,9 @@ def say(line: str, *, err: bool = False) -> None:
         saying.start()
     except RuntimeError:  # no thread is left: then with the reader's patience
         stream.write(f"{text}\n")
-        return
-    await_writer(saying)
+    else:
+        await_writer(saying)
+    return OutputError.of("the output", stream.refusal) if stream.refusal else None
 
 
 def _is_terminal(stream: TextIO) -> bool:

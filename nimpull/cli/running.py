@@ -36,6 +36,7 @@ Ask = Callable[[], tuple[Request, Settings]]
 @dataclass(frozen=True, slots=True)
 class Output:
     """Where a run is told. ``report_path``: "" = in the store only, ``-`` = stdout; ``progress``: see Mode.
+    ``metrics_path``: "" = where the environment says, else in the store.
 
     ``closing``: the last line goes to stderr also on success, because stdout has another reader; ``answer``:
     what that reader gets of a run that is Ready.
@@ -44,6 +45,7 @@ class Output:
     as_json: bool = False
     report_path: str = ""
     progress: str = "auto"
+    metrics_path: str = ""
     closing: bool = False
     answer: Callable[[], str] = str
 
@@ -70,11 +72,17 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     settings = replace(settings, drop_in=_is_drop_in())
     shown = progress_of(output, settings, clock)
     edges = Edges(
-        request, settings, clock=clock, cancel=cancel, progress=shown, report_path=output.report_path
+        request,
+        settings,
+        clock=clock,
+        cancel=cancel,
+        progress=shown,
+        report_path=output.report_path,
+        metrics_path=output.metrics_path,
     )
 
     def tell(report: Report) -> int:
-        # A report that could not be written is a failure (exit 50), but not in place of the run's own.
+        # What is not where an option wants it is a failure (exit 50), but not in place of the run's own.
         code = show(report, request, output)
         unwritten = edges.reporter.unwritten
         return fail(unwritten) if unwritten and not code else code
@@ -130,9 +138,11 @@ def show(report: Report, request: Request, output: Output) -> int:
     if not unfinished:
         forgiven = request.ignore_failure and is_download_failure(report)
         line = closing_line(report) + (IGNORED if forgiven else "")
-        say(line, err=bool(report.error) or output.closing or output.report_to_stdout)
+        to_stderr = bool(report.error) or output.closing or output.report_to_stdout
+        unsaid = say(line, err=to_stderr)
         if report.error:
             return 0 if forgiven else report.error.exit_code
+        unwritten = unwritten or (None if to_stderr else unsaid)
     return fail(unwritten) if unwritten else 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from threading import Thread
 from typing import Final, TextIO
 
 CLOSE_PATIENCE: Final = 2.0  # seconds that the end of a run waits for a reader that does not read
+_UNREAD: Final = (errno.EPIPE, errno.EBADF)
 #: What own messages have beyond ASCII, for terminals that show no more.
 PLAIN: Final = str.maketrans({"—": "-", "…": "...", "“": '"', "”": '"', "·": "-", "→": "->"})
 
@@ -29,6 +31,7 @@ class TextStream:
         self._descriptor: int | None = None
         self._ascii = ascii
         self.broken = False
+        self.refusal: OSError | None = None  # of what should have kept it, as a full disk
         with suppress(OSError, ValueError, AttributeError):  # StringIO has none; a closed stream fails later
             stream.flush()
             self._descriptor = stream.fileno()
@@ -47,8 +50,10 @@ class TextStream:
             rest = memoryview(text.encode("utf-8", "backslashreplace"))
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
-        except (OSError, ValueError):  # EPIPE, closed file: the download goes on unseen
+        except (OSError, ValueError) as error:  # EPIPE, closed file: the download goes on unseen
             self.broken = True
+            if isinstance(error, OSError) and error.errno not in _UNREAD:
+                self.refusal = error
 
     def flush(self) -> None:
         """Everything is written at once; tqdm asks for it."""

@@ -56,6 +56,7 @@ class Edges:
         cancel: Event,
         progress: Progress,
         report_path: str = "",
+        metrics_path: str = "",
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -69,6 +70,7 @@ class Edges:
             request,
             clock=clock,
             progress=progress,
+            metrics_path=metrics_path,
             metrics=settings.metrics,
             announce=self.announce if settings.kubernetes_api else None,
         )

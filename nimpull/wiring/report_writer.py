@@ -31,9 +31,10 @@ class ReportWriter:
     """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
 
     ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress`` knows how far
-    the run is. ``metrics``: where these go, "" = beside the report in the store; ``announce``: tells
-    others of the end, and returns why it could not. No method raises: a report that cannot be written is
-    told, and hides no outcome; ``unwritten``: why the file that was asked for has not got the last report.
+    the run is. ``metrics_path``: where the metrics were asked for, else ``metrics``, where the environment
+    wants them, "" = beside the report in the store; ``announce``: tells others of the end, and returns why it
+    could not. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``:
+    why a file that was asked for has not got the last report, or the last metrics.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ReportWriter:
         *,
         clock: Clock,
         progress: Progress,
+        metrics_path: str = "",
         metrics: str = "",
         announce: Callable[[Report], str] | None = None,
     ) -> None:
@@ -56,7 +58,8 @@ class ReportWriter:
         self._request = request
         self._clock = clock
         self._progress = progress
-        self._metrics = metrics
+        self._metrics = metrics_path or metrics
+        self._metrics_asked = bool(metrics_path)
         self._announce = announce
         self._done = Event()
         self._unpublished = Lock()
@@ -115,21 +118,19 @@ class ReportWriter:
             self._tell(self._announce(report))
 
     def _write(self, report: Report, *, last: bool) -> None:
+        unwritten = None
         if self._path:
-            from nimpull.store.durable import replace_file
-
-            try:
-                replace_file(self._path, to_bytes(report))
-                self.unwritten = None
-            except OSError as error:
-                self.unwritten = OutputError.of(f"the report {display(self._path, 300)}", error)
-                self._tell(self.unwritten.message)
+            unwritten = _replaced(self._path, "the report", to_bytes(report))
+            self._tell(unwritten.message if unwritten else "")
         elif not self._request.repair:  # a repair is not what the store was filled by
             self._tell(self._leave_in_store(report, last=last))
         if self._metrics:
-            self._tell(leave_metrics(self._metrics, report))
+            unkept = leave_metrics(self._metrics, report)
+            self._tell(unkept.message if unkept else "")
+            unwritten = unwritten or (unkept if self._metrics_asked else None)
         elif not self._request.repair:
             self._tell(leave_metrics_in_store(self._request.store, report))
+        self.unwritten = unwritten
 
     def _leave_in_store(self, report: Report, *, last: bool) -> str:
         work, store = self.work, self._request.store
@@ -176,16 +177,22 @@ def leave_report(store: str, report: Report, *, last: bool = True, **sharing: An
     return ""
 
 
-def leave_metrics(path: str, report: Report) -> str:
-    """Write them to a file of the caller's; returns why it could not, or ""."""
-    from nimpull.store.durable import replace_file
+def leave_metrics(path: str, report: Report) -> OutputError | None:
+    """Write them to a file of the caller's; returns why it could not."""
     from nimpull.wiring.metrics import metrics_text
 
+    # its temporary does not end in .prom: no collector reads it
+    return _replaced(path, "the metrics", metrics_text(report))
+
+
+def _replaced(path: str, what: str, content: bytes) -> OutputError | None:
+    from nimpull.store.durable import replace_file
+
     try:
-        replace_file(path, metrics_text(report))  # its temporary does not end in .prom: no collector reads it
+        replace_file(path, content)
     except OSError as error:
-        return f"the metrics could not be written to {display(path, 300)}: {error.strerror}"
-    return ""
+        return OutputError.of(f"{what} {display(path, 300)}", error)
+    return None
 
 
 def leave_metrics_in_store(store: str, report: Report) -> str:
