@@ -25,6 +25,7 @@ from nimpull.core.events import Advanced, Finished, Note, Phase, Planned, Waitin
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.core.ports import Cancel
 from nimpull.progress import MOST_UNSHOWN, Mode, Progress, choose_mode
+from nimpull.progress.stream import use_ascii
 from nimpull.settings import is_ascii_only
 
 MIB = 1 << 20
@@ -286,7 +287,9 @@ def a_terminal(columns: int, *, ascii: bool = False) -> Iterator[tuple[int, Prog
     termios.tcsetwinsize(terminal, (24, columns))
     with os.fdopen(terminal, "w") as stream:
         clock = HandClock()
-        progress = Progress(Mode.BAR, stream, clock, 10.0, ascii=ascii)
+        if ascii:
+            use_ascii(stream)
+        progress = Progress(Mode.BAR, stream, clock, 10.0)
         progress(Planned(2, 100 * MIB, 0))
         progress(Phase("fetching"))
         clock.now += 5
@@ -296,9 +299,9 @@ def a_terminal(columns: int, *, ascii: bool = False) -> Iterator[tuple[int, Prog
 
 
 def seen(controller: int) -> str:
-    """What was written since: all of it is in the terminal when a write has returned."""
+    """What was written since. The kernel hands it over on a thread of its own, a moment after the write."""
     parts = []
-    while select.select([controller], [], [], 0)[0]:
+    while select.select([controller], [], [], 0.1)[0]:
         parts.append(os.read(controller, 1 << 16))
     return b"".join(parts).decode()
 

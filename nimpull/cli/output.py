@@ -5,9 +5,6 @@ The exit code says what the run came to in any case: a reader that went away is 
 
 from __future__ import annotations
 
-import codecs
-import io
-import json
 import os
 import sys
 import textwrap
@@ -16,9 +13,7 @@ from threading import Thread
 from typing import Final, TextIO
 
 from nimpull.errors import OutputError
-from nimpull.settings import is_ascii_only
 
-PLAIN_ENCODING: Final = "nimpull_plain"
 _BLOCK: Final = 64 << 10  # characters
 
 
@@ -28,7 +23,7 @@ def say(line: str, *, err: bool = False) -> OutputError | None:
 
     # In a thread: a log driver that does not read must not keep the process from ending.
     out = sys.stderr if err else sys.stdout
-    stream = TextStream(out, ascii=is_ascii_only())
+    stream = TextStream(out)
     text = wrapped(line, stream.columns) if _is_terminal(out) else line
     saying = Thread(target=stream.write, args=(f"{text}\n",), name="nimpull-say", daemon=True)
     try:
@@ -67,33 +62,6 @@ def wrapped(line: str, columns: int) -> str:
     )
 
 
-def use_ascii() -> None:
-    """Nothing but ASCII from now on: an encoding of its own, for click takes "ascii" for a mistake."""
-    encoding = codecs.CodecInfo(
-        encode=lambda text, _errors="": (to_ascii(text).encode("ascii"), len(text)),
-        decode=codecs.ascii_decode,
-        incrementalencoder=_PlainEncoder,
-        name=PLAIN_ENCODING,
-    )
-    codecs.register(lambda name: encoding if name == PLAIN_ENCODING else None)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding=PLAIN_ENCODING)
-
-
-class _PlainEncoder(codecs.IncrementalEncoder):
-    def encode(self, text: str, final: bool = False) -> bytes:  # noqa: ARG002 - codecs' signature
-        return to_ascii(text).encode("ascii")
-
-
-def to_ascii(text: str) -> str:
-    """What own messages have beyond ASCII in ASCII; other text escaped as in JSON, which so stays JSON."""
-    from nimpull.progress.stream import PLAIN
-
-    text = text.translate(PLAIN)
-    return text if text.isascii() else "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
-
-
 def hand_over(pieces: Iterable[str]) -> OutputError | None:
     """What was asked for, on stdout, with a line feed at its end; nothing for no piece.
 
@@ -123,8 +91,9 @@ def hand_over(pieces: Iterable[str]) -> OutputError | None:
 
 
 def _write(descriptor: int, text: str) -> None:
-    encoding = PLAIN_ENCODING if sys.stdout.encoding == PLAIN_ENCODING else "utf-8"
+    from nimpull.progress.stream import encoding_of
+
     # a path may be no UTF-8: a script that reads it gets the bytes that it was given as
-    rest = memoryview(text.encode(encoding, "surrogateescape"))
+    rest = memoryview(text.encode(encoding_of(sys.stdout), "surrogateescape"))
     while rest:
         rest = rest[os.write(descriptor, rest) :]

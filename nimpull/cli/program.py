@@ -138,12 +138,13 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     A wrong command line ends with the usual line and termination message: of the operator's Jobs for the
     Hub, kubelet shows nothing else.
     """
-    from nimpull.cli.output import use_ascii
     from nimpull.cli.running import fail, fail_unasked
 
     # Before click prints anything, its help included.
     if is_ascii_only():
-        use_ascii()
+        from nimpull.progress.stream import use_ascii
+
+        use_ascii(sys.stdout, sys.stderr)
     try:
         code = command.main(
             args=list(arguments),

@@ -20,7 +20,7 @@ from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_l
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
-from nimpull.settings import Settings, in_pod, is_ascii_only, is_dumb_terminal, termination_log
+from nimpull.settings import Settings, in_pod, is_dumb_terminal, termination_log
 
 if TYPE_CHECKING:
     from nimpull.core.ports import Clock
@@ -121,7 +121,7 @@ def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:
         mode = Mode(output.progress)
     else:
         mode = Mode.JSON if settings.jsonl_logging else choose_mode(sys.stderr, dumb=is_dumb_terminal())
-    return Progress(mode, sys.stderr, clock, level=settings.log_level, ascii=is_ascii_only())
+    return Progress(mode, sys.stderr, clock, level=settings.log_level)
 
 
 def show(report: Report, request: Request, output: Output) -> int:

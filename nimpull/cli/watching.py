@@ -16,7 +16,7 @@ from nimpull.core.units import show_bytes
 from nimpull.errors import Cancelled
 from nimpull.progress import Mode, choose_mode
 from nimpull.progress.stream import TextStream
-from nimpull.settings import is_ascii_only, is_dumb_terminal
+from nimpull.settings import is_dumb_terminal
 from nimpull.store.report_file import REPORT
 from nimpull.store.status import Partial, partials
 from nimpull.store.tree import Tree
@@ -130,7 +130,7 @@ class Screen:
     """Lines that take the place of those before on a terminal; elsewhere the first of them, now and then."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = TextStream(stream, ascii=is_ascii_only())
+        self._stream = TextStream(stream)
         self._in_place = choose_mode(stream, dumb=is_dumb_terminal()) is Mode.BAR
         self._next = -math.inf
         self._shown: list[int] = []  # lengths

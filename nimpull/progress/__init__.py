@@ -46,9 +46,8 @@ class Progress:
     """Implements :data:`nimpull.core.ports.Emit`; safe to call from any thread.
 
     ``interval``: seconds between two lines (LINES and JSON). ``level``: above INFO there are no such lines,
-    at DEBUG there is a line for each file; a bar is for INFO. ``ascii``: nothing else is written. Use it as a
-    context manager: the writing thread runs inside. Without it nothing is written until :meth:`beat` is
-    called, which tests do.
+    at DEBUG there is a line for each file; a bar is for INFO. Use it as a context manager: the writing thread
+    runs inside. Without it nothing is written until :meth:`beat` is called, which tests do.
     """
 
     def __init__(
@@ -58,8 +57,6 @@ class Progress:
         clock: Clock,
         interval: float = 10.0,
         level: Level = Level.INFO,
-        *,
-        ascii: bool = False,
     ) -> None:
         self._clock = clock
         self._level = level
@@ -77,7 +74,7 @@ class Progress:
         self._thread: Thread | None = None
         # At DEBUG lines come too often below a bar; above INFO there is nothing to draw.
         mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
-        self._view = _view(mode, TextStream(stream, ascii=ascii), files=level <= Level.DEBUG, ascii=ascii)
+        self._view = _view(mode, TextStream(stream), files=level <= Level.DEBUG)
 
     def __call__(self, event: Event) -> None:
         now = self._clock.monotonic()
@@ -158,11 +155,11 @@ class Progress:
             self._view.close()
 
 
-def _view(mode: Mode, stream: TextStream, *, files: bool, ascii: bool) -> View | None:
+def _view(mode: Mode, stream: TextStream, *, files: bool) -> View | None:
     if mode is Mode.BAR:
         from nimpull.progress.bar import Bar
 
-        return Bar(stream, ascii=ascii)
+        return Bar(stream)
     if mode is Mode.LINES:
         from nimpull.progress.log_lines import LogLines
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nimpull.core.events import Finished
 from nimpull.core.names import display
 from nimpull.core.report import ProgressSummary, progress_text
-from nimpull.progress.stream import TextStream
+from nimpull.progress.stream import ASCII, TextStream
 from nimpull.progress.updates import Update, View, sentence
 
 if TYPE_CHECKING:
@@ -20,11 +20,10 @@ BESIDES: Final = 16  # columns of the percentage, blanks, and a bar that is stil
 
 
 class Bar(View):
-    """Lines for what happens, and below them the bar. ``ascii``: drawn with ``#``."""
+    """Lines for what happens, and below them the bar, drawn with ``#`` where the stream takes only ASCII."""
 
-    def __init__(self, stream: TextStream, *, ascii: bool) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
-        self._ascii = ascii
         self._bar: tqdm[Any] | None = None
 
     def show(self, update: Update) -> None:
@@ -65,7 +64,7 @@ class Bar(View):
             ncols=columns,
             bar_format=form,
             file=self._stream,
-            ascii=self._ascii,
+            ascii=self._stream.encoding == ASCII,
             position=0,
         )
         # tqdm pads to the width of the last line, which wraps once the terminal is narrower
