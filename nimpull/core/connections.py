@@ -25,7 +25,7 @@ _SHARE: Final = 5  # so many times slower than the median of its siblings
 _SHARE_OF_ONE: Final = 25  # than its only sibling
 
 _COST: Final = 0.00015  # seconds of CPU that a small file takes here; only its order of magnitude counts
-SHARING: Final = 2  # so many times the requests, where they share connections
+SHARING: Final = 4  # so many times the requests, where they share connections
 _LEAST_SMALL: Final = 4  # one is answered while the others are on their way
 
 
@@ -97,7 +97,7 @@ class SmallCount:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._shared = False
         self._asked: float | None = None
         self._fastest: float | None = None
@@ -113,20 +113,20 @@ class SmallCount:
             self._fastest = seconds
 
     def shared(self) -> None:
-        """Requests share connections (HTTP/2): twice as many cost little more."""
+        """Requests share connections (HTTP/2): several times as many cost little more."""
         if not self._shared:
             self._shared = True
-            self._most *= SHARING
+            self.most *= SHARING
 
     def refused(self, now: float) -> None:
         """A host asked for a pause: half as many at most from now on."""
-        self._most = max(1, self.allowed(now) // 2)
+        self.most = max(1, self.allowed(now) // 2)
 
     def allowed(self, now: float) -> int:
         if self._asked is None:
-            return min(_LEAST_SMALL, self._most)
+            return min(_LEAST_SMALL, self.most)
         waited = now - self._asked if self._fastest is None else self._fastest
-        return min(self._most, _LEAST_SMALL + int(waited / _COST))
+        return min(self.most, _LEAST_SMALL + int(waited / _COST))
 
 
 class Flow(Protocol):

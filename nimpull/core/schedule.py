@@ -169,7 +169,7 @@ class Schedule:
     @property
     def small_wanted(self) -> int:
         """How many small files should be at hand: there are connections for as many and more."""
-        return 2 * self._limits.small_connections
+        return 2 * self._small_count.most
 
     @property
     def large_waiting(self) -> int:
@@ -236,7 +236,7 @@ class Schedule:
     # -- small files ---------------------------------------------------------------------------------------
 
     def small_shared(self) -> None:
-        """Requests for small files share connections: twice as many are worth it."""
+        """Requests for small files share connections: several times as many are worth it."""
         self._small_count.shared()
         self._most = max(self._most, self._most_shared)
 
