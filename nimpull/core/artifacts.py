@@ -40,7 +40,7 @@ class Artifact:
     @property
     def identity(self) -> str:
         """Equal for the same remote content; the name of an ingest is a hash of it."""
-        return str(self.uri)
+        return self.repo.of_file(self.path)
 
     @property
     def digest(self) -> Digest | None:

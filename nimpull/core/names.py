@@ -349,14 +349,22 @@ class ModelUri:
         return "/".join(part for part in (self.org, self.team, self.name) if part)
 
     def __str__(self) -> str:
-        file = f"?file={quote(self.path, safe='/+')}" if self.path else ""
-        if self.scheme == "ngc":
-            return f"ngc://{self.repo_id}:{self.revision}{file}"
-        if self.scheme == "hf":
-            kind = "datasets/" if self.repo_type == "dataset" else ""
-            return f"hf://{kind}{self.repo_id}:{self.revision}{file}"
-        # user info in a mirror's address is a secret
-        return f"{self.scheme}://{self.name.rpartition('@')[2]}/{self.location}{file}"
+        return self.of_file(self.path)
+
+    def of_file(self, path: str) -> str:
+        """The text of ``with_path``, asked for several times a file. "" = of the repository."""
+        return f"{_repository_text(self)}?file={quote(path, safe='/+')}" if path else _repository_text(self)
+
+
+@lru_cache(maxsize=256)
+def _repository_text(uri: ModelUri) -> str:
+    if uri.scheme == "ngc":
+        return f"ngc://{uri.repo_id}:{uri.revision}"
+    if uri.scheme == "hf":
+        kind = "datasets/" if uri.repo_type == "dataset" else ""
+        return f"hf://{kind}{uri.repo_id}:{uri.revision}"
+    # user info in a mirror's address is a secret
+    return f"{uri.scheme}://{uri.name.rpartition('@')[2]}/{uri.location}"
 
 
 def _without_secrets(text: str) -> str:

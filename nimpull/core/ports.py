@@ -237,6 +237,10 @@ class Ingests(Protocol):
         """While one thread stages many: directories are not looked up again, nor made again where gone."""
         ...
 
+    def settle(self, batch: Sequence[Verified]) -> None:
+        """Make the content durable: ``commit`` does what of this was not done before. Raises StoreError."""
+        ...
+
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         """Make them visible: fsync content, rename, fsync directories, read-only, drop the ingests.
 

@@ -26,7 +26,7 @@ from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.large import LargeTransfer
 from nimpull.fetch.receiver import SegmentReceiver
 from nimpull.fetch.small import Groups, SmallTransfer, stage_all
-from nimpull.fetch.workers import Answers, Failed, Workers
+from nimpull.fetch.workers import Answers, Failed, FileJobs, Workers
 
 Locate = Callable[[Artifact, bool], Location]
 _TICK: Final = 0.1  # seconds between two looks at cancellation, speeds and the clock
@@ -81,6 +81,7 @@ class FetchRun:
         self._locating = 0  # small files that locators have
         self._at_once = 1  # small files that one locator is asked for
         self._received: list[SmallTransfer] = []  # whole, for a worker to write
+        self._staging = FileJobs(self.workers)
         self._groups = Groups(self)
         self._held: list[SegmentReceiver] = []  # without a buffer for their bytes
         self._most = limits.connections + SHARING * limits.small_connections
@@ -208,10 +209,7 @@ class FetchRun:
         if self._received:
             received, self._received = self._received, []
             stage = partial(stage_all, self.ingests, received)
-            if self._groups.quick:
-                self.workers.do(stage, self._groups.add, self.fail)
-            else:
-                self.workers.ask(stage, self._groups.add, self.fail)
+            self._staging.ask(stage, len(received), self._groups.add, self.fail)
 
     def _commit_last(self) -> None:
         """A group that no other file is on its way to need not be full."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING
 
 from nimpull.core.artifact_request import ArtifactRequest
 from nimpull.core.artifacts import Action, Artifact, Outcome
@@ -16,12 +17,10 @@ from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Verdict,
 from nimpull.core.reply import Head
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
 from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
+from nimpull.fetch.workers import FileJobs
 
 if TYPE_CHECKING:
     from nimpull.fetch.run import FetchRun
-
-
-_QUICK: Final = 0.0005  # seconds a file; a mount across the network takes tens of times as many
 
 
 class SmallTransfer:
@@ -180,17 +179,8 @@ class Staged:
     verified: Verified | None
 
 
-@dataclass(frozen=True, slots=True)
-class Staging:
-    """``hashing``: seconds of it; ``seconds``: of all."""
-
-    staged: list[Staged]
-    hashing: float
-    seconds: float
-
-
-def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> Staging:
-    """Check and write them. Raises StoreError."""
+def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> tuple[list[Staged], float]:
+    """Check and write them; with the seconds that hashing took. Raises StoreError."""
     began = time.monotonic()
     found = [_digest_of(each) for each in transfers]
     hashing = time.monotonic() - began
@@ -204,7 +194,7 @@ def stage_all(ingests: Ingests, transfers: Sequence[SmallTransfer]) -> Staging:
                 failed.append(Staged(transfer, digest, None))
     # an I/O error, or an area that a cleaner took away, costs one more try
     staged += [_stage(ingests, each.transfer, each.found) for each in failed]
-    return Staging(staged, hashing, time.monotonic() - began)
+    return staged, hashing
 
 
 def _digest_of(transfer: SmallTransfer) -> Digest:
@@ -228,16 +218,14 @@ class Groups:
     def __init__(self, run: FetchRun) -> None:
         self._run = run
         self.size = 0  # files that wait, or are being committed
-        #: Whether the file system takes a small file in less time than a thread takes to wake up for it: each
-        #: system call of another thread costs both of them a turn at the interpreter's lock.
-        self.quick = False
+        self._placing = FileJobs(run.workers)
         self._waiting: list[Staged] = []
         self._bytes = 0  # of those that wait
 
-    def add(self, staging: Staging) -> None:
-        self._run.emit(Spent("hash", staging.hashing))
-        self.quick = staging.seconds < _QUICK * len(staging.staged)
-        for each in staging.staged:
+    def add(self, answer: tuple[list[Staged], float]) -> None:
+        staged, hashing = answer
+        self._run.emit(Spent("hash", hashing))
+        for each in staged:
             self._run.schedule.small_stored(each.transfer.size)
             if each.verified is None:
                 each.transfer.damaged(each.found)
@@ -251,21 +239,19 @@ class Groups:
                 self.commit()
 
     def commit(self) -> None:
-        """What waits, by a worker."""
+        """What waits: first its content, by a worker, for the disk takes its time; then its names."""
         group, self._waiting, self._bytes = self._waiting, [], 0
         if not group:
             return
-        run = self._run
+        run, began = self._run, time.monotonic()
+        verified = [each.verified for each in group if each.verified is not None]
 
-        def commit() -> tuple[tuple[Verified, ...], float]:
-            began = time.monotonic()
-            lost = run.ingests.commit([each.verified for each in group if each.verified is not None])
-            return lost, time.monotonic() - began
+        def settled(_: None) -> None:
+            self._placing.ask(partial(run.ingests.commit, verified), len(verified), committed, failed)
 
-        def committed(answer: tuple[tuple[Verified, ...], float]) -> None:
-            not_ours, seconds = answer
+        def committed(not_ours: tuple[Verified, ...]) -> None:
             self.size -= len(group)
-            run.emit(Spent("sync", seconds))
+            run.emit(Spent("sync", time.monotonic() - began))
             for each in group:
                 ours = each.verified not in not_ours if not_ours else True
                 run.small_ended(each.transfer, each.transfer.outcome(each.found) if ours else None)
@@ -278,4 +264,4 @@ class Groups:
             for each in group:
                 each.transfer.lost(error)
 
-        run.workers.ask(commit, committed, failed)
+        run.workers.ask(partial(run.ingests.settle, verified), settled, failed)

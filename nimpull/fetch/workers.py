@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 Failed = Callable[[BaseException], None]
+_QUICK: Final = 0.0005  # seconds a file; a mount across the network takes tens of times as many
 
 
 class Answers:
@@ -48,21 +50,18 @@ class Workers:
         self._threads: list[Thread] = []
         self._idle = 0
 
-    def ask(self, job: Callable[[], T], done: Callable[[T], None], failed: Failed) -> None:
-        """Of ``done`` and ``failed`` one is called, when it is delivered."""
+    def ask(
+        self, job: Callable[[], T], done: Callable[[T], None], failed: Failed, *, at_once: bool = False
+    ) -> None:
+        """Of ``done`` and ``failed`` one is called, when it is delivered. ``at_once``: by the caller."""
         self.pending += 1
-        if self._jobs.qsize() >= self._idle and len(self._threads) < self._most:
+        if not at_once and self._jobs.qsize() >= self._idle and len(self._threads) < self._most:
             self._start()
         work = partial(self._do, job, done, failed)
-        if self._threads:
+        if self._threads and not at_once:
             self._jobs.put(work)
         else:
             work()
-
-    def do(self, job: Callable[[], T], done: Callable[[T], None], failed: Failed) -> None:
-        """The same, at once and by the caller: for what takes less than handing it over."""
-        self.pending += 1
-        self._do(job, done, failed)
 
     def _start(self) -> None:
         thread = Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
@@ -106,3 +105,24 @@ class Workers:
             thread.join()
         self._threads.clear()
         self._most = 0
+
+
+class FileJobs:
+    """Jobs of one kind that work on small files: by a worker, until they show that the volume is quick.
+
+    Each system call of a second thread costs both of them a turn at the interpreter's lock. Where a file
+    takes less than that, whoever asks does the job at once.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._quick = False
+
+    def ask(self, job: Callable[[], T], files: int, done: Callable[[T], None], failed: Failed) -> None:
+        def timed() -> T:
+            began = time.monotonic()
+            answer = job()
+            self._quick = time.monotonic() - began < _QUICK * files
+            return answer
+
+        self._workers.ask(timed, done, failed, at_once=self._quick)

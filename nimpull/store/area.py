@@ -126,13 +126,16 @@ class IngestArea:
         """See :func:`nimpull.store.resuming.present_of`."""
         return present_of(self._tree, artifacts)
 
+    def settle(self, batch: Sequence[Verified]) -> None:
+        """See ``core.ports.Ingests``. What another run took over may be gone: it is left alone."""
+        batch, _ = self._fenced(batch)
+        self._make_contents_durable([each for each in batch if not _is_durable(each)])
+
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
-        """See ``core.ports.Ingests``. The fence is asked twice: what another run took over may be gone,
-        and making
-        the rest durable takes its time."""
+        """See ``core.ports.Ingests``. The fence is asked last of all: making the rest durable takes its
+        time."""
+        self.settle(batch)
         batch, lost = self._fenced(batch)
-        self._make_contents_durable(batch)
-        batch, lost_meanwhile = self._fenced(batch)
         changed: set[str] = set()
         with self._tree.holding(), self._layout.placing():
             for verified in batch:
@@ -140,7 +143,6 @@ class IngestArea:
                 changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
             for directory in sorted(changed):
                 self._tree.sync(directory)
-        lost += lost_meanwhile
         for verified in (*batch, *lost):
             verified.ingest.close()
             if isinstance(verified.ingest, FileIngest):
@@ -191,6 +193,8 @@ class IngestArea:
             if isinstance(ingest, WholeIngest) and ingest.errors != barrier.errors:
                 with self._tree.storing("flush", ingest.path):
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if isinstance(ingest, WholeIngest):
+                ingest.durable = True
 
     def close(self) -> None:
         """Let go of descriptors; ingests that are open stay usable."""
@@ -227,6 +231,10 @@ class IngestArea:
             f"{display(self._tree.absolute(path), 300)} holds {found} bytes where {size} were written",
             hint="The file system lost a write. Check the volume, then run again.",
         )
+
+
+def _is_durable(verified: Verified) -> bool:
+    return isinstance(verified.ingest, WholeIngest) and verified.ingest.durable
 
 
 def _own(verified: Verified) -> FileIngest | WholeIngest:

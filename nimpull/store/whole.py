@@ -30,6 +30,7 @@ class WholeIngest:
     path: str
     size: int
     errors: int
+    durable: bool = False
 
     @property
     def checkpoints(self) -> Sequence[Checkpoint]:
