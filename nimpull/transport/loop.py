@@ -210,6 +210,7 @@ class Loop:
         self._idle: list[_Handle] = []
         self._due: float | None = None  # libcurl's next time-out, real monotonic seconds
         self._poll = select.epoll()
+        self._peek = select.poll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._bell, select.EPOLLIN)
         self._multi = pycurl.CurlMulti()
@@ -363,6 +364,8 @@ class Loop:
                     error = internal(response.hop.url)
                 if error is None and code and not (code == pycurl.E_WRITE_ERROR and response.answered):
                     error = self._explain(response, code, text)
+                if not code and response.hop.url.scheme == "http":
+                    self._end_if_more_came(handle)
                 self.release(response)
                 if response.answered:
                     self.network.reached.add((response.proxy or response.hop.url).host)
@@ -372,6 +375,26 @@ class Loop:
         url, proxy = response.hop.url, response.proxy
         reached = (proxy or url).host in self.network.reached
         return explain_curl(response.handle, code, text, url, proxy, reached=reached)
+
+    def _end_if_more_came(self, handle: pycurl.Curl) -> None:
+        """Bytes behind a whole answer would be taken for the next: its connection is not asked again.
+
+        libcurl reads only as far as the answer goes. The connection is cut off from its descriptor, which is
+        libcurl's: it finds it dead, and opens another one.
+        """
+        descriptor = int(handle.getinfo(pycurl.ACTIVESOCKET))
+        if descriptor < 0:
+            return
+        self._peek.register(descriptor, select.POLLIN)
+        more_came = self._peek.poll(0)
+        self._peek.unregister(descriptor)
+        others = (each for each in self._open if each is not handle)
+        # or another response is on its way already
+        if not more_came or any(each.getinfo(pycurl.ACTIVESOCKET) == descriptor for each in others):
+            return
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            os.dup2(ours.fileno(), descriptor, inheritable=False)
 
     # -- sockets ---------------------------------------------------------------------------------------------
 
