@@ -42,7 +42,7 @@ class LargeTransfer:
         self._file: OrderedFile | None = None
         self._missing: list[Span] = []
         self._receivers: set[SegmentReceiver] = set()
-        self._filling: dict[Segment, Buffer] = {}
+        self.filling: dict[Segment, Buffer] = {}
         self._unlocated: list[Segment] = []  # they have a connection to come, but no address yet
         self._jobs = 0  # that workers have for the file as it is now
         self._when_quiet: Callable[[], None] | None = None
@@ -155,7 +155,7 @@ class LargeTransfer:
 
     def put(self, segment: Segment, octets: bytes) -> bool:
         """Whether there is room for all of ``octets``, the next bytes of ``segment``."""
-        buffer = self._filling.get(segment)
+        buffer = self.filling.get(segment)
         room = buffer.stop - segment.position if buffer else 0
         following = None
         if len(octets) > room:
@@ -168,11 +168,10 @@ class LargeTransfer:
             if buffer is not None:
                 self._submit(buffer)
             following.put(memoryview(octets)[room:])
-            buffer = self._filling[segment] = following
-        self._fetched += len(octets)
+            buffer = self.filling[segment] = following
         self.run.schedule.received(segment, len(octets))
         if buffer is not None and segment.position in (buffer.stop, segment.end):
-            self._submit(self._filling.pop(segment))
+            self._submit(self.filling.pop(segment))
         return True
 
     def ended(self, receiver: SegmentReceiver, error: BaseException | None) -> None:
@@ -247,13 +246,14 @@ class LargeTransfer:
 
     def _let_go(self, receiver: SegmentReceiver) -> None:
         self._tell(receiver)
+        self._fetched += receiver.segment.position - receiver.began
         self._receivers.discard(receiver)
         self.run.connection_ended(receiver)
 
     def _end_of_stream(self, segment: Segment) -> None:
         """A response without a length came to its end."""
         self.size = segment.position
-        if buffer := self._filling.pop(segment, None):
+        if buffer := self.filling.pop(segment, None):
             self._submit(buffer)
         self.run.schedule.whole(segment)
         self._check_complete()
@@ -287,9 +287,9 @@ class LargeTransfer:
 
     def flush(self) -> None:
         """The run ends: what is here and next in order is written and hashed, or it would come again."""
-        for segment in tuple(self._filling):
+        for segment in tuple(self.filling):
             if self._plan is not None and self._plan.is_first(segment):
-                self._submit(self._filling.pop(segment))
+                self._submit(self.filling.pop(segment))
 
     def _hashed(self, file: OrderedFile, hashed: Hashed) -> None:
         for buffer in hashed.buffers:
@@ -365,9 +365,9 @@ class LargeTransfer:
         if self._plan is not None:
             self.run.schedule.dropped(self._plan)
         self._plan = None
-        for buffer in self._filling.values():
+        for buffer in self.filling.values():
             self.run.pool.give(buffer)
-        self._filling.clear()
+        self.filling.clear()
         if self._file is not None:
             self._file.abandoned = True
 
@@ -403,7 +403,7 @@ class LargeTransfer:
         if file.abandoned:  # what is counted as hashed is not
             return
         # until then what ends the file's last response is still to be heard
-        if file.front != self.size or self._receivers or self._filling:
+        if file.front != self.size or self._receivers or self.filling:
             return
         found = Digest(algorithm_of(self.artifact), file.hexdigest())
         if self.artifact.digest is not None and found != self.artifact.digest:

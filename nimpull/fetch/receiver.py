@@ -42,6 +42,12 @@ class SegmentReceiver:
     def data(self, octets: bytes) -> int | None:
         segment, transfer = self.segment, self._transfer
         count = len(octets)
+        end, buffer = segment.position + count, transfer.filling.get(segment)
+        # 65,000 times a GiB: neither the buffer nor the segment is full with these
+        if buffer is not None and end < buffer.stop and (segment.end is None or end < segment.end):
+            buffer.put(octets)
+            transfer.run.schedule.received(segment, count)
+            return None
         if segment.end is not None and count > segment.end - segment.position:
             count = segment.end - segment.position
             self.excess = True
