@@ -49,7 +49,7 @@ def holders(root: Path) -> set[str]:
 def test_a_quick_run_measures_verifies_and_leaves_nothing(command: list[str], tmp_path: Path) -> None:
     written = tmp_path / "table.md"
     written.write_text("Kept.\n")
-    options = ["--cases", "one-https,resume,repo-far,warm", "--peers", "engine,nimpull,curl"]
+    options = ["--cases", "one-https,resume,warm", "--peers", "engine,nimpull,curl"]
     done = subprocess.run(
         [*command, *options, "--markdown", str(written)],
         cwd=ROOT,

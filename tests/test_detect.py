@@ -238,13 +238,13 @@ H100 = "name = NVIDIA H100 80GB HBM3\ndevice_id = 0x233010DE\nmem_total = 81559M
 def test_f58_a_driver_that_hangs_is_given_up_and_what_it_said_is_kept(stand: Stand) -> None:
     started = time.monotonic()
     hardware = stand.text(
-        f"[gpu 0]\n{H100}[gpu 1]\n{H100}error.nvmlDeviceGetHandleByIndex_v2 = -1\n", timeout=4
+        f"[gpu 0]\n{H100}[gpu 1]\n{H100}error.nvmlDeviceGetHandleByIndex_v2 = -1\n", timeout=3
     )
     assert time.monotonic() - started < 60
     first, second = hardware.gpus
     assert (first.device_id, first.problems) == ("2330:10de", ())
     assert second.problems == ("GPU: the driver did not answer for it",)
-    assert "did not answer within 4 seconds" in hardware.notes[0]
+    assert "did not answer within 3 seconds" in hardware.notes[0]
 
 
 def test_f58_a_driver_that_hangs_at_once_leaves_the_bus(stand: Stand) -> None:

@@ -210,7 +210,8 @@ def test_drawing_leaves_no_import_hook_behind() -> None:
 
 
 def test_many_files_are_cut_and_counted() -> None:
-    many = [{**a_document()["artifacts"][0], "path": f"file-{number}"} for number in range(MOST_FILES + 5)]
+    one = a_document()["artifacts"][0]
+    many = [{**one, "path": f"file-{number}"} for number in range(MOST_FILES + 5)]
     page = Elements(report_page(a_document(artifacts=many)))
     assert "and 5 smaller files, 20.0 GiB." in page.text
 
