@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome, Wanted
@@ -37,7 +37,6 @@ from nimpull.core.report import (
     TransferSummary,
 )
 from nimpull.core.request import Repair, Request
-from nimpull.core.selection import Selection, select
 from nimpull.errors import (
     AuthError,
     Cancelled,
@@ -57,6 +56,9 @@ from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import Filling
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
 from nimpull.wiring.looking import Places, check_owners, look, outcomes_of, tell_of_ready
+
+if TYPE_CHECKING:
+    from nimpull.core.selection import Selection
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {
@@ -205,6 +207,8 @@ def _choose(request: Request, edges: Edges, report: Report) -> tuple[Report, tup
     drafted = edges.reporter.drafted
     if not request.manifest:
         return report, ()
+    from nimpull.core.selection import select  # its pattern engines are slow to import
+
     hardware = edges.hardware(request.gpus)
     report = drafted(replace(report, hardware=hardware))
     manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, re2_matches
+from nimpull.core.criteria import Criteria, GpuCriterion, equal_fold, parse_tags_selector, re2_matches
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.preference import profile_name
-from nimpull.core.selection import named, parse_tags_selector, select
+from nimpull.core.selection import named, select
 from nimpull.errors import ManifestError, NoProfileError, UsageError
 from tests.gpus import TABLE, example, node
 

@@ -12,10 +12,9 @@ import click
 import nimpull.cli.completion as complete
 from nimpull.cli.program import OneOf
 from nimpull.core.addresses import as_model
-from nimpull.core.criteria import Criteria, GpuCriterion
+from nimpull.core.criteria import Criteria, GpuCriterion, parse_tags_selector
 from nimpull.core.names import ModelUri, display
 from nimpull.core.request import LayoutKind, Request
-from nimpull.core.selection import parse_tags_selector
 from nimpull.core.units import parse_quantity
 from nimpull.errors import ManifestError, UsageError
 from nimpull.settings import MOST_CONNECTIONS, Settings, hub_in

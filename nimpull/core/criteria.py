@@ -15,6 +15,8 @@ from typing import Any, Final
 import re2
 
 from nimpull.core.manifest import Manifest, Profile
+from nimpull.core.names import display
+from nimpull.errors import UsageError
 
 #: What Kubernetes' YAML reader takes for true (YAML 1.1), as text.
 YAML_TRUE: Final = ("y", "yes", "true", "on")
@@ -220,3 +222,19 @@ def compile_re2(pattern: str) -> Any:
         return re2.compile(pattern, options)
     except re2.error:
         return None
+
+
+def parse_tags_selector(text: str) -> tuple[tuple[str, str], ...]:
+    """NIM_TAGS_SELECTOR: ``key=value,key=value``, all of which must hold. Raises UsageError."""
+    pairs = []
+    for part in (each.strip() for each in text.split(",")):
+        if not part:
+            continue
+        key, separator, value = part.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(
+                f"NIM_TAGS_SELECTOR: “{display(part, 80)}” is not key=value",
+                hint="The form is key=value,key=value, e.g. precision=fp8,tp=2.",
+            )
+        pairs.append((key.strip(), value.strip()))
+    return tuple(pairs)

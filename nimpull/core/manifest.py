@@ -18,7 +18,7 @@ from nimpull.core.artifacts import Listing
 from nimpull.core.digest import Digest
 from nimpull.core.link_local import names_internal
 from nimpull.core.names import SafePath, Url, display
-from nimpull.core.yamltext import Yaml, YamlList, YamlMap, load_yaml
+from nimpull.core.yaml_values import Yaml, YamlList, YamlMap
 from nimpull.errors import ListingError, ManifestError
 
 #: Characters of all different product patterns together: what they cost to compile is in proportion.
@@ -67,6 +67,8 @@ def parse_manifest(data: bytes, *, unsafe: bool = False) -> Manifest:
     The parser is chosen as the NIM Operator does: a ``schema_version`` whose text contains a 2 is v2, all
     else is v1 (or, without ``schema_version``, the legacy wrapping). Raises ManifestError naming the line.
     """
+    from nimpull.core.yamltext import load_yaml
+
     root = load_yaml(_without_probe(data))
     reader = _Reader(unsafe)
     if isinstance(root, YamlMap):

@@ -17,7 +17,7 @@ from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.manifest import Manifest, Profile
 from nimpull.core.names import did_you_mean, display
 from nimpull.core.preference import description, engine, has_lora, name_with_pp, profile_name
-from nimpull.errors import ManifestError, NoProfileError, UsageError
+from nimpull.errors import ManifestError, NoProfileError
 
 NEAREST: Final = 3
 _MIN_PREFIX: Final = 4
@@ -217,22 +217,6 @@ def _did_you_mean(profiles: Sequence[Profile], name: str) -> str:
 
 
 # -- by criteria ---------------------------------------------------------------------------------------
-
-
-def parse_tags_selector(text: str) -> tuple[tuple[str, str], ...]:
-    """NIM_TAGS_SELECTOR: ``key=value,key=value``, all of which must hold. Raises UsageError."""
-    pairs = []
-    for part in (each.strip() for each in text.split(",")):
-        if not part:
-            continue
-        key, separator, value = part.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(
-                f"NIM_TAGS_SELECTOR: “{display(part, 80)}” is not key=value",
-                hint="The form is key=value,key=value, e.g. precision=fp8,tp=2.",
-            )
-        pairs.append((key.strip(), value.strip()))
-    return tuple(pairs)
 
 
 def _by_tags(profiles: Sequence[Profile], criteria: Criteria) -> tuple[Profile, ...]:

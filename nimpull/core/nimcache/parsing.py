@@ -11,7 +11,6 @@ from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.nimcache.schema import UNKNOWN, Finding, check
 from nimpull.core.nimcache.values import VARIABLE, EnvVariable, HubRepository, NgcModels, NimCache
 from nimpull.core.units import parse_quantity
-from nimpull.core.yamltext import load_yaml
 from nimpull.errors import UsageError
 
 KIND: Final = "NIMCache"
@@ -76,6 +75,8 @@ def _refuse(findings: Sequence[Finding]) -> NoReturn:
 def _the_nimcache(data: bytes) -> Object:
     if len(data) > MAX_BYTES:
         raise UsageError(f"a NIMCache file of {len(data)} bytes is over the limit of {MAX_BYTES} bytes")
+    from nimpull.core.yamltext import load_yaml
+
     # Split here, because the reader takes the first document of a text, and errors must name the line of the
     # file.
     parts = _DOCUMENT.split(data)

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Final, TypeAlias
 
 from nimpull.core.names import display
-from nimpull.core.yamltext import PlainText
+from nimpull.core.yaml_values import PlainText
 
 
 @dataclass(frozen=True, slots=True)
