@@ -11,7 +11,8 @@ import requests
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.names import ModelUri, Url
 from nimpull.core.ports import Source
-from nimpull.sources import HubSource, NgcSource
+from nimpull.sources.huggingface import HubSource
+from nimpull.sources.ngc import NgcSource
 from nimpull.transport import HttpApi, Network, TransportPolicy
 from tests.clocks import StepClock
 from tests.registry import Registry

@@ -18,7 +18,10 @@ from nimpull.core.artifacts import Wanted
 from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri
 from nimpull.errors import AuthError, UsageError
-from nimpull.sources import MirrorSource, S3Source, WebSource, boto_signer
+from nimpull.sources.aws import boto_signer
+from nimpull.sources.repository_override import MirrorSource
+from nimpull.sources.s3 import S3Source
+from nimpull.sources.web import WebSource
 from nimpull.transport import HttpApi
 from tests.buckets import AWS, Bucket, listed, mirrored, model_bucket
 from tests.calls import FILES, call, plain

@@ -26,8 +26,8 @@ from nimpull.errors import (
     NotFoundError,
     RedirectError,
 )
-from nimpull.sources import HubSource
 from nimpull.sources.answers import expiry
+from nimpull.sources.huggingface import HubSource
 from nimpull.transport import HttpApi
 from tests.clocks import StepClock
 from tests.listings import FILES, NAMES_NEVER_TO_WRITE, asked, content_of, hub_source, listed

@@ -11,7 +11,7 @@ from blake3 import blake3
 from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri
 from nimpull.errors import NotFoundError, UsageError
-from nimpull.sources import LocalSource
+from nimpull.sources.local import LocalSource
 
 
 @pytest.fixture

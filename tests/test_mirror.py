@@ -12,7 +12,8 @@ from nimpull.core.artifacts import Wanted
 from nimpull.core.mirror_objects import object_key
 from nimpull.core.names import ModelUri
 from nimpull.errors import ForbiddenError, ListingError, NotFoundError, UsageError
-from nimpull.sources import MirrorSource, boto_signer
+from nimpull.sources.aws import boto_signer
+from nimpull.sources.repository_override import MirrorSource
 from nimpull.transport import HttpApi
 from tests.buckets import Bucket, mirrored
 from tests.listings import content_of

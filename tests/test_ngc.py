@@ -22,7 +22,7 @@ from nimpull.errors import (
     NotFoundError,
     RedirectError,
 )
-from nimpull.sources import NgcSource
+from nimpull.sources.ngc import NgcSource
 from nimpull.transport import HttpApi
 from tests.clocks import StepClock
 from tests.listings import FILES, NAMES_NEVER_TO_WRITE, asked, content_of, listed, ngc_source

@@ -10,7 +10,9 @@ from nimpull.core.artifacts import Wanted
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Source
 from nimpull.errors import AuthError, ForbiddenError, ListingError, NotFoundError, UsageError
-from nimpull.sources import MirrorSource, S3Source, boto_signer
+from nimpull.sources.aws import boto_signer
+from nimpull.sources.repository_override import MirrorSource
+from nimpull.sources.s3 import S3Source
 from nimpull.transport import HttpApi
 from tests.buckets import AWS, Bucket, listed, mirrored
 from tests.listings import content_of

@@ -11,7 +11,8 @@ from nimpull.core.ports import Clock, Source
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.sources import LocalSource, NimMetadata
+    from nimpull.sources.local import LocalSource
+    from nimpull.sources.nim_metadata import NimMetadata
     from nimpull.sources.s3 import Sign
     from nimpull.transport import HttpApi
 
@@ -34,16 +35,18 @@ class Registries:
         return self._made[kind]
 
     def _make(self, kind: str) -> Source:
-        """``kind``: a scheme, or "mirror"."""
-        from nimpull.sources import HubSource, MirrorSource, NgcSource, S3Source, WebSource
-
+        """``kind``: a scheme, or "mirror". A source is imported where it is wanted: they take 40 ms in all."""
         settings, api = self._settings, self._api()
         match kind:
             case "mirror":
+                from nimpull.sources.repository_override import MirrorSource
+
                 override = settings.repository_override
                 signed = override.partition("://")[0].lower() == "s3"
                 return MirrorSource(api, override=override, sign=self._signer("s3") if signed else None)
             case "ngc":
+                from nimpull.sources.ngc import NgcSource
+
                 return NgcSource(
                     api,
                     api_endpoint=Url(settings.ngc_api),
@@ -52,14 +55,20 @@ class Registries:
                     clock=self._clock,
                 )
             case "hf":
+                from nimpull.sources.huggingface import HubSource
+
                 endpoint = Url(settings.hf_endpoint)
                 return HubSource(api, endpoint=endpoint, token=settings.hf_token, clock=self._clock)
             case "s3" | "gs":
+                from nimpull.sources.s3 import S3Source
+
                 return S3Source(api, sign=self._signer(kind))
+        from nimpull.sources.web import WebSource
+
         return WebSource(api)
 
     def _signer(self, scheme: str) -> Sign:
-        from nimpull.sources import boto_signer
+        from nimpull.sources.aws import boto_signer
 
         settings = self._settings
         endpoint, region = settings.s3_endpoint, settings.s3_region
@@ -94,12 +103,12 @@ class Registries:
 
     @cached_property
     def metadata(self) -> NimMetadata:
-        from nimpull.sources import NimMetadata
+        from nimpull.sources.nim_metadata import NimMetadata
 
         return NimMetadata(self._api(), Url(self._settings.ngc_api))
 
     @cached_property
     def local(self) -> LocalSource:
-        from nimpull.sources import LocalSource
+        from nimpull.sources.local import LocalSource
 
         return LocalSource()
