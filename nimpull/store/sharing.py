@@ -23,7 +23,8 @@ from nimpull.store.claims import Claims
 from nimpull.store.presence import EXPIRY, RENEWAL, Run
 
 ENOUGH: Final = 2  # large files that keep a link busy; what is claimed beyond these, others could have begun
-POLL: Final = 1.0  # seconds between two looks at what others have
+POLL: Final = 1.0  # seconds between two looks at what others have, where they are many
+_POLLS: Final = 20  # looks a second that all runs together may cost the volume
 _LOOKS: Final = 16  # claims that one look reads: a hundred pods that wait must not keep the volume busy
 _GLANCE: Final = 0.1  # seconds between two looks whether a file of this run is done
 _RETELL: Final = 60.0  # seconds after which a pod says again whom it waits for
@@ -75,7 +76,7 @@ class SharedWork:
         self._accompanied = False  # by a run that may have committed something
         self._turn = 0
         self._large = 0, 0.0  # how many are under way, and since when
-        self._others = False, -math.inf  # whether there are other runs, and when that was looked at
+        self._others = 0, -math.inf  # how many other runs there are, and when that was looked at
         self._told: tuple[frozenset[str], float] = (frozenset(), 0.0)
 
     # -- what a fetch takes ------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ class SharedWork:
             elif self._clock.monotonic() - progressed > self._patience:
                 raise self._held(holders)
             self._tell(holders)
-            self._clock.wait(POLL, self._cancel)
+            self._clock.wait(min(POLL, (self._count_others() + 1) / _POLLS), self._cancel)
 
     def _has_enough(self) -> bool:
         """Only beside other runs, and not for ever: nobody says that a file has become slow."""
@@ -113,8 +114,13 @@ class SharedWork:
             self._large = large, now
         if large < ENOUGH or now - self._large[1] > EXPIRY:
             return False
+        return self._count_others() > 0
+
+    def _count_others(self) -> int:
+        """Runs beside this one; looked at now and then."""
+        now = self._clock.monotonic()
         if now - self._others[1] > RENEWAL:
-            self._others = bool(self._claims.presence.others()), now
+            self._others = len(self._claims.presence.others()), now
         return self._others[0]
 
     def _claim_next(self) -> tuple[tuple[Artifact, ...], Mapping[str, Run]]:

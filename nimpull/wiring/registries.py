@@ -35,7 +35,7 @@ class Registries:
         return self._made[kind]
 
     def _make(self, kind: str) -> Source:
-        """``kind``: a scheme, or "mirror". A source is imported where it is wanted: they take 40 ms in all."""
+        """``kind``: a scheme, or "mirror". A source is imported where it is wanted: all take 40 ms."""
         settings, api = self._settings, self._api()
         match kind:
             case "mirror":
