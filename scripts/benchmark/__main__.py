@@ -90,6 +90,8 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add("--hf", metavar="PATH", default="", type=_absolute, help="huggingface_hub's hf")
     add("--aria2-next", metavar="PATH", default="", type=_absolute, help="aria2-next")
     add("--ngcsdk", metavar="PYTHON", default="", type=_absolute, help="a Python that has ngcsdk")
+    earlier = "a checkout of an earlier version with its .venv: its engine is measured too"
+    add("--before", metavar="DIR", default="", type=_absolute, help=earlier)
 
 
 def _absolute(path: str) -> str:
@@ -136,7 +138,7 @@ class Tables:
 
 def select(options: argparse.Namespace) -> tuple[Peer, ...]:
     """Peers that are wanted and here; a line for each that is not here."""
-    places = Places(options.venv, options.hf, options.aria2_next, options.ngcsdk)
+    places = Places(options.venv, options.hf, options.aria2_next, options.ngcsdk, options.before)
     wanted = set(options.peers.split(",")) if options.peers else set(KEYS)
     found = []
     for peer in find_peers(places):

