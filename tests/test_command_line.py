@@ -48,13 +48,13 @@ def pulled(registry: Registry, tmp_path: Path) -> Path:
         (("download", "--revision", "main"), "hf://namespace/name@revision"),
         (("list-profiles", "-o", "jsn"), "Did you mean “json”?"),
         (
-            ("download", "hf://acme/tiny", "--report", "/nonexistent/r.json"),
-            "/nonexistent is not a directory",
+            ("download", "hf://acme/tiny", "--report", "/proc/nowhere/r.json"),
+            "/proc/nowhere is not a directory",
         ),
         (("download", "hf://acme/tiny", "--report", "/dev/null"), "/dev/null is not a file"),
         (("download", "hf://acme/tiny", "--metrics", "/dev/null"), "/dev/null is not a file"),
         (("list-profiles", "--manifest", V2, "--html", "/dev/null"), "/dev/null is not a file"),
-        (("report", "--html", "/nonexistent/page.html"), "/nonexistent is not a directory"),
+        (("report", "--html", "/proc/nowhere/page.html"), "/proc/nowhere is not a directory"),
     ],
     ids=lambda each: each if isinstance(each, str) else " ".join(each),
 )

@@ -390,16 +390,16 @@ PLACES = ("record/planted.jsonl", "ready/planted.json", "ready", "ingest/0/artif
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("places", [PLACES, PLACES[:1]], ids=["everywhere", "beside a good marker"])
 def test_f43_a_state_file_that_is_no_state_is_none(
-    registry: Registry, store: Path, place: str, kind: str
+    registry: Registry, store: Path, places: tuple[str, ...], kind: str
 ) -> None:
     assert run(registry, store, LOCAL, **HERE)[0] == 0
-    planted = store / ".nimpull" / place
-    if planted.is_dir():
-        (planted,) = planted.iterdir()
-    planted.parent.mkdir(parents=True, exist_ok=True)
-    planted.write_bytes(HOSTILE[kind])
+    (marker,) = (store / ".nimpull/ready").iterdir()
+    for place in places:
+        planted = marker if place == "ready" else store / ".nimpull" / place
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_bytes(HOSTILE[kind])
     for command in (
         STATUS,
         VERIFY,
