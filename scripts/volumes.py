@@ -1,4 +1,4 @@
-"""Volumes of many kinds, mounted for a while: loop devices, memory, networks on loopback, FUSE."""
+"""Volumes of many kinds, mounted for a while: loop devices, memory, networks on loopback, FUSE, guests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from scripts import network_volumes
 from tests import refusing_mounts
 
 Mount = Callable[[Path], AbstractContextManager[Path]]
@@ -163,6 +164,18 @@ VOLUMES: Final[Mapping[str, Mount]] = {
     "s3fs": _s3fs,
     "rclone": _rclone,
     **{f"refusing-{kind}": partial(_refusing, kind=kind) for kind in refusing_mounts.KINDS},
+}
+
+#: Only in a guest: this machine's kernel seldom has the servers, and shall not be given any.
+IN_GUEST: Final[Mapping[str, Mount]] = {
+    "nfs3": partial(network_volumes.nfs, options="vers=3"),
+    "nfs4": partial(network_volumes.nfs, options="vers=4.2"),
+    "cifs": partial(network_volumes.cifs, options="guest,vers=3.1.1"),
+    "cifs-mfsymlinks": partial(network_volumes.cifs, options="guest,vers=3.1.1,mfsymlinks"),
+}
+OUTAGES: Final[Mapping[str, Mount]] = {
+    "nfs4-soft": partial(network_volumes.nfs, options="vers=4.2,soft,timeo=5,retrans=1"),
+    "nfs4-hard": partial(network_volumes.nfs, options="vers=4.2"),
 }
 
 if __name__ == "__main__":  # a volume to try by hand: python -m scripts.volumes NAME DIRECTORY

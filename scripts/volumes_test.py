@@ -1,8 +1,8 @@
 """The same pulls onto every kind of volume: each cell is right, or is refused with its reason at once.
 
 Of each volume and layout: a pull, the same again without a request, ``verify``, the reader (huggingface_hub,
-offline), a pull that is killed many times and goes on, two pods at once. What is compared is the content of
-every file, byte by byte.
+offline), pulls into other directories, a pull that is killed many times and goes on, two pods at once. What
+is compared is the content of every file, byte by byte.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.volumes import VOLUMES, MissingError
+from scripts import guest, network_volumes
+from scripts.outage import outages
+from scripts.volume_speed import measure
+from scripts.volumes import IN_GUEST, OUTAGES, VOLUMES, MissingError
 from tests.pulling import noise
 from tests.registry import Registry
 from tests.running import Run, ended, nimpull, start
@@ -109,6 +112,15 @@ def fresh_and_again(cell: Cell) -> Run:
     return run
 
 
+def afresh(cell: Cell, times: int) -> None:
+    """A pull that is right once may not be so each time: servers set times late, and not always."""
+    for number in range(times):
+        store = cell.root / f"fresh-{number}-{cell.layout}"
+        run = cell.pull(store)
+        cell.expect(f"pull {number + 2}", run.code == 0, run.text)
+        cell.check_content(f"pull {number + 2}", store)
+
+
 def killed(cell: Cell, times: int, dice: random.Random, seconds: float) -> None:
     """``seconds``: that a whole pull takes. Killed anywhere in it, again and again."""
     store = cell.root / f"killed-{cell.layout}"
@@ -143,6 +155,7 @@ def check(registry: Registry, name: str, root: Path, kills: int) -> list[str]:
             if run.code == NOT_WRITABLE:
                 print(f"{name:20} {layout:10} refused: {run.text.splitlines()[-1][:160]}", flush=True)
                 continue
+            afresh(cell, min(4, kills - 1))
             killed(cell, kills, random.Random(name + layout), min(seconds, 3.0))
             shared(cell)
             store = run.report.get("store", {})
@@ -152,6 +165,22 @@ def check(registry: Registry, name: str, root: Path, kills: int) -> list[str]:
             print(f"{name:20} {layout:10} {verdict:14} {mode}{why}", flush=True)
             complaints += [f"{name}, {layout}: {each}" for each in cell.complaints]
     return complaints
+
+
+def away(registry: Registry, name: str, root: Path) -> list[str]:
+    """The server goes away in the middle of a pull. Prints a line."""
+    found = outages(registry, root, soft=name.endswith("soft"), moments=2)
+    print(f"{name:20} {'outage':10} {'right' if not found else f'{len(found)} COMPLAINTS'}", flush=True)
+    return [f"{name}: {each}" for each in found]
+
+
+def in_guest(name: str, kills: int, *, speed: bool) -> list[str]:
+    """The same under another kernel, which has the servers. Raises MissingError."""
+    if reason := guest.missing() or network_volumes.missing(name.partition("-")[0].rstrip("34")):
+        raise MissingError(reason)
+    command = (sys.executable, "-m", "scripts.volumes_test", "--only", name, "--kills", str(kills))
+    code = guest.run((*command, "--speed") if speed else command)
+    return [f"{name}: exit code {code} in the guest, see above"] if code else []
 
 
 @contextmanager
@@ -167,12 +196,20 @@ def given(directory: Path) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="three kills a volume, of the local kinds")
-    parser.add_argument("--only", help=f"of {', '.join(VOLUMES)}")
+    parser.add_argument("--only", help=f"of {', '.join((*VOLUMES, *IN_GUEST, *OUTAGES))}")
+    parser.add_argument("--speed", action="store_true", help="only measure, beside writing the same files")
+    parser.add_argument("--kills", type=int, help="a volume and layout [20; 3 with --quick]")
     parser.add_argument("--directory", type=Path, help="a volume that is mounted already")
     options = parser.parse_args(arguments)
     quick = ("ext4", "vfat", "tmpfs", *(name for name in VOLUMES if name.startswith("refusing")))
-    names = options.only.split(",") if options.only else quick if options.quick else tuple(VOLUMES)
-    kills = 3 if options.quick else 20
+    names = (
+        options.only.split(",")
+        if options.only
+        else quick
+        if options.quick
+        else (*VOLUMES, *IN_GUEST, *OUTAGES)
+    )
+    kills = options.kills or (3 if options.quick else 20)
     complaints: list[str] = []
     made = 0
     with Registry() as registry:
@@ -182,16 +219,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 complaints = check(registry, str(options.directory), root, kills)
                 names, made = (), 1
         for name in names:
+            if name in {**IN_GUEST, **OUTAGES} and not guest.is_guest():
+                try:
+                    complaints += in_guest(name, kills, speed=options.speed)
+                    made += 1
+                except MissingError as missing:
+                    print(f"{name:20} left out: {missing}", flush=True)
+                continue
             with tempfile.TemporaryDirectory(prefix="nimpull-volume-", ignore_cleanup_errors=True) as work:
                 try:
-                    with VOLUMES[name](Path(work)) as root:
-                        complaints += check(registry, name, root, kills)
+                    with {**VOLUMES, **IN_GUEST, **OUTAGES}[name](Path(work)) as root:
+                        if options.speed:
+                            print(f"{name:20} {measure(root)}", flush=True)
+                        elif name in OUTAGES:
+                            complaints += away(registry, name, root)
+                        else:
+                            complaints += check(registry, name, root, kills)
                         made += 1
                 except MissingError as missing:
                     print(f"{name:20} left out: {missing}", flush=True)
     for each in complaints:
         print(each)
-    print(f"{made} kinds of volume, {len(complaints)} complaints")
+    if not guest.is_guest():
+        print(f"{made} kinds of volume, {len(complaints)} complaints")
     return 1 if complaints else 0 if made else 77
 
 

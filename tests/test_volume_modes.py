@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -15,6 +16,8 @@ from nimpull.store import preflight
 from nimpull.store.tree import INGESTS, Tree
 from nimpull.store.trial import try_out
 from tests.calls import FILES
+from tests.pods import mounted as volume_mounted
+from tests.pulling import MIB, noise
 from tests.refusing_mounts import KINDS, missing, mounted
 from tests.registry import Registry
 from tests.running import Run, ended, nimpull, start
@@ -169,3 +172,50 @@ def test_f64_what_the_volume_reads_back_otherwise_gets_no_name(
     monkeypatch.undo()
     assert tree.rename(f"{INGESTS}/file", "model.bin") == ""
     assert (root / "model.bin").read_bytes() == b"weights" * 1000
+
+
+@mounting
+@pytest.mark.parametrize(("room", "code"), [(8, 0), (2, 40)], ids=["for-the-largest", "for-none"])
+def test_f64_as_many_files_come_at_a_time_as_fit_into_scratch(tmp_path: Path, room: int, code: int) -> None:
+    """Room for two of five files: all come. Room for none: that is told before the first byte."""
+    files = {f"model-{number}.bin": noise(3 * MIB, number) for number in range(5)} | dict(FILES)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with (
+        Registry() as registry,
+        volume_mounted("-t", "tmpfs", "-o", f"size={room}m", "tmpfs", str(scratch)),
+        mounted("sequential", tmp_path / "behind", tmp_path / "mount") as root,
+    ):
+        registry.add_hub_repo("default/tiny", files)
+        run = _pull(registry, tmp_path, root, "local-dir")
+        assert run.code == code, run.text
+        if code:
+            assert "NIMPULL_SCRATCH" in run.text.splitlines()[-1]
+            assert not any("model-" in request.target for request in registry.requests)
+        else:
+            assert {name: (root / name).read_bytes() for name in files} == files
+
+
+def test_f64_a_file_that_opens_by_one_name_at_a_time_has_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SMB: a lease is for one name of a file, and the client answers EINVAL to the other one."""
+    opened: dict[int, tuple[int, str]] = {}  # inode and name by descriptor
+    real_open, real_close = os.open, os.close
+
+    def open_leased(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        file = real_open(path, flags, mode, dir_fd=dir_fd)
+        status = os.fstat(file)
+        if any(inode == status.st_ino and name != path for inode, name in opened.values()):
+            real_close(file)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        opened[file] = status.st_ino, path
+        return file
+
+    def close(file: int) -> None:
+        opened.pop(file, None)
+        real_close(file)
+
+    monkeypatch.setattr(os, "open", open_leased)
+    monkeypatch.setattr(os, "close", close)
+    assert "no hard links" in preflight.probe(str(tmp_path / "store")).missing

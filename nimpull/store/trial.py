@@ -32,7 +32,7 @@ def try_out(tree: Tree) -> Abilities:
     try:
         return Abilities(
             offsets=_can(lambda: _write_behind(tree, third)),
-            links=_can(lambda: tree.hard_link(first, f"{first}.l")),
+            links=_can(lambda: _name_twice(tree, first, f"{first}.l")),
             symlinks=_can(lambda: _link(tree, f"{first}.s")),
             holes=_can(lambda: _make_hole(tree, third)),
             direct=_can(lambda: _write_direct(tree, third)),
@@ -85,6 +85,18 @@ def _replace(tree: Tree, source: str, target: str) -> None:
         os.rename(*names, src_dir_fd=directory, dst_dir_fd=directory)
     if tree.read(target) != names[0].encode() or tree.lstat(source):
         raise OSError(errno.EIO, "the renamed file is not where it should be")
+
+
+def _name_twice(tree: Tree, path: str, other: str) -> None:
+    """A hard link whose names can be used at one time: the lease of an SMB server is for one name of a file,
+    and Linux 6.1 answers EINVAL to the other one (MS-SMB2 3.3.5.9.8)."""
+    tree.hard_link(path, other)
+    for one, two in ((other, path), (path, other)):
+        reading = tree.open_at(one, os.O_RDONLY)
+        try:
+            os.close(tree.open_at(two, os.O_WRONLY))
+        finally:
+            os.close(reading)
 
 
 def _link(tree: Tree, path: str) -> None:
