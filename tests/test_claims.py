@@ -68,7 +68,7 @@ def test_f46_the_second_is_told_who_has_it(pod: Pods) -> None:
     assert owner_of(second) == "pod-a"
     assert owner_of(first) == "", "who has it takes it again"
     assert owner_of(second, OTHER) == "", "and nobody waits for another unit"
-    assert first.holds(UNIT) and not second.holds(UNIT)
+    assert not first.lost((UNIT,)) and second.lost((UNIT,))
     assert second.standing() == {UNIT, OTHER}
 
 
@@ -77,7 +77,7 @@ def test_f46_what_is_dropped_is_free_at_once(pod: Pods) -> None:
     assert owner_of(first) == ""
     first.drop(UNIT)
     assert owner_of(second) == ""
-    assert not first.holds(UNIT)
+    assert first.lost((UNIT,))
 
 
 def test_f46_a_run_leaves_nothing_behind(tmp_path: Path, clock: HandClock) -> None:
@@ -103,7 +103,7 @@ def test_f46_of_many_at_once_one_has_it(
 
         with ThreadPoolExecutor(8) as pool:
             won = [each for each, mine in zip(pods, pool.map(attempt, pods), strict=True) if mine]
-        holding = [each for each in pods if each.holds(UNIT)]
+        holding = [each for each in pods if not each.lost((UNIT,))]
         assert len(holding) <= 1
         assert set(holding) <= set(won)
         for each in pods:
@@ -132,7 +132,7 @@ def test_f46_a_look_that_is_out_of_date_when_it_is_acted_on(
 
     monkeypatch.setattr(Tree, "hard_link", link)
     assert owner_of(late) == "other"
-    assert other.holds(UNIT) and not late.holds(UNIT)
+    assert not other.lost((UNIT,)) and late.lost((UNIT,))
 
 
 def refuse(code: int) -> Callable[..., Any]:
@@ -152,7 +152,7 @@ def test_f64_without_hard_links_a_claim_is_one_all_the_same(
     assert owner_of(second) == "pod-a"
     grow_old(first, EXPIRY + 1)
     assert owner_of(second) == ""
-    assert not first.holds(UNIT)
+    assert first.lost((UNIT,))
 
 
 @pytest.mark.parametrize("call", ["link", "unlink"])
@@ -173,7 +173,7 @@ def test_f63_a_call_that_worked_and_says_that_it_did_not(
     assert owner_of(second) == "pod-a"
     first.drop(UNIT)
     assert owner_of(second) == ""
-    assert second.holds(UNIT)
+    assert not second.lost((UNIT,))
 
 
 def test_f63_a_file_handle_that_went_stale_is_looked_for_again(
@@ -212,13 +212,13 @@ def test_f48_a_sleeper_finds_that_it_was_replaced(pod: Pods) -> None:
     grow_old(sleeper, EXPIRY - 1)
     assert owner_of(taker) == "pod-a"
     grow_old(sleeper, EXPIRY + 1)
-    assert sleeper.holds(UNIT), "run out, but nobody took it"
+    assert not sleeper.lost((UNIT,)), "run out, but nobody took it"
     assert owner_of(taker) == ""
     sleeper.presence.renew()
-    assert not sleeper.holds(UNIT)
+    assert sleeper.lost((UNIT,))
     assert owner_of(sleeper) == "pod-b"
     sleeper.drop(UNIT)
-    assert taker.holds(UNIT)
+    assert not taker.lost((UNIT,))
 
 
 def test_f48_also_when_the_taker_is_long_done(pod: Pods) -> None:
@@ -228,7 +228,7 @@ def test_f48_also_when_the_taker_is_long_done(pod: Pods) -> None:
     assert owner_of(taker) == ""
     taker.drop(UNIT)
     sleeper.presence.renew()
-    assert not sleeper.holds(UNIT)
+    assert sleeper.lost((UNIT,))
 
 
 def test_f48_what_is_renewed_is_not_taken(pod: Pods) -> None:
@@ -316,7 +316,7 @@ def test_f43_a_claim_that_nobody_wrote_ends_with_its_file(tmp_path: Path, pod: P
     old = time.time() - EXPIRY - 1
     os.utime(planted, (old, old))
     assert owner_of(claims) == ""
-    assert claims.holds(UNIT)
+    assert not claims.lost((UNIT,))
 
 
 def test_f43_names_that_are_no_claims_are_left_alone(tmp_path: Path, pod: Pods) -> None:
@@ -332,7 +332,7 @@ def test_f49_a_cleaner_costs_a_claim_and_no_more(tmp_path: Path, pod: Pods, plac
     first = pod("pod-a")
     assert owner_of(first) == ""
     subprocess.run(["rm", "-rf", str(tmp_path / place)], check=True)
-    assert first.holds(UNIT) == (place == RUNS)
+    assert bool(first.lost((UNIT,))) == (place != RUNS)
     first.presence.renew()
     assert owner_of(first) == ""
     assert owner_of(pod("pod-b")) == "pod-a"

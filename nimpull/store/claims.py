@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import Final, Self
 
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Clock
 from nimpull.errors import Cancelled, StoreError
-from nimpull.store.durable import write_all
+from nimpull.store.durable import let_go, write_all
 from nimpull.store.presence import Presence, Run
 from nimpull.store.tree import Tree
 
@@ -57,15 +58,16 @@ class Claims:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._closed = True  # a thread may still be about to take one
-        for unit in tuple(self._held):
-            self.drop(unit)
-        with suppress(OSError, StoreError):
+        with suppress(OSError, StoreError), self._tree.holding():
+            # up to the first that fails: each call to a server that is away takes its time, and claims expire
+            for unit in tuple(self._held):
+                self._unlink(unit, self._held.pop(unit))
             self._sweep()
         self.presence.__exit__(*error)
 
     def take(self, unit: str) -> Run | None:
         """None: it is this run's now. Else the run that has it. Cancelled once the block has ended."""
-        with self._lock, self._tree.storing("claim work in", ""):
+        with self._lock, self._tree.storing("claim work in", ""), self._tree.holding():
             if self._closed:
                 raise Cancelled("the run has ended")
             other: Run | None = None
@@ -84,18 +86,25 @@ class Claims:
                     return None
             return other or Run("", "another run", 0.0)
 
-    def holds(self, unit: str) -> bool:
-        """Whether it still is this run's: to be asked before a commit."""
-        with self._lock, self._tree.storing("look at claims in", ""):
-            generation = self._held.get(unit)
-            if generation is None:
-                return False
-            run = self._run_of(unit, generation)
-            mine = run is not None and run.token == self.presence.token
-            if mine and self._generations(unit)[-1:] == (generation,):
-                return True
-            del self._held[unit]
+    def lost(self, units: Iterable[str]) -> frozenset[str]:
+        """Those that are not, or no longer, this run's: to be asked before a commit."""
+        with self._lock, self._tree.storing("look at claims in", ""), self._tree.holding():
+            names = self._tree.names(CLAIMS)
+            lost = frozenset(unit for unit in units if not self._is_mine(unit, names))
+            for unit in lost:
+                self._held.pop(unit, None)
+            return lost
+
+    def _is_mine(self, unit: str, names: Iterable[str]) -> bool:
+        generation = self._held.get(unit)
+        if generation is None or _generations(unit, names)[-1:] != (generation,):
             return False
+        run = self._run_of(unit, generation)
+        return run is not None and run.token == self.presence.token
+
+    def holding(self) -> AbstractContextManager[None]:
+        """While one thread looks for many files: no directory is opened twice."""
+        return self._tree.holding()
 
     def drop(self, unit: str) -> None:
         """Let others have it at once. What cannot be removed expires."""
@@ -113,6 +122,10 @@ class Claims:
 
     def _remove(self, unit: str, generation: int) -> None:
         with suppress(OSError, StoreError):
+            self._unlink(unit, generation)
+
+    def _unlink(self, unit: str, generation: int) -> None:
+        with suppress(FileNotFoundError):
             self._tree.unlink(_path(unit, generation))
 
     def standing(self) -> frozenset[str]:
@@ -121,9 +134,7 @@ class Claims:
         return frozenset(each[1] for each in found if each)
 
     def _generations(self, unit: str) -> tuple[int, ...]:
-        """Ascending."""
-        found = (_NAME.fullmatch(name) for name in self._tree.names(CLAIMS))
-        return tuple(sorted(int(each[2]) for each in found if each and each[1] == unit))
+        return _generations(unit, self._tree.names(CLAIMS))
 
     def _run_of(self, unit: str, generation: int) -> Run | None:
         path = _path(unit, generation)
@@ -134,7 +145,7 @@ class Claims:
         try:
             content, modified = os.pread(file, _LIMIT, 0), os.fstat(file).st_mtime
         finally:
-            os.close(file)
+            let_go(file)
         return self.presence.run_of(content, modified)
 
     def _is_over(self, run: Run | None) -> bool:
@@ -174,6 +185,12 @@ class Claims:
                 write_all(file, self.presence.content, 0)
             finally:
                 os.close(file)
+
+
+def _generations(unit: str, names: Iterable[str]) -> tuple[int, ...]:
+    """Ascending."""
+    found = (_NAME.fullmatch(name) for name in names if name.startswith(unit))
+    return tuple(sorted(int(each[2]) for each in found if each and each[1] == unit))
 
 
 def _path(unit: str, generation: int) -> str:

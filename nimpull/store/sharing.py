@@ -29,6 +29,8 @@ _LOOKS: Final = 16  # claims that one look reads: a hundred pods that wait must 
 _GLANCE: Final = 0.1  # seconds between two looks whether a file of this run is done
 _RETELL: Final = 60.0  # seconds after which a pod says again whom it waits for
 
+#: Whether the first ones can be worked on beside the others, which are: see ``ScratchRoom.fits``.
+Fits = Callable[[Sequence[Artifact], Sequence[Artifact]], bool]
 #: What the store has of an artifact by now: an outcome that needs no byte, or None. Under a claim it may
 #: read.
 Look = Callable[[Artifact], Outcome | None]
@@ -39,7 +41,8 @@ class SharedWork:
 
     ``artifacts``: what the store lacks; ``news``: identities of what other runs committed since that was
     looked at, or since ``news`` was last asked; ``look``: see :data:`Look`; ``elsewhere``: what other pods
-    brought meanwhile; ``patience``: seconds without anybody's progress.
+    brought meanwhile; ``patience``: seconds without anybody's progress; ``fits``: see :data:`Fits`, None =
+    everything does.
     """
 
     def __init__(
@@ -55,11 +58,13 @@ class SharedWork:
         cancel: Cancel,
         emit: Emit,
         patience: float,
+        fits: Fits | None = None,
     ) -> None:
         units = from_place(units_of(artifacts), pod, index)
         self.elsewhere: list[Outcome] = []
         self._claims = claims
         self._look = look
+        self._fits = fits
         self._news = news
         self._clock = clock
         self._cancel = cancel
@@ -94,7 +99,11 @@ class SharedWork:
             if self._has_enough():
                 self._clock.wait(_GLANCE, self._cancel)
                 continue
-            found, holders = self._claim_next()
+            with self._claims.holding():
+                found, holders = self._claim_next()
+            if not (found or holders) and self._fits and self.unfinished:
+                self._clock.wait(_GLANCE, self._cancel)  # until what is under way makes room
+                continue
             if found or not holders:
                 self.waiting, self._worked = "", self._worked or bool(found)
                 return found
@@ -126,8 +135,7 @@ class SharedWork:
     def _claim_next(self) -> tuple[tuple[Artifact, ...], Mapping[str, Run]]:
         """The next unit that could be claimed; else who has those that are left."""
         standing = self._claims.standing()
-        with self._lock:
-            left = [unit for unit in self._open.values() if unit.name not in self._handed]
+        left = self._fitting()
         for unit in left:
             if (
                 unit.name not in standing
@@ -135,8 +143,7 @@ class SharedWork:
                 and (found := self._begin(unit))
             ):
                 return found, {}
-        with self._lock:
-            claimed = [unit for name, unit in self._open.items() if name not in self._handed]
+        claimed = self._fitting()
         start, self._turn = self._turn % (len(claimed) or 1), self._turn + _LOOKS
         holders: dict[str, Run] = {}
         for unit in (*claimed[start:], *claimed[:start])[:_LOOKS]:
@@ -145,6 +152,18 @@ class SharedWork:
             elif found := self._begin(unit):
                 return found, {}
         return (), holders
+
+    def _fitting(self) -> list[WorkUnit]:
+        """What is not known to be there, nor under way here, and can be begun now."""
+        with self._lock:
+            left = [unit for name, unit in self._open.items() if name not in self._handed]
+            under_way = [self._open[name].artifacts for name in self._handed]
+        fits = self._fits
+        if fits is None:
+            return left
+        others = [each for artifacts in under_way for each in artifacts]
+        fitting = [unit for unit in left if fits(unit.artifacts, others)]
+        return fitting if fitting or under_way else left
 
     def _begin(self, unit: WorkUnit) -> tuple[Artifact, ...]:
         """What the store lacks of a unit that was just claimed; () if that is nothing.
@@ -176,7 +195,8 @@ class SharedWork:
         with self._lock:
             units = [self._open[name] for name in news if name in self._open and name not in self._handed]
         for unit in units:
-            outcomes = [self._look(artifact) for artifact in unit.artifacts]
+            with self._claims.holding():
+                outcomes = [self._look(artifact) for artifact in unit.artifacts]
             if all(outcomes):
                 for outcome in outcomes:
                     if outcome:
@@ -229,12 +249,12 @@ class SharedWork:
     def holds(self, artifact: Artifact) -> bool:
         """Whether it is this run's to fetch: its claim was not taken over. Raises StoreError."""
         name = self._unit_of.get(artifact.identity, "")
-        return name not in self._gone and self._claims.holds(name)
+        return name not in self._gone and not self._claims.lost((name,))
 
     def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
         """Identities of those whose claim another run took over: theirs to commit. Raises StoreError."""
         units = {self._unit_of.get(each.identity, "") for each in artifacts}
-        gone = {name for name in units if name in self._gone or not self._claims.holds(name)}
+        gone = (units & self._gone) | self._claims.lost(units - self._gone)
         lost = [each for each in artifacts if self._unit_of.get(each.identity, "") in gone]
         with self._lock:
             self._gone |= gone
@@ -267,8 +287,9 @@ class SharedWork:
                     self._open.pop(name, None)
                     done.append(name)
                 self._gone.discard(name)
-        for name in done:
-            self._claims.drop(name)
+        with self._claims.holding():
+            for name in done:
+                self._claims.drop(name)
 
     # -- what is told ------------------------------------------------------------------------------------
 

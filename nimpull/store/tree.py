@@ -25,7 +25,7 @@ from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel
 from nimpull.errors import NotWritableError, StoreError
 from nimpull.store import durable
-from nimpull.store.durable import set_mode, store_error, write_all
+from nimpull.store.durable import let_go, set_mode, store_error, write_all
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 STATE_MODE = 0o644  # of small files beside them, which the next run may replace
@@ -70,6 +70,11 @@ class Tree:
         if abilities.mode is WriteMode.SEQUENTIAL:
             self._scratch = scratch
 
+    @property
+    def has_scratch(self) -> bool:
+        """Whether unfinished files lie outside of the volume."""
+        return bool(self._scratch)
+
     def _apart(self, path: str) -> str:
         """The directory of unfinished files that ``path`` is or is in, if those are not on the volume."""
         if self._scratch:
@@ -103,11 +108,11 @@ class Tree:
         try:
             for segment in path.removeprefix(base).lstrip("/").split("/") if path != base else ():
                 below = self._enter(descriptor, segment, path, create)
-                os.close(descriptor)
+                let_go(descriptor)
                 descriptor = below
             yield descriptor
         finally:
-            os.close(descriptor)
+            let_go(descriptor)
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -121,7 +126,7 @@ class Tree:
         finally:
             self._held.descriptors = None
             for descriptor in held.values():
-                os.close(descriptor)
+                let_go(descriptor)
 
     def _hold(self, held: dict[str, int], path: str, create: bool) -> int:
         if path not in held:
@@ -221,7 +226,7 @@ class Tree:
             raise store_error(error, "open", self.absolute(path)) from error
         if stat.S_ISREG(os.fstat(file).st_mode):
             return file
-        os.close(file)
+        let_go(file)
         raise refused(self.absolute(path), "it is not a regular file")
 
     def open_at(self, path: str, flags: int, mode: int = STATE_MODE) -> int:

@@ -17,6 +17,7 @@ from nimpull.store.area import IngestArea
 from nimpull.store.claims import Claims
 from nimpull.store.layouts import Found, StoreLayout
 from nimpull.store.resuming import present_of
+from nimpull.store.scratch import ScratchRoom
 from nimpull.store.sharing import SharedWork
 from nimpull.store.store import Store
 
@@ -35,6 +36,7 @@ class Filling:
         self, artifacts: Sequence[Artifact], claims: Claims, *, settings: Settings, cancel: Cancel
     ) -> Iterator[tuple[SharedWork, IngestArea]]:
         """What is missing as work that other pods may have begun, and where a fetch writes."""
+        tree = self._store.tree
         work = SharedWork(
             artifacts,
             claims,
@@ -46,8 +48,9 @@ class Filling:
             cancel=cancel,
             emit=self._emit,
             patience=settings.retry_seconds,
+            fits=ScratchRoom(tree).fits if tree.has_scratch else None,
         )
-        area = IngestArea(self._store.tree, self.layout, fence=work, monotonic=self._clock.monotonic)
+        area = IngestArea(tree, self.layout, fence=work, monotonic=self._clock.monotonic)
         with closing(area) as ingests:
             yield work, ingests
 

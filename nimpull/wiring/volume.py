@@ -147,6 +147,10 @@ class Volume:
             each = 1 if self._request.layout is LayoutKind.WORKSPACE else 2
             files = inodes_for(self.store.tree, paths, each=each) if plan.missing else 0
             check_room(self.store.root, plan.to_fetch, files=files)
+            if self.store.tree.has_scratch:
+                from nimpull.store.scratch import ScratchRoom
+
+                ScratchRoom(self.store.tree).check(plan.missing)
 
     def summary(self, size: int = 0) -> StoreSummary:
         """``size``: bytes of the selection."""
