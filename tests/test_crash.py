@@ -80,7 +80,7 @@ ERRORS = [
     (("close",), ".whole", 0),
     (("close",), "/ingest/", 0),
     (("renameat",), "/artifact", 0),
-    (("write",), "/journal", 0),
+    (("write",), "/journal", 42),
     (("write",), "/record/", 0),
     (("fsync",), "/ready", 42),
 ]
@@ -123,6 +123,20 @@ def test_f32_a_file_that_stands_and_cannot_be_recorded_is_not_fetched_again(
         begun = [each for each in registry.requests if (each.server, each.range[:8]) == ("cdn", "bytes=0-")]
         assert len(begun) == 1, "by the first run, once"
     assert resume(cases["hub"], registry, tmp_path / "s") == []
+
+
+@pytest.mark.parametrize("number", [3, 6, 102, 140, *range(150, 600, 75)])
+def test_f66_an_error_of_close_is_never_final(served: Served, tmp_path: Path, number: int) -> None:
+    """A soft NFS mount whose server is away says so late. 70 and 41 would end a Job for good."""
+    registry, cases = served
+    case = cases["local-dir"]
+    for last in (number, 1 << 31):
+        store = tmp_path / str(last)
+        fault = VolumeFault(errno.EIO, ("close",), number, last, str(store))
+        run = case.pull(registry, store, **faulty(fault))
+        assert run.code in (0, 42), run.text
+        assert "Traceback" not in run.text
+        assert complaints(store, case) == []
 
 
 # -- no room -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Verified
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
-from nimpull.store.durable import set_mode
+from nimpull.store.durable import let_go, set_mode
 from nimpull.store.ingest import FileIngest, remove_ingest
 from nimpull.store.resuming import WHOLE, directories_of, make_own, name_of, present_of
 from nimpull.store.tree import FILE_MODE, INGESTS, Tree
@@ -224,7 +224,7 @@ class IngestArea:
                     raise self._shortened(path, found, size)
                 os.fsync(descriptor)
             finally:
-                os.close(descriptor)
+                let_go(descriptor)
 
     def _shortened(self, path: str, found: int, size: int) -> StoreIOError:
         return StoreIOError(

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from nimpull.store.durable import let_go
+
 #: ``f_type`` of statfs(2): ext2, 3 and 4, XFS, Btrfs, F2FS, tmpfs.
 _LOCAL: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
 _SINCE: Final = (5, 8)
@@ -54,7 +56,7 @@ class Barrier:
     def close(self) -> None:
         with self._lock:
             if self._descriptor >= 0:
-                os.close(self._descriptor)
+                let_go(self._descriptor)
             self._descriptor = -1
 
 

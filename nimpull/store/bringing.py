@@ -14,7 +14,7 @@ from typing import Final
 
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.errors import StoreIOError
-from nimpull.store.durable import set_mode
+from nimpull.store.durable import let_go, set_mode
 from nimpull.store.tree import Tree
 
 _BLOCK: Final = 8 << 20  # bytes: what mountpoint-s3 sends as one part
@@ -44,7 +44,7 @@ def bring(tree: Tree, source: str, path: str) -> str:
                 tree.unlink(staged)
             raise
     finally:
-        os.close(file)
+        let_go(file)
     if staged != path:
         tree.rename(staged, path)
     tree.unlink(source)
@@ -81,7 +81,7 @@ def _compare(tree: Tree, source: int, path: str) -> None:
                 return
             offset += len(block)
     finally:
-        os.close(target)
+        let_go(target)
 
 
 def _read(file: int, size: int, offset: int) -> bytes:

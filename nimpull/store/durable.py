@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from nimpull.core.names import display
@@ -135,6 +135,13 @@ def replace_file(path: str, content: bytes, mode: int = 0o664) -> None:
         os.close(descriptor)
 
 
+def let_go(descriptor: int) -> None:
+    """close(2) of what nothing was written through: an error there (EIO of a server that is away) loses
+    nothing."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
 def share_with_group(name: str, above: int | None = None, *, like: str = "..") -> None:
     """Let the group write a new directory where it may write ``like`` (fsGroup), whatever the umask.
 
@@ -149,7 +156,7 @@ def share_with_group(name: str, above: int | None = None, *, like: str = "..") -
         if decides & stat.S_IWGRP:
             set_mode(below, mode | 0o070)
     finally:
-        os.close(below)
+        let_go(below)
 
 
 def set_mode(descriptor: int, mode: int) -> int:

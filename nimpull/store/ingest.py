@@ -18,7 +18,7 @@ from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ranges import Checkpoint
-from nimpull.store.durable import set_mode, write_all
+from nimpull.store.durable import let_go, set_mode, write_all
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
 from nimpull.store.tree import INGESTS, Tree
 
@@ -84,7 +84,8 @@ class FileIngest:
                     raise
         with tree.storing("open", journal):
             self._journal = tree.open_at(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, _SHARED)
-            os.write(self._journal, b"\n")  # ends a line that a crash tore
+            if os.fstat(self._journal).st_size:
+                os.write(self._journal, b"\n")  # ends a line that a crash tore
 
     def begin(self, size: int, validator: str) -> None:
         checkpoints = self._written.checkpoints
@@ -163,8 +164,9 @@ class FileIngest:
 
     def reset(self) -> None:
         with self._tree.storing("empty", self.path):
-            os.ftruncate(self._journal, 0)
-            os.fsync(self._journal)  # before a header of other content can stand beside these lines
+            if os.fstat(self._journal).st_size:
+                os.ftruncate(self._journal, 0)
+                os.fsync(self._journal)  # before a header of other content can stand beside these lines
             os.ftruncate(self._descriptor, 0)
             if self._written.size > 0 and self._tree.abilities.holes:
                 os.ftruncate(self._descriptor, self._written.size)
@@ -200,7 +202,7 @@ def _make_writable(tree: Tree, path: str) -> None:
         if not os.fstat(descriptor).st_mode & stat.S_IWUSR:
             set_mode(descriptor, _SHARED)
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
 
 
 def remove_ingest(tree: Tree, directory: str, *, files_only: bool = False) -> None:

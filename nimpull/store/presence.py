@@ -22,7 +22,7 @@ from nimpull.core.abilities import WriteMode
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
 from nimpull.errors import StoreError
-from nimpull.store.durable import write_all
+from nimpull.store.durable import let_go, write_all
 from nimpull.store.tree import Tree
 
 RUNS: Final = f"{STATE_DIRECTORY}/runs"
@@ -131,7 +131,7 @@ class Presence:
         try:
             return os.fstat(file).st_mtime
         finally:
-            os.close(file)
+            let_go(file)
 
     def now(self) -> float:
         """The volume's clock."""
@@ -139,7 +139,8 @@ class Presence:
             since = self._clock.monotonic() - self._read_at
             if since < _FRESH:
                 return self._volume_time + since
-        self.renew()
+        with self._tree.storing("go on with a run in", ""):
+            self.renew()
         return self._volume_time
 
     def trusts_ages(self) -> bool:
@@ -191,7 +192,7 @@ class Presence:
         try:
             return os.fstat(file).st_mtime
         finally:
-            os.close(file)
+            let_go(file)
 
     def sweep(self) -> None:
         """Drop the files of runs that were killed long ago, and temporaries that any left."""

@@ -10,7 +10,7 @@ from typing import Final
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import display
 from nimpull.errors import Cancelled
-from nimpull.store.durable import store_error
+from nimpull.store.durable import let_go, store_error
 from nimpull.store.tree import Tree
 
 _BLOCK: Final = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
@@ -50,5 +50,5 @@ def hash_file(tree: Tree, path: str, algorithm: str) -> tuple[Digest, os.stat_re
     except OSError as error:
         raise store_error(error, "read", tree.absolute(path)) from error
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
     return Digest(algorithm, hasher.hexdigest()), status

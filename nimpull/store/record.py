@@ -23,7 +23,7 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
 from nimpull.errors import ListingError, StoreIOError, UnrecordedError
-from nimpull.store.durable import store_error
+from nimpull.store.durable import let_go, store_error
 from nimpull.store.tree import Tree
 
 RECORD = f"{STATE_DIRECTORY}/record"
@@ -258,7 +258,7 @@ class Record:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            os.close(file)
+            let_go(file)  # a line that is lost costs a hash
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -16,6 +16,7 @@ from typing import Final
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ranges import disjoint
 from nimpull.errors import StoreError
+from nimpull.store.durable import let_go
 from nimpull.store.ingest import remove_ingest
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, load
 from nimpull.store.tree import INGESTS, Tree
@@ -93,7 +94,7 @@ def _copy(tree: Tree, artifact: Artifact, source: str, own: str) -> None:
     journal, header = tree.read(f"{source}/{JOURNAL}"), tree.read(f"{source}/{ARTIFACT}")
     with tree.storing("copy", source), tree.directory(own, create=True), ExitStack() as files:
         origin = tree.open(f"{source}/{DATA}")
-        files.callback(os.close, origin)
+        files.callback(let_go, origin)
         target = tree.open_at(f"{own}/{DATA}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         files.callback(os.close, target)
         if tree.abilities.holes:
