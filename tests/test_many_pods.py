@@ -309,3 +309,39 @@ def test_f23_files_that_are_gone_are_waited_for_by_no_pod(registry: Registry, tm
     pods = [pod(registry, store, f"node-{n}", *LOCAL, repository="other") for n in range(2)]
     for run in [ended(each, store) for each in pods]:
         assert run.code == 21, run.text
+
+
+def test_f61_the_report_is_of_the_run_that_began_to_work_last(registry: Registry, tmp_path: Path) -> None:
+    """Two models at one time: neither takes the report away from the other every few seconds."""
+    registry.add_hub_repo("acme/one", {"one.bin": ONE})
+    store, gates = tmp_path / "store", (threading.Event(), threading.Event())
+    registry.faults += [stalled(gates[0], MIB // 2, OTHER.values()), stalled(gates[1], MIB // 2, [ONE])]
+
+    def whole() -> dict[str, Any]:
+        path = store / ".nimpull/report.json"
+        document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"source": {"uri": ""}}
+        return document
+
+    def own(name: str) -> dict[str, Any]:
+        return next(report for report in reports(store) if f"acme/{name}" in report["source"]["uri"])
+
+    early = pod(registry, store, "node-0", *LOCAL, repository="other")
+    until(lambda: whole().get("pods") and "acme/other" in whole()["source"]["uri"])
+    late = pod(registry, store, "node-1", *LOCAL, repository="one")
+    until(lambda: whole().get("pods") and "acme/one" in whole()["source"]["uri"])
+    for _ in range(3):
+        before = own("other")["updatedAt"]
+        until(lambda before=before: own("other")["updatedAt"] != before)  # type: ignore[misc]
+        assert "acme/one" in whole()["source"]["uri"]
+    gates[0].set()
+    first = ended(early, store)
+    assert first.code == 0, first.text
+    assert own("other")["status"]["state"] == "Ready"
+    assert "acme/one" in whole()["source"]["uri"] and whole()["status"]["state"] == "InProgress"
+    assert b'nimpull_state{state="InProgress"} 1.0' in (store / ".nimpull/metrics.prom").read_bytes()
+    gates[1].set()
+    second = ended(late, store)
+    assert second.code == 0, second.text
+    check(second.report)
+    assert second.report["status"]["state"] == "Ready"
+    assert b'nimpull_state{state="Ready"} 1.0' in (store / ".nimpull/metrics.prom").read_bytes()

@@ -188,10 +188,11 @@ def fail_unasked(error: NimpullError, store: str = "") -> int:
     from nimpull.wiring.report_writer import leave_message, leave_metrics_in_store, leave_report
 
     report = failed(error)
+    unwritten, ours = leave_report(store, report)
     for problem in (
         leave_message(termination_log(), report),
-        leave_report(store, report),
-        leave_metrics_in_store(store, report),
+        unwritten,
+        leave_metrics_in_store(store, report) if ours else "",
     ):
         if problem:
             say(f"nimpull: {problem}", err=True)

@@ -229,6 +229,14 @@ def _start_time(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]  # a zombie writes no more
 
 
+def process_of(content: bytes) -> str:
+    """What the file of a run says that :func:`is_gone` can tell from; "" for what is no such file."""
+    try:
+        return str(json.loads(content)["process"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
 def is_gone(process: str) -> bool:
     """Whether ``process`` ran here and no longer does. False for one that cannot be seen from here."""
     here, mine = process.rpartition(":")[0].rpartition(":")[0], this_process()

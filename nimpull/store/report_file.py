@@ -18,6 +18,7 @@ from nimpull.store.tree import Tree
 
 REPORT: Final = f"{STATE_DIRECTORY}/report.json"
 SPARE: Final = f"{STATE_DIRECTORY}/report.spare"
+OWNER: Final = f"{STATE_DIRECTORY}/report.owner"  # which of several runs REPORT is of
 REPORTS: Final = f"{STATE_DIRECTORY}/reports"  # one of each run
 
 

@@ -63,6 +63,7 @@ class ReportWriter:
         self._announce = announce
         self._done = Event()
         self._unpublished = Lock()
+        self._worked = False
         self._thread: Thread | None = None
 
     def drafted(self, report: Report) -> Report:
@@ -118,28 +119,35 @@ class ReportWriter:
             self._tell(self._announce(report))
 
     def _write(self, report: Report, *, last: bool) -> None:
-        unwritten = None
+        unwritten, ours = None, True
         if self._path:
             unwritten = _replaced(self._path, "the report", to_bytes(report))
             self._tell(unwritten.message if unwritten else "")
         elif not self._request.repair:  # a repair is not what the store was filled by
-            self._tell(self._leave_in_store(report, last=last))
+            problem, ours = self._leave_in_store(report, last=last)
+            self._tell(problem)
         if self._metrics:
             unkept = leave_metrics(self._metrics, report)
             self._tell(unkept.message if unkept else "")
             unwritten = unwritten or (unkept if self._metrics_asked else None)
-        elif not self._request.repair:
+        elif ours and not self._request.repair:
             self._tell(leave_metrics_in_store(self._request.store, report))
         self.unwritten = unwritten
 
-    def _leave_in_store(self, report: Report, *, last: bool) -> str:
+    def _leave_in_store(self, report: Report, *, last: bool) -> tuple[str, bool]:
         work, store = self.work, self._request.store
         if work is None:
             return leave_report(store, report, last=last)
         share = PodShare(work.owner, report.state, work.files, work.bytes, work.waiting)
-        shared = replace(report, pods=(share,))
+        begins, self._worked = work.works and not self._worked, work.works
         return leave_report(
-            store, shared, selection=self.selection, token=work.token, works=work.works, last=last
+            store,
+            replace(report, pods=(share,)),
+            selection=self.selection,
+            token=work.token,
+            works=work.works,
+            begins=begins,
+            last=last,
         )
 
     def _tell(self, problem: str) -> None:
@@ -159,22 +167,21 @@ def leave_message(path: str, report: Report) -> str:
     return ""
 
 
-def leave_report(store: str, report: Report, *, last: bool = True, **sharing: Any) -> str:
-    """Write it where a controller looks for it; returns why it could not, or "". ``last``: none follows;
-    ``sharing``: see :func:`nimpull.wiring.shares.leave`.
+def leave_report(store: str, report: Report, *, last: bool = True, **sharing: Any) -> tuple[str, bool]:
+    """Write it where a controller looks for it; returns why it could not, or "", and whether it was for this
+    run to do. ``last``: none follows; ``sharing``: see :func:`nimpull.wiring.shares.leave`.
 
     A store that is not there is not made for it.
     """
     if not store or not os.path.isdir(store):
-        return ""
+        return "", True
     from nimpull.store.tree import Tree
     from nimpull.wiring.shares import leave
 
     try:
-        leave(Tree(store), report, last=last, **sharing)
+        return "", leave(Tree(store), report, last=last, **sharing)
     except StoreError as error:
-        return f"the report could not be written: {error}"
-    return ""
+        return f"the report could not be written: {error}", True
 
 
 def leave_metrics(path: str, report: Report) -> OutputError | None:

@@ -1,8 +1,9 @@
 """The reports of runs that share a store: each has its own, and ``report.json`` is one whole report.
 
-``.nimpull/reports/<selection>.<pod>.<pid>.json`` is a run's own. ``report.json`` is the last report of a
-run that did work; beside its own share it tells what the other pods of the same pull did. A run that only
-waits leaves it alone while others write there.
+``.nimpull/reports/<selection>.<pod>.<pid>.json`` is a run's own. ``report.json`` is of the run that began
+to work last, until that ends; ``report.owner`` names it. Others write it once that one has ended, or for
+the same selection, when they are ready: then the pull is, whoever says so. Beside its own share it tells
+what the other pods of the same pull did. The metrics go with it.
 """
 
 from __future__ import annotations
@@ -16,39 +17,88 @@ from typing import Final
 
 from nimpull.core.report import PodShare, Report, State, artifact_rows, to_bytes
 from nimpull.core.units import show_count
-from nimpull.errors import StoreError
-from nimpull.store.presence import EXPIRY, RUNS
-from nimpull.store.report_file import REPORTS, write_report
+from nimpull.errors import NoSpaceError, StoreError
+from nimpull.store.presence import EXPIRY, RUNS, is_gone, process_of
+from nimpull.store.report_file import OWNER, REPORTS, write_report
 from nimpull.store.tree import Tree
 
 _SAME_PULL: Final = 3600.0  # seconds before this run's report within which another's is of the same pull
 _KEPT: Final = 7 * 86400.0  # seconds that the report of a pod stays
 _NO_NAME: Final = re.compile(r"[^0-9A-Za-z-]")
+_OWNER: Final = re.compile(rb"([0-9a-f]{32}) ([0-9A-Za-z._-]{1,100})")
 _LIMIT: Final = 64 << 20  # bytes
 
 
 def leave(
-    tree: Tree, report: Report, *, selection: str = "", token: str = "", works: bool = True, last: bool
-) -> None:
-    """``selection``: the key of the ready marker, "" = not known yet; ``token``: of the run, see
-    :mod:`nimpull.store.presence`; ``works``: whether it did more than wait; ``last``: no report follows.
+    tree: Tree,
+    report: Report,
+    *,
+    selection: str = "",
+    token: str = "",
+    works: bool = False,
+    begins: bool = False,
+    last: bool,
+) -> bool:
+    """Returns whether ``report.json`` was this run's to write.
+
+    ``selection``: the key of the ready marker, "" = not known yet; ``token``: of the run, see
+    :mod:`nimpull.store.presence`; ``works``: whether it did more than wait; ``begins``: whether that is new;
+    ``last``: no report follows.
 
     Raises StoreError.
     """
     rows = artifact_rows(report)
     if not (selection and report.pods):
-        _write_whole(tree, report, rows, last=last)
-        return
+        ours = not _is_live(tree, _owner(tree)[0], _now(tree))
+        if ours:
+            _write_whole(tree, report, rows, last=last)
+        return ours
     own = f"{REPORTS}/{selection}.{_NO_NAME.sub('-', report.pods[0].pod)[:80]}.json"
     with suppress(StoreError):  # a full volume: what was set aside is for the one that a controller reads
         tree.write(own, to_bytes(report, rows), durable=False)
     written = tree.lstat(own)
     now = written.st_mtime if written else 0.0
-    if works or report.state is State.READY or not _others_write(tree, token, now):
+    if begins:
+        with suppress(StoreError):
+            tree.write(OWNER, f"{token} {selection}".encode(), durable=False)
+    owner, its = _owner(tree)
+    if owner == token or (report.state is State.READY and its == selection):
+        ours = True
+    else:
+        waits = report.state is State.IN_PROGRESS and not works
+        ours = not (_is_live(tree, owner, now) or (waits and _others_write(tree, token, now)))
+    if ours:
         whole = replace(report, pods=(*report.pods, *_other_shares(tree, selection, own, now)))
         _write_whole(tree, whole, rows, last=last)
     if last:
         _sweep(tree, now)
+    return ours
+
+
+def _owner(tree: Tree) -> tuple[str, str]:
+    """Token and selection of the run that ``report.json`` is of; anyone may have written it."""
+    found = _OWNER.fullmatch(tree.read(OWNER, _LIMIT) or b"")
+    return (found[1].decode(), found[2].decode()) if found else ("", "")
+
+
+def _is_live(tree: Tree, token: str, now: float) -> bool:
+    """Whether the run with this token writes; ``now``: by the volume's clock."""
+    status = tree.lstat(f"{RUNS}/{token}") if token else None
+    if status is None or not -EXPIRY < now - status.st_mtime < EXPIRY:
+        return False
+    return not is_gone(process_of(tree.read(f"{RUNS}/{token}", _LIMIT) or b""))
+
+
+def _now(tree: Tree) -> float:
+    """By the volume's clock; 0 where it has no room for a file that would tell."""
+    path = tree.temporary()
+    try:
+        tree.create(path, b"")
+        status = tree.lstat(path)
+    except NoSpaceError:
+        status = None
+    tree.drop(path)
+    return status.st_mtime if status else 0.0
 
 
 def _write_whole(tree: Tree, report: Report, rows: bytes, *, last: bool) -> None:
