@@ -219,3 +219,24 @@ def test_f64_a_file_that_opens_by_one_name_at_a_time_has_no_second_one(
     monkeypatch.setattr(os, "open", open_leased)
     monkeypatch.setattr(os, "close", close)
     assert "no hard links" in preflight.probe(str(tmp_path / "store")).missing
+
+
+def test_f64_a_directory_that_is_kept_open_tells_what_it_holds_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFS answers what it answered when a directory was opened: every claim was missed there, for ever."""
+    told: dict[int, list[str]] = {}
+    real_list, real_close = os.listdir, os.close
+
+    def close(file: int) -> None:
+        told.pop(file, None)
+        real_close(file)
+
+    monkeypatch.setattr(os, "listdir", lambda file: told.setdefault(file, real_list(file)))
+    monkeypatch.setattr(os, "close", close)
+    tree = Tree(str(tmp_path))
+    with tree.holding():
+        tree.create("claims/one", b"")
+        assert tree.names("claims") == ("one",)
+        tree.create("claims/two", b"")
+        assert tree.names("claims") == ("one", "two")

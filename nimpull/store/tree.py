@@ -254,10 +254,17 @@ class Tree:
             raise store_error(error, "read", self.absolute(path)) from error
 
     def names(self, path: str) -> tuple[str, ...]:
-        """What a directory holds, sorted; nothing where it does not exist."""
+        """What a directory holds now, sorted; nothing where it does not exist."""
         try:
             with self.directory(path) as descriptor:
-                return tuple(sorted(os.listdir(descriptor)))
+                if self._held.descriptors is None:
+                    return tuple(sorted(os.listdir(descriptor)))
+                # one that is kept would tell what it held when it was opened (CIFS), or was last asked (NFS)
+                anew = os.open(".", _DIRECTORY, dir_fd=descriptor)
+                try:
+                    return tuple(sorted(os.listdir(anew)))
+                finally:
+                    let_go(anew)
         except FileNotFoundError:
             return ()
         except OSError as error:
