@@ -49,7 +49,7 @@ class Play:
 
     def finish(self, segment: Segment) -> None:
         assert segment.end is not None
-        self.schedule.received(segment, segment.end - segment.position)
+        segment.position += segment.end - segment.position
         self.schedule.whole(segment)
 
 
@@ -89,7 +89,7 @@ def test_a_stream_is_cut_where_a_connection_comes_to_help() -> None:
     limits = FetchLimits(connections=2, start=2)
     play = played(3, 2, limits=limits)
     first, second = play.segments
-    play.schedule.received(second, 150 * MIB)
+    second.position += 150 * MIB
     play.finish(first)
     play.schedule.hashed(second.file, 150 * MIB)
     play.schedule.dropped(play.files[2])
@@ -121,7 +121,7 @@ def test_nobody_is_sent_beyond_the_window() -> None:
 def test_f17_what_broke_off_comes_after_its_pause_and_nobody_jumps_the_queue() -> None:
     play = played(2, limits=FetchLimits(connections=2, start=1))
     (segment,) = play.segments
-    play.schedule.received(segment, 10 * MIB)
+    segment.position += 10 * MIB
     play.schedule.broke_off(segment, play.now, 5.0)
     play.decide()
     assert play.segments == [segment], "and no other connection takes a part of it meanwhile"
@@ -213,7 +213,7 @@ def test_every_byte_is_asked_for_once_and_within_the_window(data: st.DataObject)
         step = min(bound - segment.position, data.draw(st.sampled_from([MIB, 7 * MIB, 64 * MIB])))
         if segment.position < bound:
             got[file.key].append((segment.position, segment.position + step))
-            play.schedule.received(segment, step)
+            segment.position += step
         if segment.position == segment.end:
             play.schedule.whole(segment)
         elif data.draw(st.booleans()):

@@ -14,7 +14,7 @@ from nimpull.errors import NetworkError, NimpullError, TransferError
 _EXPIRY_MARGIN: Final = 30.0  # seconds before its expiry at which a presigned URL is not used any more
 #: Bytes that are progress; fewer, unless they are the last, are the trickle of a dying connection.
 _PROGRESS: Final = 4 << 10
-#: MatchRule often a cause is forgiven, per file, before it ends the fetch.
+#: How often a cause is forgiven, per file, before it ends the fetch.
 _FORGIVEN: Final = {
     Cause.EXPIRED: 3,  # without progress in between
     Cause.UNAUTHORIZED: 1,

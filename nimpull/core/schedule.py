@@ -36,7 +36,6 @@ class Segment:
     position: int = field(init=False)
     asked: int | None = field(init=False)
     not_before: float = 0.0
-    received: int = 0
     held_back: float = 0.0  # seconds of waiting for a buffer
     began: float = 0.0
     held_since: float | None = None
@@ -45,6 +44,10 @@ class Segment:
         self.position, self.asked = self.start, self.end
 
     # -- see connections.Flow ----------------------------------------------------------------------------
+
+    @property
+    def received(self) -> int:
+        return self.position - self.start
 
     @property
     def host(self) -> str:
@@ -144,7 +147,7 @@ class Schedule:
         self._small_resting: list[tuple[float, int, int, str]] = []  # (not before, key, size, host)
         self._small_active: dict[int, int] = {}  # key -> size
         self._small_bytes = 0
-        self._received = 0
+        self._received = 0  # bytes of what is not under way any more
 
     # -- what there is to do -----------------------------------------------------------------------------
 
@@ -195,13 +198,9 @@ class Schedule:
             file.window = self._limits.window(size)
             segment.end = segment.asked = size
 
-    def received(self, segment: Segment, count: int) -> None:
-        segment.position += count
-        segment.received += count
-        self._received += count
-
     def whole(self, segment: Segment) -> None:
         """All its bytes are here."""
+        self._received += segment.received
         self._connected.discard(segment)
         segment.file.under_way.remove(segment)
 
@@ -221,6 +220,7 @@ class Schedule:
     def dropped(self, file: LargeFile) -> None:
         """It is complete, or gone, or starts over."""
         self._files.pop(file.key, None)
+        self._received += sum(each.received for each in file.under_way)
         self._connected.difference_update(file.under_way)
         file.under_way.clear()
         file.missing.clear()
@@ -263,7 +263,8 @@ class Schedule:
 
     def measure(self, now: float, cpu: float) -> None:
         """``cpu``: seconds the process used so far. To be called several times a second."""
-        self._count.look(Reading(now, self._received, cpu), self._more_to_do())
+        under_way = (each.received for file in self._files.values() for each in file.under_way)
+        self._count.look(Reading(now, self._received + sum(under_way), cpu), self._more_to_do())
 
     def find_laggard(self, now: float) -> Segment | None:
         """A connection to drop now, so that another one brings the rest; None = all do their part."""

@@ -169,7 +169,7 @@ class LargeTransfer:
                 self._submit(buffer)
             following.put(memoryview(octets)[room:])
             buffer = self.filling[segment] = following
-        self.run.schedule.received(segment, len(octets))
+        segment.position += len(octets)
         if buffer is not None and segment.position in (buffer.stop, segment.end):
             self._submit(self.filling.pop(segment))
         return True

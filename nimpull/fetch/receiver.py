@@ -45,8 +45,8 @@ class SegmentReceiver:
         end, buffer = segment.position + count, transfer.filling.get(segment)
         # 65,000 times a GiB: neither the buffer nor the segment is full with these
         if buffer is not None and end < buffer.stop and (segment.end is None or end < segment.end):
-            buffer.put(octets)
-            transfer.run.schedule.received(segment, count)
+            buffer.memory[segment.position - buffer.start : end - buffer.start] = octets
+            buffer.end = segment.position = end
             return None
         if segment.end is not None and count > segment.end - segment.position:
             count = segment.end - segment.position
