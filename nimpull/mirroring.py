@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -61,19 +62,21 @@ def mirrored(request: Request, edges: Edges, report: Report) -> Report:
     draft = edges.reporter.drafted(
         replace(report, state=State.IN_PROGRESS, mirror=MirrorSummary(wanted.target))
     )
-    with MirrorStore(request, edges, report) as store:
-        work = tuple(_looked(repository, store.target) for repository in store.repositories)
+    store = MirrorStore(request, edges, report)
+    repositories = store.repositories
+    with closing(store.target) as target:
+        work = tuple(_looked(repository, target) for repository in repositories)
         if wanted.check:
-            return _compared(work, wanted, store.target, draft, edges)
+            return _compared(work, wanted, target, draft, edges)
         _announce(work, edges)
         if request.dry_run:
-            return replace(draft, mirror=_summary(wanted, store.target, work), updated=edges.clock.time())
-        store.target.check_room(*_to_send(work))
+            return replace(draft, mirror=_summary(wanted, target, work), updated=edges.clock.time())
+        target.check_room(*_to_send(work))
         known: dict[tuple[str, str], str] = {}
         for each in work:
             known |= _written(each, store, edges)
         manifest = _manifest(request, store, known)
-    summary = replace(_summary(wanted, store.target, work), manifest=manifest)
+    summary = replace(_summary(wanted, target, work), manifest=manifest)
     return replace(draft, state=State.READY, mirror=summary, updated=edges.clock.time(), progress=None)
 
 

@@ -25,7 +25,7 @@ class LocalSource:
 
     def list(self, uri: ModelUri, wanted: Wanted) -> Listing:
         """Raises NotFoundError, ListingError; UsageError for ``file://host/…``. Follows links to files."""
-        root = _root(uri)
+        root = directory_of(uri)
         entries = Entries(uri)
         seal = hashlib.sha256()
         for path, status in _files(root):
@@ -39,11 +39,12 @@ class LocalSource:
         return Listing(repo, uri.revision, artifacts, Url(root.as_uri()), unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - as the port has it
-        root = _root(artifact.repo)
+        root = directory_of(artifact.repo)
         return Location(Url(f"{root.as_uri().rstrip('/')}/{quote(artifact.path)}"))
 
 
-def _root(uri: ModelUri) -> Path:
+def directory_of(uri: ModelUri) -> Path:
+    """Of ``file:///DIR``. Raises UsageError for one of another host."""
     if uri.name not in ("", "localhost"):
         raise UsageError(
             f"a file URI names no host: “{display(uri, 200)}”",

@@ -63,7 +63,8 @@ class Edges:
         self.cancel = cancel
         self.progress = progress
         self.finished: list[Outcome] = []  # so far: a failure's report has them too
-        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit)
+        self._stack = ExitStack()
+        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit, stack=self._stack)
         self.reporter = ReportWriter(
             report_path,
             settings.termination_log,
@@ -74,7 +75,6 @@ class Edges:
             metrics=settings.metrics,
             announce=self.announce if settings.kubernetes_api else None,
         )
-        self._stack = ExitStack()
         self._loop: Loop | None = None
 
     def emit(self, event: JobEvent) -> None:
@@ -83,7 +83,6 @@ class Edges:
         self.progress(event)
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self.volume)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -28,5 +28,10 @@ def fetch_limits(settings: Settings) -> FetchLimits:
     )
     if settings.connections:
         limits = limits.with_most(settings.connections)
-    memory = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
-    return limits.within(min(memory, default=None)).with_files(open_files())
+    return limits.within(usable_memory(settings)).with_files(open_files())
+
+
+def usable_memory(settings: Settings) -> int | None:
+    """Bytes, by the control group or by what was asked for; None = no limit."""
+    limits = (memory_limit(), settings.memory_limit)
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nimpull.core.artifacts import Artifact, Wanted
 from nimpull.core.manifest import parse_manifest
@@ -16,7 +14,7 @@ from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Needs, needs_of
 from nimpull.core.report import Report
 from nimpull.core.request import MirrorTo, Request
-from nimpull.errors import StoreIOError, UsageError
+from nimpull.errors import StoreIOError
 from nimpull.settings import Settings
 from nimpull.wiring.edges import Edges
 
@@ -41,24 +39,15 @@ class MirrorStore:
         self._edges = edges
         self._report = report
         self._to: MirrorTo = request.mirror
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     @property
     def workers(self) -> int:
         """Files that are sent at a time."""
-        settings = self._edges.settings
-        affordable = CONNECTIONS
-        from nimpull.detect.process_limits import memory_limit
+        from nimpull.wiring.fetch_limits import usable_memory
 
-        limits = [limit for limit in (memory_limit(), settings.memory_limit) if limit is not None]
-        if limits:
-            affordable = max(1, min(limits) // _MEMORY_SHARE // _SLOT)
+        settings = self._edges.settings
+        memory = usable_memory(settings)
+        affordable = CONNECTIONS if memory is None else max(1, memory // _MEMORY_SHARE // _SLOT)
         return min(CONNECTIONS, affordable, settings.connections or CONNECTIONS)
 
     # -- repositories ----------------------------------------------------------------------------------
@@ -156,16 +145,16 @@ class MirrorStore:
 
     @cached_property
     def target(self) -> Target:
-        """Raises UsageError, NotWritableError."""
-        target = self._bucket() if self._to.target.startswith("s3://") else self._directory()
-        self._stack.callback(target.close)
-        return target
+        """To be closed. Raises UsageError, NotWritableError."""
+        return self._bucket() if self._to.target.startswith("s3://") else self._directory()
 
     def _directory(self) -> Target:
+        from nimpull.sources.local import directory_of
         from nimpull.store.mirror_directory import DirectoryTarget
 
+        target = self._to.target
         return DirectoryTarget(
-            directory_of(self._to.target),
+            str(directory_of(ModelUri.parse(target))) if target.startswith("file://") else target,
             opened=self._open,
             cancel=self._edges.cancel,
             emit=self._edges.emit,
@@ -198,16 +187,6 @@ class MirrorStore:
             cancel=self._edges.cancel,
             emit=self._edges.emit,
         )
-
-
-def directory_of(target: str) -> str:
-    """``DIR`` or ``file:///DIR``. Raises UsageError."""
-    if not target.startswith("file://"):
-        return target
-    uri = ModelUri.parse(target)
-    if uri.name not in ("", "localhost"):
-        raise UsageError(f"a file URI names no host: “{display(target, 200)}”", hint="Write three slashes.")
-    return "/" + unquote(uri.location).lstrip("/")
 
 
 def _endpoint(settings: Settings) -> Url:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from nimpull.core.abilities import WriteMode
 from nimpull.core.events import Note
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 
 
 class Volume:
-    """Raises StoreError, and what a method says beside it."""
+    """Raises StoreError, and what a method says beside it. ``stack``: closes what is opened."""
 
     def __init__(
-        self, request: Request, settings: Settings, *, clock: Clock, cancel: Cancel, emit: Emit
+        self,
+        request: Request,
+        settings: Settings,
+        *,
+        clock: Clock,
+        cancel: Cancel,
+        emit: Emit,
+        stack: ExitStack,
     ) -> None:
         self._request = request
         self._settings = settings
         self._clock = clock
         self._cancel = cancel
         self._emit = emit
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._stack = stack
 
     @property
     def exists(self) -> bool:
