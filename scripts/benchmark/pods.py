@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
-from scripts.benchmark.content import MIB, difference, occupied
+from scripts.benchmark.content import MIB, Repository, difference, make_repository, occupied
 from scripts.benchmark.measure import Bench, say
 from scripts.benchmark.peers import Work
 from scripts.benchmark.session import Failed, Session
@@ -47,6 +48,9 @@ def hindrance() -> str:
     return f"{', '.join(missing)} is not in PATH" if missing else ""
 
 
+OTHERS: Final = 1.15  # two models at one time, of the time that each takes alone
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """``seconds`` until the last pod that lived had ended; ``served``: of the model's bytes."""
@@ -60,6 +64,7 @@ def section(bench: Bench, session: Session, rounds: int, unit: int, *, judged: b
     repository = bench.repository(sizes(unit))
     rows: dict[tuple[int, bool], list[Round]] = {(count, False): [] for count in COUNTS}
     rows[4, True] = []
+    models: list[float] = []
     with links(max(COUNTS)) as names:
         for turn in range(rounds):
             for (count, killing), found in rows.items():
@@ -73,7 +78,49 @@ def section(bench: Bench, session: Session, rounds: int, unit: int, *, judged: b
                         raise Failed(wrong)
                     time.sleep(0.2)  # nginx writes what the last connections got
                     found.append(Round(seconds, server.sent / repository.size))
-    return _lines(rows, judged=judged)
+            models.append(_two_models(bench, session, repository, names))
+    slower = statistics.median(models)
+    told = f"\nTwo pods with different models on one volume: {slower:.2f} of the time that each takes alone."
+    missed = [f"\n{OTHERS} is wanted."] if judged and slower > OTHERS else []
+    return [*_lines(rows, judged=judged), told, *missed]
+
+
+def _two_models(bench: Bench, session: Session, first: Repository, names: Sequence[str]) -> float:
+    """The time beside each other, of the time alone: of the one that is held up more."""
+    second = make_repository(first.www, tuple(file.size - MIB for file in first.files))
+    say("two models")
+    with bench.servers.serve(first, second, hosts=_HOSTS) as server:
+        works = [bench.work(each, server.endpoint) for each in (first, second)]
+        alone = []
+        for work, name in zip(works, names, strict=False):
+            bench.empty(work)
+            alone.append(_seconds_of(session, [(work, name)])[0])
+        bench.empty(works[0])
+        together = _seconds_of(session, list(zip(works, names, strict=False)))
+    shutil.rmtree(second.folder)
+    shutil.rmtree(second.www / "api" / "models" / second.repo_id)
+    return max(beside / by_itself for beside, by_itself in zip(together, alone, strict=True))
+
+
+def _seconds_of(session: Session, pulls: Sequence[tuple[Work, str]]) -> list[float]:
+    """Of pods that start at one time, each in a hub cache: two models share no directory there."""
+    began = time.monotonic()
+    pods = [_start(session, work, name, 0, layout="cache") for work, name in pulls]
+    seconds = dict.fromkeys(range(len(pods)), 0.0)
+    try:
+        while not all(seconds.values()):
+            for number, pod in enumerate(pods):
+                if not seconds[number] and pod.poll() is not None:
+                    seconds[number] = time.monotonic() - began
+            time.sleep(0.02)
+        for pod in pods:
+            _, said = pod.communicate()
+            if pod.returncode:
+                raise Failed(f"a pod ended with {pod.returncode}: {said.strip().splitlines()[-1]}")
+    finally:
+        for pod in pods:
+            session.end(pod)
+    return list(seconds.values())
 
 
 def _lines(rows: dict[tuple[int, bool], list[Round]], *, judged: bool) -> list[str]:
@@ -117,9 +164,11 @@ def _pull(session: Session, work: Work, names: Sequence[str], killing: bool) -> 
             session.end(pod)
 
 
-def _start(session: Session, work: Work, name: str, index: int) -> subprocess.Popen[str]:
+def _start(
+    session: Session, work: Work, name: str, index: int, *, layout: str = "local-dir"
+) -> subprocess.Popen[str]:
     uri = f"hf://{work.repository.repo_id}"
-    options = ("--layout", "local-dir", "--store", str(work.target))
+    options = ("--layout", layout, "--store", str(work.target))
     nimpull = (sys.executable, "-m", "nimpull", "download", uri, *options)
     command = ("ip", "netns", "exec", name, "unshare", "--pid", "--fork", "--kill-child", *nimpull)
     environment = {**work.environment(), "JOB_COMPLETION_INDEX": str(index), "NO_PROXY": "*"}

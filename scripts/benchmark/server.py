@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,20 +135,24 @@ class Servers:
     @contextmanager
     def serve(
         self,
-        repository: Repository,
-        *,
+        *repositories: Repository,
         tls: bool = False,
         log: bool = False,
         hosts: tuple[str, str] = (HUB, CDN),
     ) -> Iterator[Server]:
-        """nginx, until the end of the block; then it answers what is under way and ends."""
+        """nginx, until the end of the block; then it answers what is under way and ends.
+
+        ``repositories``: all below one ``www``.
+        """
         port = _free_port()
         configuration, written = self._folder / "nginx.conf", self._folder / "access.log"
         ca = self.authority.ca if tls else None
         written.write_text("")
-        self._write_maps(repository)
+        self._write_maps(repositories)
         endpoint = Endpoint("https" if tls else "http", port, ca, hosts)
-        configuration.write_text(self._configuration(repository, endpoint, log=written if log else None))
+        configuration.write_text(
+            self._configuration(repositories[0].www, endpoint, log=written if log else None)
+        )
         command = [self._nginx, "-c", str(configuration), "-p", str(self._folder), "-e", "stderr"]
         with (self._folder / "error.log").open("w+") as errors:
             child = self._session.start(command, stderr=errors)
@@ -178,18 +182,19 @@ class Servers:
         finally:
             self._session.end(child)
 
-    def _write_maps(self, repository: Repository) -> None:
+    def _write_maps(self, repositories: Sequence[Repository]) -> None:
         """What the hub's headers say about a file, by the path of its URL."""
         oids, sizes = [], []
-        for file in repository.files:
-            path = f"/{repository.path}/{file.name}"
-            oids.append(f'{path} "{file.oid}";')
-            if file.lfs:
-                sizes.append(f"{path} {file.size};")
+        for repository in repositories:
+            for file in repository.files:
+                path = f"/{repository.path}/{file.name}"
+                oids.append(f'{path} "{file.oid}";')
+                if file.lfs:
+                    sizes.append(f"{path} {file.size};")
         (self._folder / "oids.map").write_text("\n".join(oids))
         (self._folder / "sizes.map").write_text("\n".join(sizes))
 
-    def _configuration(self, repository: Repository, endpoint: Endpoint, *, log: Path | None) -> str:
+    def _configuration(self, www: Path, endpoint: Endpoint, *, log: Path | None) -> str:
         here, tls, port, (hub, cdn) = self._folder, endpoint.ca is not None, endpoint.port, endpoint.hosts
         listen = " ssl http2" if tls else ""
         temporary = " ".join(
@@ -210,14 +215,15 @@ http {{
     map $uri $linked_size {{ default ""; include {here}/sizes.map; }}
     map $linked_size $linked_etag {{ "" ""; default '"$oid"'; }}
     map $http_host $asked_port {{ "~:(?<digits>[0-9]+)$" $digits; }}
-    root {repository.www};
+    map $uri $commit {{ "~/resolve/(?<found>[0-9a-f]+)/" $found; }}
+    root {www};
     server {{
         listen {hub}:{port}{listen} backlog=1024;
         location /api/ {{ default_type application/json; }}
         location / {{
             etag off;
             add_header ETag '"$oid"';
-            add_header X-Repo-Commit {repository.commit};
+            add_header X-Repo-Commit $commit;
             add_header X-Linked-Size $linked_size;
             add_header X-Linked-ETag $linked_etag;
             if ($linked_size) {{ return 302 $scheme://{cdn}:$asked_port$uri?Expires=4102444800; }}
