@@ -11,9 +11,8 @@ import hashlib
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import count
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import quote
 
@@ -28,6 +27,7 @@ from nimpull.core.mirror_objects import (
     part_size,
 )
 from nimpull.core.names import display
+from nimpull.core.patience import Patience
 from nimpull.core.ports import Cancel, Clock, Emit
 from nimpull.errors import Cancelled, IntegrityError, NetworkError
 from nimpull.mirror.s3_client import as_failure
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 PART: Final = 8 << 20  # bytes; what is no larger is sent at once
 _BLOCK: Final = 1 << 20
-_LONGEST_PAUSE: Final = 30.0  # seconds
 #: Metadata of an object: its digests, as ``algorithm:hex`` with blanks between.
 _DIGESTS: Final = "nimpull-digests"
-
 
 Answer = TypeVar("Answer")
 
@@ -212,26 +210,25 @@ class S3Target:
         from botocore.exceptions import BotoCoreError, ClientError
         from s3transfer.exceptions import CancelledError, FatalError
 
-        for tries in count():
+        patience = Patience(self._retry_seconds, self._moved)
+        while True:
             try:
                 answer = ask()
             except (Boto3Error, BotoCoreError, ClientError, CancelledError, FatalError) as error:
                 failure = as_failure(error, f"{what} of s3://{self._bucket}")
-                waited = self._clock.monotonic() - self._moved
-                if not isinstance(failure, NetworkError) or waited >= self._retry_seconds:
+                # Whatever went well meanwhile, in any thread: the bucket answers.
+                patience = replace(patience, since=self._moved)
+                patience, seconds = patience.failed(self._clock.monotonic(), self._clock.jitter())
+                if not isinstance(failure, NetworkError) or seconds is None:
                     raise failure from error
-                self._pause(failure, tries)
+                self._emit(Waiting(failure.message, seconds))
+                if self._clock.wait(seconds, self._cancel):
+                    raise Cancelled(
+                        "stopped while S3 was waited for", hint="Run again to continue."
+                    ) from error
             else:
                 self._moved = self._clock.monotonic()
                 return answer
-        raise AssertionError("count() does not end")
-
-    def _pause(self, failure: NetworkError, tries: int) -> None:
-        """1, 2, 4 … 30 s, less a random part, so that not all come back at once. Raises Cancelled."""
-        seconds = min(_LONGEST_PAUSE, 2.0**tries) * (0.5 + self._clock.jitter() / 2)
-        self._emit(Waiting(failure.message, seconds))
-        if self._clock.wait(seconds, self._cancel):
-            raise Cancelled("stopped while S3 was waited for", hint="Run again to continue.")
 
     def _keys(self, prefix: str) -> set[str]:
         def ask() -> set[str]:

@@ -52,22 +52,21 @@ _CODES: Final[Mapping[str, tuple[type[NimpullError], str, str]]] = {
     "InvalidAccessKeyId": (AuthError, "the access key is not known there", _KEYS),
     "SignatureDoesNotMatch": (AuthError, "the secret key is not the one of this access key", _KEYS),
     "ExpiredToken": (AuthError, "the session token has expired", _SESSION),
-    "InvalidToken": (AuthError, "the session token is not valid", _SESSION),
     "TokenRefreshRequired": (AuthError, "the session token has expired", _SESSION),
+    "InvalidToken": (AuthError, "the session token is not valid", _SESSION),
     "RequestTimeTooSkewed": (AuthError, "the clock here and the one there differ", "Set this node's clock."),
-    "QuotaExceeded": (NoSpaceError, "its quota is used up", _FULL),
-    "XMinioAdminBucketQuotaExceeded": (NoSpaceError, "its quota is used up", _FULL),
-    "XMinioStorageFull": (NoSpaceError, "its storage is full", _FULL),
-    "InsufficientStorage": (NoSpaceError, "its storage is full", _FULL),
-    "InsufficientCapacity": (NoSpaceError, "its storage is full", _FULL),
-    "TooManyBuckets": (NoSpaceError, "its quota is used up", _FULL),
+    **dict.fromkeys(
+        ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "TooManyBuckets"),
+        (NoSpaceError, "its quota is used up", _FULL),
+    ),
+    **dict.fromkeys(
+        ("XMinioStorageFull", "InsufficientStorage", "InsufficientCapacity"),
+        (NoSpaceError, "its storage is full", _FULL),
+    ),
     "EntityTooLarge": (UsageError, "the object is larger than it takes", "Use a store that takes 5 TiB."),
-    "BadDigest": (IntegrityError, "it got other bytes than were sent", "Run again; check the way there."),
-    "InvalidDigest": (IntegrityError, "it got other bytes than were sent", "Run again; check the way there."),
-    "XAmzContentSHA256Mismatch": (
-        IntegrityError,
-        "it got other bytes than were sent",
-        "Run again; check the way there.",
+    **dict.fromkeys(
+        ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"),
+        (IntegrityError, "it got other bytes than were sent", "Run again; check the way there."),
     ),
 }
 _REGION: Final = frozenset(

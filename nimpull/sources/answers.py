@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from calendar import timegm
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -55,6 +56,15 @@ def read_json(reply: Reply) -> Any:
             "that are not JSON",
             hint="Check the endpoint; a proxy may have changed or cut the answer.",
         ) from error
+
+
+def error_document(reply: Reply) -> Mapping[str, Any]:
+    """The JSON object that explains a refusal; none where the answer is something else."""
+    try:
+        answer = read_json(reply)
+    except NimpullError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def said(text: object, *secrets: str) -> str:

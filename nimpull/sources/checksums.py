@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from nimpull.core.digest import Digest
+from nimpull.core.mirror_objects import CHECKSUMS
 from nimpull.sources.listing import Entries, as_digest, relative
 
-CHECKSUMS: Final = "checksums.blake3"
 #: Lists by name, with the algorithm of their digests; the first that is there is taken.
 LISTS: Final = {CHECKSUMS: "blake3", "SHA256SUMS": "sha256"}
 #: As b3sum and sha256sum (GNU coreutils) write it; the star says that the file was read as binary.

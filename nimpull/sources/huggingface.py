@@ -30,6 +30,7 @@ from nimpull.errors import (
 from nimpull.sources.answers import (
     EXPIRY_MARGIN,
     common_refusal,
+    error_document,
     expiry,
     is_page,
     length,
@@ -46,6 +47,10 @@ _NEXT: Final = re.compile(r'<([^<>]+)>\s*;[^,<]*\brel="?next\b', re.IGNORECASE)
 _LOCATED_FROM: Final = 16 << 20
 #: NeMo platform's files service makes up its object ids: they are no digests of the content.
 _INVENTED_IDS: Final = "/v2/hf"
+_ACCESS_HINT: Final = (
+    "Set HF_TOKEN to a token that may read it (NIMCache: spec.source.hf.authSecret or "
+    "spec.source.dataStore.authSecret, secret key HF_TOKEN)."
+)
 
 
 class HubSource:
@@ -57,6 +62,7 @@ class HubSource:
         self._endpoint = endpoint
         self._base = endpoint.reveal().rstrip("/")
         self._token = token
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._clock = clock
         self._ids_are_digests = not self._base.endswith(_INVENTED_IDS)
         self._places: dict[str, Location] = {}
@@ -89,7 +95,7 @@ class HubSource:
             known = self._places.get(artifact.identity)
         if known and known.expires_at and known.expires_at - EXPIRY_MARGIN > self._clock.time():
             return known
-        own = Location(self._resolve_url(artifact), self._headers())
+        own = Location(self._resolve_url(artifact), self._headers)
         if artifact.size is None or artifact.size < _LOCATED_FROM:
             return own
         found = self._elsewhere(self._head(artifact))
@@ -115,7 +121,7 @@ class HubSource:
         url = f"{self._api_url(repo)}/tree/{repo.revision}?recursive=true&expand=false"
         seen: set[str] = set()
         while url:
-            reply = self._api.request("GET", Url(url), headers=self._headers())
+            reply = self._api.request("GET", Url(url), headers=self._headers)
             absent = reply.status in (404, 405, 501) and not reply.headers.get("x-error-code")
             if absent and not seen:
                 return False
@@ -179,10 +185,9 @@ class HubSource:
                 f"{self._endpoint.authority} does not list the files of {display(repo)}",
                 hint="Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
             )
-        names = Entries(repo)
         for row in siblings:
-            names.add(row.get("rfilename") if isinstance(row, dict) else None)
-        for artifact in names.artifacts(Wanted()):
+            entries.add(row.get("rfilename") if isinstance(row, dict) else None)
+        for artifact in entries.artifacts(Wanted()):
             reply = self._head(artifact)
             digests = as_digest("sha256", unquoted(reply.headers.get("x-linked-etag", "")))
             etag = unquoted(reply.headers.get("x-linked-etag") or reply.headers.get("etag", ""))
@@ -193,23 +198,19 @@ class HubSource:
 
     # -- requests --------------------------------------------------------------------------------------
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
-
     def _api_url(self, repo: ModelUri) -> str:
         kind = "datasets" if repo.repo_type == "dataset" else "models"
         return f"{self._base}/api/{kind}/{quote(repo.repo_id)}"
 
     def _resolve_url(self, artifact: Artifact) -> Url:
         repo = artifact.uri
-        kind = "datasets/" if repo.repo_type == "dataset" else ""
-        place = f"{kind}{quote(repo.repo_id)}/resolve/{quote(repo.revision, safe='')}/{quote(artifact.path)}"
+        place = f"{_page(repo)}/resolve/{quote(repo.revision, safe='')}/{quote(artifact.path)}"
         return Url(f"{self._base}/{place}")
 
     def _head(self, artifact: Artifact) -> Reply:
         """HEAD of the file up to the first redirect off this origin. Raises as the file's GET would."""
         url = self._resolve_url(artifact)
-        headers = self._headers() | {"Accept-Encoding": "identity"}
+        headers = self._headers | {"Accept-Encoding": "identity"}
         for _ in range(5):
             reply = self._api.request("HEAD", url, headers=headers, follow=False)
             if not is_redirect(reply.status, reply.headers):
@@ -233,7 +234,7 @@ class HubSource:
         )
 
     def _document(self, url: str, repo: ModelUri) -> Mapping[str, Any]:
-        answer = self._read(self._api.request("GET", Url(url), headers=self._headers()), repo)
+        answer = self._read(self._api.request("GET", Url(url), headers=self._headers), repo)
         if not isinstance(answer, dict):
             raise ListingError(
                 f"{self._endpoint.authority} describes {display(repo)} as something else than a repository",
@@ -249,7 +250,9 @@ class HubSource:
     def _refusal(self, reply: Reply, repo: ModelUri, path: str) -> NimpullError:
         """``X-Error-Code`` tells what a status alone does not (RepoNotFound, GatedRepo, …)."""
         code = reply.headers.get("x-error-code", "")
-        words = said(_message(reply), self._token)
+        # The header has the message of the body; an answer to HEAD has no body.
+        message = reply.headers.get("x-error-message") or error_document(reply).get("error")
+        words = said(message, self._token)
         what = f"file “{display(path, 120)}” in {display(repo)}" if path else display(repo)
         if code == "GatedRepo":
             return self._gated(repo, words)
@@ -260,28 +263,28 @@ class HubSource:
         if reply.status == 403:
             return ForbiddenError(
                 f"{reply.url.authority} does not give {what} to this token (HTTP 403){words}",
-                hint=f"Use a token of an account that may read {self._page(repo)}.",
+                hint=f"Use a token of an account that may read {Url(self._base)}/{_page(repo)}.",
             )
         return self._not_found(reply, repo, code, words, what)
 
     def _gated(self, repo: ModelUri, words: str) -> GatedError:
-        token = "" if self._token else f" {self._token_hint()}"
+        token = "" if self._token else f" {_ACCESS_HINT}"
         return GatedError(
             f"{display(repo)} is gated and this account has no access{words}",
-            hint=f"Ask for access at {self._page(repo)}.{token}",
+            hint=f"Ask for access at {Url(self._base)}/{_page(repo)}.{token}",
         )
 
     def _unauthorized(self, reply: Reply, repo: ModelUri, code: str, words: str) -> AuthError:
         if self._token and code != "RepoNotFound":
             return AuthError(
                 f"{reply.url.authority} refuses the token for {display(repo)} (HTTP 401){words}",
-                hint=self._token_hint(),
+                hint=_ACCESS_HINT,
             )
         token = "this token may not see it" if self._token else "no token is set"
         reason = f"it does not exist, or it is private and {token} (HTTP 401)"
         return AuthError(
             f"{reply.url.authority} shows no {display(repo)}: {reason}{words}",
-            hint=f"Check the name. {self._token_hint()}",
+            hint=f"Check the name. {_ACCESS_HINT}",
         )
 
     def _not_found(self, reply: Reply, repo: ModelUri, code: str, words: str, what: str) -> NimpullError:
@@ -293,35 +296,17 @@ class HubSource:
                 f"“{display(repo.revision, 120)}”{words}",
                 hint="Check the revision: a branch, a tag or a commit.",
             )
-        kind = repo.repo_type
         return NotFoundError(
-            f"{reply.url.authority} has no {kind} {display(repo.repo_id)} with revision "
+            f"{reply.url.authority} has no {repo.repo_type} {display(repo.repo_id)} with revision "
             f"“{display(repo.revision, 120)}”{words}",
-            hint=f"Check the name and HF_ENDPOINT. If it is private: {self._token_hint()}",
+            hint=f"Check the name and HF_ENDPOINT. If it is private: {_ACCESS_HINT}",
         )
 
-    def _token_hint(self) -> str:
-        return (
-            "Set HF_TOKEN to a token that may read it (NIMCache: spec.source.hf.authSecret or "
-            "spec.source.dataStore.authSecret, secret key HF_TOKEN)."
-        )
 
-    def _page(self, repo: ModelUri) -> str:
-        kind = "datasets/" if repo.repo_type == "dataset" else ""
-        return f"{self._endpoint}".rstrip("/") + f"/{kind}{quote(repo.repo_id)}"
+def _page(repo: ModelUri) -> str:
+    """Below the endpoint: the address of the repository's page, with which those of its files begin."""
+    return f"{'datasets/' if repo.repo_type == 'dataset' else ''}{quote(repo.repo_id)}"
 
 
 def _hex_of(digests: tuple[Any, ...]) -> str:
     return digests[0].hex if digests else ""
-
-
-def _message(reply: Reply) -> str:
-    told = reply.headers.get("x-error-message", "")
-    if told:
-        return told
-    try:
-        answer = read_json(reply)
-    except NimpullError:
-        return ""
-    words = answer.get("error") if isinstance(answer, dict) else None
-    return words if isinstance(words, str) else ""

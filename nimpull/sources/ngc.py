@@ -27,7 +27,16 @@ from nimpull.errors import (
     NimpullError,
     NotFoundError,
 )
-from nimpull.sources.answers import EXPIRY_MARGIN, common_refusal, expiry, is_page, length, read_json, said
+from nimpull.sources.answers import (
+    EXPIRY_MARGIN,
+    common_refusal,
+    error_document,
+    expiry,
+    is_page,
+    length,
+    read_json,
+    said,
+)
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
 from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, narrowed, relative, with_sizes
 from nimpull.sources.ngc_access import KEY_HINT, Access
@@ -379,12 +388,7 @@ def _status_code(answer: Mapping[str, Any]) -> str:
 
 def _description(reply: Reply) -> str:
     """The words of an error body, in the shapes that NGC's services use."""
-    try:
-        answer = read_json(reply)
-    except NimpullError:
-        return ""
-    if not isinstance(answer, dict):
-        return ""
+    answer = error_document(reply)
     told = answer.get("requestStatus")
     words = told.get("statusDescription") if isinstance(told, dict) else None
     return next((w for w in (words, answer.get("detail"), answer.get("message")) if isinstance(w, str)), "")

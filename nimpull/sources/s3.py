@@ -46,6 +46,11 @@ _WHERE: Final = (
     "Check bucket and prefix, in the URI or in NIM_REPOSITORY_OVERRIDE, and AWS_ENDPOINT_URL; "
     "keys are case-sensitive."
 )
+_NO_CREDENTIAL: Final = "No credential was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+_NO_RIGHT: Final = (
+    "The key may not read it, or not list it: check its policy, AWS_ACCESS_KEY_ID and "
+    "AWS_REGION. Without permission to list, S3 answers so for what is missing too."
+)
 #: What <Code> of S3's error document says beyond the status (S3 API Reference, "Error responses").
 _CODES: Final[Mapping[str, tuple[type[NimpullError], str, str]]] = {
     "NoSuchBucket": (NotFoundError, "there is no such bucket", "Check the bucket's name, AWS_ENDPOINT_URL."),
@@ -114,7 +119,7 @@ class Bucket:
             raise self.refusal(told if told.status >= 400 else reply, what)
         restored = 'ongoing-request="false"' in reply.headers.get("x-amz-restore", "")
         if reply.headers.get("x-amz-storage-class") in _ARCHIVES and not restored:
-            raise self._coded("InvalidObjectState", f"{what} cannot be read")
+            raise _coded("InvalidObjectState", f"{what} cannot be read")
         return About(length(reply), (*_sha256(reply), *_md5(reply)), unquoted(reply.headers.get("etag", "")))
 
     def small(self, key: str, headers: Mapping[str, str] | None = None) -> Reply:
@@ -180,24 +185,19 @@ class Bucket:
         if region and reply.status in (301, 307, 400):
             return UsageError(f"{where}: the bucket is in {region}", hint=f"Set AWS_REGION={region}.")
         if code in _CODES:
-            return self._coded(code, where)
+            return _coded(code, where)
         if reply.status == 404:
             return NotFoundError(f"{reply.url.authority} has no {what}{words}", hint=_WHERE)
         if reply.status in (401, 403):
             kind = AuthError if reply.status == 401 else ForbiddenError
             unsigned = "signature=" not in reply.url.reveal().lower()
-            hint = "No credential was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-            if not unsigned:
-                hint = (
-                    "The key may not read it, or not list it: check its policy, AWS_ACCESS_KEY_ID and "
-                    "AWS_REGION. Without permission to list, S3 answers so for what is missing too."
-                )
-            return kind(f"{where}{words}", hint=hint)
+            return kind(f"{where}{words}", hint=_NO_CREDENTIAL if unsigned else _NO_RIGHT)
         return common_refusal(reply, what, words)
 
-    def _coded(self, code: str, where: str) -> NimpullError:
-        kind, meaning, hint = _CODES[code]
-        return kind(f"{where}: {meaning}", hint=hint)
+
+def _coded(code: str, where: str) -> NimpullError:
+    kind, meaning, hint = _CODES[code]
+    return kind(f"{where}: {meaning}", hint=hint)
 
 
 class S3Source:
