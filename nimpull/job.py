@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome, Wanted
@@ -56,9 +56,6 @@ from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import Filling
 from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
 from nimpull.wiring.looking import Places, check_owners, look, outcomes_of, tell_of_ready
-
-if TYPE_CHECKING:
-    from nimpull.core.selection import Selection
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {
@@ -214,7 +211,9 @@ def _choose(request: Request, edges: Edges, report: Report) -> tuple[Report, tup
     manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)
     selection = select(manifest, request.criteria, hardware, edges.table)
     report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
-    _tell(selection, edges)
+    why = _RULES.get(selection.rule, selection.rule)
+    for profile in selection.chosen:
+        edges.emit(Note(f"profile {profile_name(profile)} ({profile.id[:12]}), {why}"))
     return report, selection.chosen
 
 
@@ -298,12 +297,6 @@ def _planned(present: tuple[Outcome, ...], missing: tuple[Artifact, ...], resume
 
 
 # -- what is told --------------------------------------------------------------------------------------
-
-
-def _tell(selection: Selection, edges: Edges) -> None:
-    for profile in selection.chosen:
-        why = _RULES.get(selection.rule, selection.rule)
-        edges.emit(Note(f"profile {profile_name(profile)} ({profile.id[:12]}), {why}"))
 
 
 def _ready(

@@ -21,7 +21,7 @@ from tests.crashing import Case, resume, serving
 from tests.readers import LARGE, LOCAL, claimed, pulled, under_way
 from tests.registry import Registry
 from tests.running import CONFIG, Run, check, ended, start, tree
-from tests.volume_faults import COMPILER, WITHOUT, Call, VolumeFault, faulty, read_log
+from tests.volume_faults import COMPILER, WITHOUT, VolumeFault, faulty, read_log
 
 #: nimpull with this many seconds to stop in order, and time for the last words where a machine is busy.
 WITH_GRACE = """
@@ -197,55 +197,56 @@ def pending(process: subprocess.Popen[str], number: int) -> bool:
     return bool(int(shared.split()[1], 16) >> (number - 1) & 1)
 
 
+def stopped_while_it_hangs(
+    registry: Registry, case: Case, store: Path, *faults: VolumeFault, **environment: str
+) -> Run:
+    """A pull that gets SIGTERM once its first fsync on the path of the first fault hangs."""
+    log = store.with_name("calls.log")
+    process = start(
+        registry,
+        store,
+        "download",
+        case.uri,
+        program=(sys.executable, "-c", WITH_GRACE.format(SOON)),
+        under=(),
+        **faulty(*faults, log=log),
+        **environment,
+    )
+    await_that(
+        lambda: any(call.name == "fsync" and faults[0].path in call.path for call in read_log(log)),
+        process,
+        store,
+    )
+    process.send_signal(signal.SIGTERM)
+    return ended(process, store)
+
+
 @pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
 @pytest.mark.parametrize("path", ["/.nimpull/ingest/", "/.nimpull/new/"], ids=["a worker", "the main thread"])
 def test_f41_a_volume_that_hangs_does_not_hold_up_the_end(tmp_path: Path, path: str) -> None:
-    store, log = tmp_path / "store", tmp_path / "log"
+    store = tmp_path / "store"
     with serving() as (registry, cases):
-        hang = faulty(VolumeFault("hang", ("fsync",), path=path), log=log)
-        process = start(
-            registry,
-            store,
-            "download",
-            cases["hub"].uri,
-            program=(sys.executable, "-c", WITH_GRACE.format(SOON)),
-            under=(),
-            **hang,
+        is_overdue(
+            stopped_while_it_hangs(registry, cases["hub"], store, VolumeFault("hang", ("fsync",), path=path))
         )
-        await_that(lambda: any(_hangs(call, path) for call in read_log(log)), process, store)
-        process.send_signal(signal.SIGTERM)
-        is_overdue(ended(process, store))
         assert resume(cases["hub"], registry, store) == []
 
 
 @pytest.mark.skipif(COMPILER is None, reason=WITHOUT)
 def test_f41_f66_the_last_words_do_not_wait_for_a_volume_that_hangs(tmp_path: Path) -> None:
     """Every write hangs, that of the report too: the closing line and the termination message come first."""
-    store, log, words = tmp_path / "store", tmp_path / "log", tmp_path / "termination-log"
+    store, words = tmp_path / "store", tmp_path / "termination-log"
     words.touch()
     with serving() as (registry, cases):
+        content = VolumeFault("hang", ("fsync",), path="/.nimpull/ingest/")
         report = VolumeFault("hang", ("rename", "renameat"), path="/report.json")
-        hang = faulty(VolumeFault("hang", ("fsync",), path="/.nimpull/ingest/"), report, log=log)
-        process = start(
-            registry,
-            store,
-            "download",
-            cases["hub"].uri,
-            program=(sys.executable, "-c", WITH_GRACE.format(SOON)),
-            under=(),
-            **{**hang, "NIMPULL_TERMINATION_LOG": str(words)},
+        run = stopped_while_it_hangs(
+            registry, cases["hub"], store, content, report, NIMPULL_TERMINATION_LOG=str(words)
         )
-        await_that(lambda: any(_hangs(call, "/ingest/") for call in read_log(log)), process, store)
-        process.send_signal(signal.SIGTERM)
-        run = ended(process, store)
     assert run.code == 143, run.text
     assert "did not let go" in run.text.splitlines()[-1]
     assert json.loads(words.read_bytes())["error"]["exitCode"] == 143
     assert run.report.get("error") is None, "it could not be written"
-
-
-def _hangs(call: Call, path: str) -> bool:
-    return call.name == "fsync" and path in call.path
 
 
 # -- in the middle of a commit -----------------------------------------------------------------------------

@@ -55,6 +55,20 @@ def volume(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], Volume]:
     return make
 
 
+@pytest.fixture
+def synced_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What fsync was called for, by name."""
+    names: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return names
+
+
 def stage_all(area: IngestArea) -> list[Verified]:
     return [
         Verified(
@@ -87,42 +101,29 @@ def test_f40_no_file_of_a_group_has_its_name_before_all_are_durable(
 
 
 def test_f40_without_syncfs_each_file_is_synced_when_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, synced_names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(barrier, "find_syncfs", lambda descriptor: None)
-    synced: list[str] = []
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
     area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     staged = stage_all(area)
-    assert sum(name.endswith(".whole") for name in synced) == len(FILES)
-    synced.clear()
+    assert sum(name.endswith(".whole") for name in synced_names) == len(FILES)
+    synced_names.clear()
     area.commit(staged)
-    assert set(synced) == {str(tmp_path / ".nimpull/ingest"), *(str(tmp_path / f"dir-{n}") for n in range(3))}
+    assert set(synced_names) == {
+        str(tmp_path / ".nimpull/ingest"),
+        *(str(tmp_path / f"dir-{n}") for n in range(3)),
+    }
     area.close()
 
 
 def test_a_few_files_leave_the_rest_of_the_file_system_alone(
-    tmp_path: Path, volume: Callable[[], Volume], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, volume: Callable[[], Volume], synced_names: list[str]
 ) -> None:
     synced = volume()
-    contents: list[str] = []
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        contents.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
     area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     area.commit(stage_all(area)[:3])
     assert synced.calls == 0
-    assert sum(name.endswith(".whole") for name in contents) == 3
+    assert sum(name.endswith(".whole") for name in synced_names) == 3
     area.close()
 
 

@@ -35,7 +35,8 @@ def metrics_text(report: Report) -> bytes:
         verified[by] += 1
         verified_bytes[by] += outcome.size
     gauge("info", "Version of nimpull", {clean(report.version, 80): 1}, "version")
-    gauge("state", "1 for the state that the run is in", _states(report.state), "state")
+    states = {each.value: float(each is report.state) for each in State}
+    gauge("state", "1 for the state that the run is in", states, "state")
     gauge("started_timestamp_seconds", "When the run began", report.started)
     gauge(
         "updated_timestamp_seconds",
@@ -48,7 +49,8 @@ def metrics_text(report: Report) -> bytes:
         gauge(
             "error", "1 for the reference of what failed", {clean(report.error.reference, 80): 1}, "reference"
         )
-    gauge("source_files", "Listed, by repository at its revision", _listed(report), "uri")
+    listed = {clean(source.uri): source.files for source in report.sources}
+    gauge("source_files", "Listed, by repository at its revision", listed, "uri")
     gauge("files", "Files by what was done with them", files, "action")
     gauge("verified_files", "Files by what was checked", verified, "by")
     gauge("verified_bytes", "Bytes of files by what was checked", verified_bytes, "by")
@@ -71,11 +73,3 @@ def metrics_text(report: Report) -> bytes:
         gauge("phase_seconds", "Where the time went", seconds_by_phase(report.timeline), "phase")
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
     return text
-
-
-def _states(state: State) -> dict[str, float]:
-    return {each.value: float(each is state) for each in State}
-
-
-def _listed(report: Report) -> dict[str, float]:
-    return {clean(source.uri): source.files for source in report.sources}

@@ -11,7 +11,6 @@ from nimpull.core.ports import Clock, Source
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.sources.local import LocalSource
     from nimpull.sources.nim_metadata import NimMetadata
     from nimpull.sources.s3 import Sign
     from nimpull.transport import HttpApi
@@ -31,11 +30,15 @@ class Registries:
         mirrored = self._settings.repository_override and uri.scheme in ("ngc", "hf")
         kind = "mirror" if mirrored else uri.scheme
         if kind not in self._made:
-            self._made[kind] = self.local if kind == "file" else self._make(kind)
+            self._made[kind] = self._make(kind)
         return self._made[kind]
 
     def _make(self, kind: str) -> Source:
         """``kind``: a scheme, or "mirror". A source is imported where it is wanted: all take 40 ms."""
+        if kind == "file":
+            from nimpull.sources.local import LocalSource
+
+            return LocalSource()  # without the API: a directory needs no TLS
         settings, api = self._settings, self._api()
         match kind:
             case "mirror":
@@ -106,9 +109,3 @@ class Registries:
         from nimpull.sources.nim_metadata import NimMetadata
 
         return NimMetadata(self._api(), Url(self._settings.ngc_api))
-
-    @cached_property
-    def local(self) -> LocalSource:
-        from nimpull.sources.local import LocalSource
-
-        return LocalSource()
