@@ -1,4 +1,4 @@
-"""The whole job, told once: :func:`run` reads from top to bottom what a pull does.
+"""The whole job: :func:`run` reads from top to bottom what a pull does.
 
 Detect the hardware, choose the profiles, look whether the store is complete already, list what is wanted,
 plan it against what is there, check the room, fetch and verify, publish, report. Whatever goes wrong on the
@@ -104,7 +104,7 @@ def abandon(edges: Edges) -> Report:
     return replace(_failed(draft, error, edges), timeline=edges.progress.timeline())
 
 
-# -- three stories -------------------------------------------------------------------------------------
+# -- the three kinds of run ----------------------------------------------------------------------------
 
 
 def _pull(request: Request, edges: Edges, report: Report) -> Report:

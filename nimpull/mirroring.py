@@ -1,7 +1,7 @@
-"""How a mirror is filled, told once: :func:`mirrored` brings what the store has to the target.
+"""How a mirror is filled: :func:`mirrored` brings what the store has to the target.
 
 For each repository: look at what is there, send what is missing or differs, and write the list of checksums
-last. Until then no reader takes the repository for whole, whenever this process ends; the next run goes on.
+last. Until then no reader takes the repository for complete, whenever this run ends; the next one goes on.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class _Work:
     """A repository and what is to be done: ``sending`` and ``there`` are its contents by their path."""
 
     repository: MirrorRepository
-    standing: Mapping[str, ExistingObject]
+    existing: Mapping[str, ExistingObject]
     sending: tuple[MirrorFile, ...]
     there: tuple[MirrorFile, ...]
 
 
 def mirrored(request: Request, edges: Edges, report: Report) -> Report:
-    """``report``: of the pull; with a mirror that is whole in the end, or as it would be (a dry run).
+    """``report``: of the pull; with a mirror that is complete in the end, or as it would be (a dry run).
 
     Raises NimpullError.
     """
@@ -84,13 +84,13 @@ def mirrored(request: Request, edges: Edges, report: Report) -> Report:
 
 
 def _looked(repository: MirrorRepository, target: Target) -> _Work:
-    standing = target.look(repository)
+    existing = target.look(repository)
     there: list[MirrorFile] = []
     sending: list[MirrorFile] = []
     for file in repository.contents:
-        found = standing.get(target.key(repository, file.path))
+        found = existing.get(target.key(repository, file.path))
         (there if is_there(file, found) else sending).append(file)
-    return _Work(repository, standing, tuple(sending), tuple(there))
+    return _Work(repository, existing, tuple(sending), tuple(there))
 
 
 def _to_send(work: Iterable[_Work]) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def _compared(work: Sequence[_Work], wanted: MirrorTo, target: Target, draft: Re
         listed = digests_in(target.read(mark) or b"")
         for file in each.repository.contents:
             key = target.key(each.repository, file.path)
-            found = each.standing.get(key)
+            found = each.existing.get(key)
             same = found is not None and file.path in listed and target.compare(key, file)
             compared = MirrorAction.SKIPPED if same else MirrorAction.DIFFERS
             action = MirrorAction.MISSING if found is None else compared
@@ -162,7 +162,7 @@ def _written(work: _Work, store: MirrorStore, edges: Edges) -> dict[tuple[str, s
     mark = target.key(repository, CHECKSUMS)
     before = target.read(mark)
     for file in work.there:
-        sums[file.path] = _known_blake3(file, work.standing[target.key(repository, file.path)], before, store)
+        sums[file.path] = _known_blake3(file, work.existing[target.key(repository, file.path)], before, store)
     if own := repository.own_list:
         content = store.read(own)
     else:
@@ -199,11 +199,11 @@ def _sent(work: _Work, store: MirrorStore, edges: Edges) -> dict[str, str]:
 
 
 def _known_blake3(
-    file: MirrorFile, standing: ExistingObject, before: bytes | None, store: MirrorStore
+    file: MirrorFile, existing: ExistingObject, before: bytes | None, store: MirrorStore
 ) -> str:
     """Of a file that was not sent: the store or the target knows it, or the list that was written before;
     else the file is read once more."""
-    for digest in (*file.digests, *standing.digests):
+    for digest in (*file.digests, *existing.digests):
         if digest.algorithm == "blake3":
             return digest.hex
     if listed := digests_in(before or b"").get(file.path):

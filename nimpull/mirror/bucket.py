@@ -105,7 +105,7 @@ class S3Target:
         self._cancel = cancel
         self._emit = emit
         config = TransferConfig(
-            multipart_threshold=PART + 1,
+            multipart_threshold=PART + 1,  # boto3 sends in parts what is as large as this
             multipart_chunksize=PART,
             max_request_concurrency=connections,
             max_submission_concurrency=2,
@@ -125,8 +125,8 @@ class S3Target:
         wanted = {self.key(repository, file.path) for file in repository.files}
         listed = wanted & self._keys(self._prefix + object_key(repository.uri) + quote("?file=", safe=""))
         with ThreadPoolExecutor(self._connections) as pool:
-            found = zip(listed, pool.map(self._standing, listed), strict=True)
-            return {key: standing for key, standing in found if standing}
+            found = zip(listed, pool.map(self._existing, listed), strict=True)
+            return {key: existing for key, existing in found if existing}
 
     def compare(self, key: str, file: MirrorFile) -> bool:
         head = self._head(key)
@@ -245,13 +245,14 @@ class S3Target:
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
             except ClientError as error:
+                # An answer to HEAD has no body: botocore takes its status for the code.
                 if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                     return None
                 raise
 
         return self._asking(_named(key), ask)
 
-    def _standing(self, key: str) -> ExistingObject | None:
+    def _existing(self, key: str) -> ExistingObject | None:
         head = self._head(key)
         if head is None:
             return None

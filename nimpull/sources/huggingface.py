@@ -118,10 +118,12 @@ class HubSource:
 
     def _read_tree(self, repo: ModelUri, entries: Entries) -> bool:
         """False where the server does not have this call."""
+        # Not expanded: with commits and scans the Hub's pages have 50 rows in place of 1,000.
         url = f"{self._api_url(repo)}/tree/{repo.revision}?recursive=true&expand=false"
         seen: set[str] = set()
         while url:
             reply = self._api.request("GET", Url(url), headers=self._headers)
+            # A server that has the call says in X-Error-Code what it is that is not there.
             absent = reply.status in (404, 405, 501) and not reply.headers.get("x-error-code")
             if absent and not seen:
                 return False
@@ -148,6 +150,7 @@ class HubSource:
     def _add(self, row: Mapping[str, Any], entries: Entries) -> None:
         lfs = row.get("lfs")
         if isinstance(lfs, dict):
+            # "oid" in the Hub's tree call, "sha256" in its description of a repository.
             oid = lfs.get("oid") or lfs.get("sha256")
             digests = as_digest("sha256", oid)
             if oid and not digests:
@@ -210,7 +213,9 @@ class HubSource:
     def _head(self, artifact: Artifact) -> Reply:
         """HEAD of the file up to the first redirect off this origin. Raises as the file's GET would."""
         url = self._resolve_url(artifact)
+        # Else Content-Length would be that of a compressed body.
         headers = self._headers | {"Accept-Encoding": "identity"}
+        # The Hub redirects a small file to its own /api/resolve-cache, a large one to its CDN.
         for _ in range(5):
             reply = self._api.request("HEAD", url, headers=headers, follow=False)
             if not is_redirect(reply.status, reply.headers):

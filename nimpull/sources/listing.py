@@ -177,13 +177,13 @@ def relative(path: Any) -> Any:
     return path.removeprefix("/").removeprefix("./") if isinstance(path, str) else path
 
 
-def sealed(artifacts: Iterable[Artifact]) -> str:
+def revision_of(artifacts: Iterable[Artifact]) -> str:
     """40 hex digits for a source that has no revisions: another value once a file is another."""
-    seal = hashlib.sha256()
+    hasher = hashlib.sha256()
     for artifact in sorted(artifacts, key=lambda one: one.path):
         known = (artifact.path, artifact.size, artifact.etag, *map(str, artifact.digests))
-        seal.update("\0".join(map(str, known)).encode() + b"\n")
-    return seal.hexdigest()[:40]
+        hasher.update("\0".join(map(str, known)).encode() + b"\n")
+    return hasher.hexdigest()[:40]  # as long as a commit: layouts treat it as one
 
 
 def pinned(artifacts: Iterable[Artifact], repo: ModelUri) -> tuple[Artifact, ...]:

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
@@ -27,14 +28,16 @@ class LocalSource:
         """Raises NotFoundError, ListingError; UsageError for ``file://host/…``. Follows links to files."""
         root = directory_of(uri)
         entries = Entries(uri)
-        seal = hashlib.sha256()
+        hasher = hashlib.sha256()
         for path, status in _files(root):
             # as web servers make an ETag of a file
             entries.add(path, status.st_size, (), f"{status.st_mtime_ns:x}-{status.st_size:x}")
-            seal.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass"))
+            hasher.update(
+                f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass")
+            )
         if name := next((name for name in LISTS if name in entries), ""):
             add_checksums(entries, (root / name).read_bytes(), name)
-        repo = uri.repo.with_revision(seal.hexdigest()[:40])
+        repo = uri.repo.with_revision(hasher.hexdigest()[:40])
         artifacts = pinned(entries.artifacts(narrowed(wanted, uri)), repo)
         return Listing(repo, uri.revision, artifacts, Url(root.as_uri()), unverifiable(artifacts))
 
@@ -56,7 +59,7 @@ def directory_of(uri: ModelUri) -> Path:
 def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Regular files below ``root`` in name order, links to them included."""
 
-    def give_up(error: OSError) -> None:
+    def give_up(error: OSError) -> NoReturn:
         raise NotFoundError(
             f"cannot read the directory “{display(error.filename, 200)}”: {error.strerror}",
             hint="Check the path and its permissions.",
@@ -70,6 +73,5 @@ def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                 status = path.stat()
             except OSError as error:
                 give_up(error)
-                raise
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(root).as_posix(), status

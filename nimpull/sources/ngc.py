@@ -46,6 +46,7 @@ _PAGE_SIZE: Final = 500
 #: Presigned URLs have 1 KB and more: the newest are kept, the others asked for when their file's turn comes.
 _KEPT_PLACES: Final = 5_000
 _CATALOG: Final = "https://catalog.ngc.nvidia.com"
+#: requestStatus.statusCode of an answer that comes with HTTP 200 and is none; what the others mean.
 _TRANSIENT: Final = ("INTERNAL_ERROR", "TIMEOUT", "SERVICE_UNAVAILABLE", "UNKNOWN")
 _STATUS_OF: Final = {
     "UNAUTHORIZED": 401,
@@ -243,7 +244,7 @@ class NgcSource:
     def _small_file(self, artifact: Artifact) -> bytes | None:
         location = self.locate(artifact)
         reply = self._api.request("GET", location.url, headers=location.headers)
-        if reply.status == 403:
+        if reply.status == 403:  # a presigned URL that has ended
             location = self.locate(artifact, fresh=True)
             reply = self._api.request("GET", location.url, headers=location.headers)
         return reply.body if reply.status == 200 and not is_page(reply) else None
@@ -265,6 +266,7 @@ class NgcSource:
     def _manifest_url(self, repo: ModelUri) -> str:
         version = quote(repo.revision, safe="")
         if self._is_guest(repo):
+            # Of the guests' paths this one alone has "org/" and "team/" in it.
             return f"{self._base}/v2/models/{_owner(repo)}/{quote(repo.name, safe='')}/{version}/files"
         return f"{self._model_url(repo)}/{version}/files"
 
@@ -308,6 +310,7 @@ class NgcSource:
         what = f"file “{display(path, 120)}” in {repo}" if path else str(repo)
         if is_page(reply):
             return common_refusal(reply, what, words)
+        # NGC's spelling; with HTTP 400 or 401, whose own meaning it is not.
         if "Org contex" in words:
             return AuthError(
                 f"{host} cannot tell the organization of the NGC key for {what}{words}", hint=KEY_HINT
@@ -321,6 +324,7 @@ class NgcSource:
                 f"the NGC key has no access to {what} (HTTP 403){words}",
                 hint=f"Use a key of an organization that is entitled to it: {_page_of(repo)}",
             )
+        # As ngcsdk reads it, which sends its user to the same page.
         if reply.status == 412:
             return LicenseError(
                 f"the terms of {what} have not been accepted{words}",

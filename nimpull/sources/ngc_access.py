@@ -45,7 +45,7 @@ class Access:
         self._auth_base = auth_base
         self._key = key
         self._clock = clock
-        self._guest_token = str(uuid.uuid4())
+        self._guest_token = str(uuid.uuid4())  # any will do, as in ngcsdk
         self._tokens: dict[str, Token] = {}
         self._caller_org: str | None = None
         self._lock = threading.Lock()

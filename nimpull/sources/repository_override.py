@@ -22,7 +22,7 @@ from nimpull.core.reply import Reply
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
-from nimpull.sources.listing import Entries, Told, narrowed, pinned, sealed, unverifiable
+from nimpull.sources.listing import Entries, Told, narrowed, pinned, revision_of, unverifiable
 from nimpull.sources.s3 import About, Bucket, Sign, with_digests
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -95,7 +95,7 @@ class MirrorSource:
         listed, and the objects keep the name that was asked for."""
         if repo.scheme != "hf" or _COMMIT.fullmatch(repo.revision):
             return artifacts, repo
-        at = repo.with_revision(sealed(artifacts))
+        at = repo.with_revision(revision_of(artifacts))
         with self._lock:
             self._asked[at] = repo
         return pinned(artifacts, at), at
@@ -216,4 +216,5 @@ class MirrorSource:
 
 
 def _is_encoded_twice(text: str) -> bool:
+    """Whether it is as :func:`nimpull.core.mirror_objects.file_key` writes a path."""
     return quote(quote(unquote(unquote(text)), safe="/+"), safe="") == text

@@ -29,7 +29,7 @@ from nimpull.errors import (
 )
 from nimpull.sources.answers import common_refusal, expiry, is_page, length, said, unquoted
 from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
-from nimpull.sources.listing import MAX_PAGES, Entries, at_once, narrowed, pinned, sealed, unverifiable
+from nimpull.sources.listing import MAX_PAGES, Entries, at_once, narrowed, pinned, revision_of, unverifiable
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -248,7 +248,7 @@ class S3Source:
             add_checksums(entries, reply.body)
         listed = entries.artifacts(wanted)
         artifacts = with_digests(listed, lambda path: bucket.about(self._key(repo, path)), archived)
-        at = repo.with_revision(sealed(artifacts))
+        at = repo.with_revision(revision_of(artifacts))
         where = Url(f"{repo.scheme}://{repo.name}/{prefix}")
         return Listing(at, "", pinned(artifacts, at), where, unverifiable(artifacts))
 
@@ -266,6 +266,7 @@ class S3Source:
         start = file_key(repo.location, "")
         for found in bucket.objects(start) if empty and repo.location else ():
             self._mirrored.add((repo.name, repo.location))
+            # The path is percent-encoded in the URI, and the URI in the key (file_key).
             yield unquote(unquote(found.key.removeprefix(start))), found
 
     def _key(self, repo: ModelUri, path: str) -> str:

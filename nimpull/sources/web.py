@@ -16,7 +16,7 @@ from nimpull.core.reply import Reply
 from nimpull.errors import ListingError
 from nimpull.sources.answers import is_page, length, web_refusal
 from nimpull.sources.checksums import CHECKSUMS, LISTS, checksum_lines
-from nimpull.sources.listing import Entries, narrowed, pinned, sealed, with_sizes
+from nimpull.sources.listing import Entries, narrowed, pinned, revision_of, with_sizes
 
 
 class WebSource:
@@ -34,7 +34,7 @@ class WebSource:
         """See :meth:`nimpull.core.ports.Source.list`."""
         repo = uri.repo
         artifacts = with_sizes(self._entries(repo).artifacts(narrowed(wanted, uri)), self._measure)
-        at = repo.with_revision(sealed(artifacts))
+        at = repo.with_revision(revision_of(artifacts))
         return Listing(at, "", pinned(artifacts, at), Url(str(repo)))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:  # noqa: ARG002 - nothing is cached

@@ -69,6 +69,7 @@ def _name_twice(
     with store.tree.holding():
         for listing in listings:
             for artifact in listing.artifacts:
+                # By what the system says, without the path: one line for all that fail alike.
                 if reason := _name_too(artifact, places.first, second):
                     failed.setdefault(reason.rpartition(": ")[2], []).append((artifact.path, reason))
                 else:

@@ -145,6 +145,7 @@ class Volume:
 
             # what was resumed has its files already; how many, only the ingests know
             paths = () if plan.resumed else (layout.path_of(artifact) for artifact in plan.missing)
+            # beside a file: its link in a hub cache, the metadata of huggingface_hub in a local-dir
             each = 1 if self._request.layout is LayoutKind.WORKSPACE else 2
             files = inodes_for(self.store.tree, paths, each=each) if plan.missing else 0
             check_room(self.store.root, plan.to_fetch, files=files)
