@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest, new_hasher
+from nimpull.core.mirror_objects import CHECKSUMS
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.ports import Api, Clock
 from nimpull.core.redirects import resolve
@@ -37,7 +38,7 @@ from nimpull.sources.answers import (
     read_json,
     said,
 )
-from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
+from nimpull.sources.checksums import add_checksums, checksum_lines
 from nimpull.sources.listing import MAX_PAGES, Entries, as_digest, narrowed, relative, with_sizes
 from nimpull.sources.ngc_access import KEY_HINT, Access
 

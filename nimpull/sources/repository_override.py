@@ -15,13 +15,13 @@ from urllib.parse import quote, unquote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import digest_of
-from nimpull.core.mirror_objects import object_key
+from nimpull.core.mirror_objects import CHECKSUMS, object_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
 from nimpull.errors import ForbiddenError, ListingError, NimpullError, NotFoundError, UsageError
 from nimpull.sources.answers import is_page, length, web_refusal
-from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
+from nimpull.sources.checksums import add_checksums, checksum_lines
 from nimpull.sources.listing import Entries, Told, narrowed, pinned, revision_of, unverifiable
 from nimpull.sources.s3 import About, Bucket, Sign, with_digests
 

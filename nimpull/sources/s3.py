@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_plus
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
 from nimpull.core.digest import Digest
-from nimpull.core.mirror_objects import file_key
+from nimpull.core.mirror_objects import CHECKSUMS, file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
@@ -28,7 +28,7 @@ from nimpull.errors import (
     UsageError,
 )
 from nimpull.sources.answers import common_refusal, expiry, is_page, length, said, unquoted
-from nimpull.sources.checksums import CHECKSUMS, add_checksums, checksum_lines
+from nimpull.sources.checksums import add_checksums, checksum_lines
 from nimpull.sources.listing import MAX_PAGES, Entries, at_once, narrowed, pinned, revision_of, unverifiable
 
 if TYPE_CHECKING:

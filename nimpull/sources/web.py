@@ -9,13 +9,13 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from nimpull.core.artifacts import Artifact, Listing, Location, Wanted
-from nimpull.core.mirror_objects import file_key
+from nimpull.core.mirror_objects import CHECKSUMS, file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
 from nimpull.errors import ListingError
 from nimpull.sources.answers import is_page, length, web_refusal
-from nimpull.sources.checksums import CHECKSUMS, LISTS, checksum_lines
+from nimpull.sources.checksums import LISTS, checksum_lines
 from nimpull.sources.listing import Entries, narrowed, pinned, revision_of, with_sizes
 
 
