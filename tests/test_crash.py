@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,28 +162,39 @@ def test_f30_a_quota_that_is_used_up_is_named(served: Served, tmp_path: Path) ->
     assert resume(cases["ngc"], registry, tmp_path / "s") == []
 
 
+@contextmanager
+def halfway(registry: Registry, act: Callable[[], None]) -> Iterator[None]:
+    """``act`` is called once, when half of the large file has been asked for."""
+    begun = threading.Event()
+
+    def meanwhile(_request: Request, answer: Answer) -> Answer:
+        if answer.start > len(LARGE) // 2 and not begun.is_set():
+            begun.set()
+            act()
+        return answer
+
+    registry.faults.append(Fault(meanwhile, server="cdn", times=None))
+    try:
+        yield
+    finally:
+        registry.faults.clear()
+    assert begun.is_set()
+
+
+def fill(path: Path) -> None:
+    """Write there until the volume is full."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+
+
 def test_f30_a_volume_that_another_fills_meanwhile(served: Served, tmp_path: Path) -> None:
     registry, cases = served
     store, filler = tmp_path / "volume" / "s", tmp_path / "volume" / "filler"
     store.parent.mkdir()
-    begun = threading.Event()
-
-    def fill(_request: Request, answer: Answer) -> Answer:
-        if answer.start > len(LARGE) // 2 and not begun.is_set():
-            begun.set()
-            with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-        return answer
-
     with mounted("-t", "tmpfs", "-o", "size=24m", "tmpfs", str(store.parent)):
-        registry.faults.append(Fault(fill, server="cdn", times=None))
-        try:
+        with halfway(registry, lambda: fill(filler)):
             is_full(cases["hub"].pull(registry, store), " B free")
-        finally:
-            registry.faults.clear()
-        assert begun.is_set()
         assert standing_bytes(store) > 0
         filler.unlink()
         assert resume(cases["hub"], registry, store) == []
@@ -196,12 +208,7 @@ def test_f30_a_volume_without_a_free_byte_holds_the_report_all_the_same(
     store.parent.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=24m", "tmpfs", str(store.parent)):
         assert cases["hub"].pull(registry, store).report["status"]["state"] == "Ready"
-        with (
-            (store.parent / "filler").open("wb", buffering=0) as file,
-            pytest.raises(OSError, match="No space"),
-        ):
-            while True:
-                file.write(bytes(4096))
+        fill(store.parent / "filler")
         is_full(cases["local-dir"].pull(registry, store), " 0 B free")
 
 
@@ -209,24 +216,16 @@ def test_f30_a_volume_whose_inodes_another_takes_meanwhile(served: Served, tmp_p
     registry, cases = served
     store, taken = tmp_path / "volume" / "s", tmp_path / "volume" / "taken"
     taken.mkdir(parents=True)
-    begun = threading.Event()
 
-    def take(_request: Request, answer: Answer) -> Answer:
-        if answer.start > len(LARGE) // 2 and not begun.is_set():
-            begun.set()
-            with pytest.raises(OSError, match="No space"):
-                for number in range(1 << 20):
-                    (taken / str(number)).touch()
-        return answer
+    def take() -> None:
+        with pytest.raises(OSError, match="No space"):
+            for number in range(1 << 20):
+                (taken / str(number)).touch()
 
     with mounted("-t", "tmpfs", "-o", "size=64m,nr_inodes=400", "tmpfs", str(store.parent)):
         taken.mkdir()
-        registry.faults.append(Fault(take, server="cdn", times=None))
-        try:
+        with halfway(registry, take):
             is_full(cases["local-dir"].pull(registry, store), "inodes")
-        finally:
-            registry.faults.clear()
-        assert begun.is_set()
         assert complaints(store, cases["local-dir"]) == []
         assert standing_bytes(store) > 0
         for path in taken.iterdir():
