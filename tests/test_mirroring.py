@@ -297,6 +297,12 @@ def test_f68_refusals_are_told_apart(registry: Registry, tmp_path: Path, s3: S3,
     assert mirror(registry, tmp_path, s3, NGC).code == 0, "the next run goes on"
 
 
+def test_f68_a_profile_of_aws_that_is_not_there(registry: Registry, tmp_path: Path, s3: S3) -> None:
+    nowhere = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+    run = mirror(registry, tmp_path, s3, NGC, AWS_PROFILE="team", **nowhere)
+    assert (run.code, "team" in run.err, "AWS_PROFILE" in run.err) == (2, True, True), run.text
+
+
 def test_f68_what_heals_is_tried_again(registry: Registry, tmp_path: Path, s3: S3) -> None:
     refused: set[str] = set()
 

@@ -21,15 +21,13 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
     "" leaves endpoint and region to boto3. ``ca_bundle``: what boto3 trusts when it asks for credentials
     itself, unless AWS_CA_BUNDLE says otherwise. Raises UsageError without boto3, or for settings it refuses.
     """
+    session = aws_session(region, ca_bundle)
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.handlers import set_list_objects_encoding_type_url
+
     try:
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.handlers import set_list_objects_encoding_type_url
-    except ModuleNotFoundError as error:
-        raise UsageError("buckets need boto3, which is not installed", hint="Install nimpull[s3].") from error
-    try:
-        session = aws_session(region, ca_bundle)
         signature = "s3v4" if session.get_credentials() else UNSIGNED
         client = session.client(
             "s3",
@@ -43,10 +41,7 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
                 f"before-parameter-build.s3.{operation}", set_list_objects_encoding_type_url
             )
     except (BotoCoreError, ValueError) as error:
-        raise UsageError(
-            f"boto3 cannot use the settings for S3: {display(error)}",
-            hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
-        ) from error
+        raise _unusable(error) from error
 
     def sign(operation: str, parameters: Mapping[str, str]) -> Url:
         try:
@@ -87,9 +82,15 @@ def _no_credential(error: Exception) -> NimpullError:
 
 
 def aws_session(region: str, ca_bundle: str) -> Session:
-    """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name."""
-    import boto3
-    from botocore.exceptions import ProfileNotFound
+    """AWS_PROFILE=default without a configuration file is what boto3 takes anyway, yet refuses by name.
+
+    Raises UsageError without boto3, or for settings it refuses.
+    """
+    try:
+        import boto3
+    except ModuleNotFoundError as error:
+        raise UsageError("buckets need boto3, which is not installed", hint="Install nimpull[s3].") from error
+    from botocore.exceptions import BotoCoreError, ProfileNotFound
     from botocore.session import Session as CoreSession
 
     def made(core: CoreSession) -> Session:
@@ -99,7 +100,14 @@ def aws_session(region: str, ca_bundle: str) -> Session:
 
     try:
         return made(CoreSession())
-    except ProfileNotFound as error:
-        if error.kwargs["profile"] != "default":
-            raise
+    except (BotoCoreError, ValueError) as error:
+        if not isinstance(error, ProfileNotFound) or error.kwargs["profile"] != "default":
+            raise _unusable(error) from error
     return made(CoreSession(session_vars={"profile": (None, [], None, None)}))
+
+
+def _unusable(error: Exception) -> UsageError:
+    return UsageError(
+        f"boto3 cannot use the settings for S3: {display(error)}",
+        hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
+    )
