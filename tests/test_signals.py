@@ -252,9 +252,10 @@ def test_f41_f66_the_last_words_do_not_wait_for_a_volume_that_hangs(tmp_path: Pa
 # -- in the middle of a commit -----------------------------------------------------------------------------
 
 COMMITS = {
-    "before a file gets its name": (("renameat",), "/blobs/", {143}),
-    "before a link": (("symlinkat",), "/snapshots/", {143}),
-    "before content is dropped": (("unlink",), "/ingest/", {143, 0}),  # all others may be committed
+    # 0: all others were committed in the same moment
+    "before a file gets its name": (("renameat",), "/blobs/", {143, 0}),
+    "before a link": (("symlinkat",), "/snapshots/", {143, 0}),
+    "before content is dropped": (("unlink",), "/ingest/", {143, 0}),
     "before the ready marker": (("renameat",), "/ready/", {0}),  # too late to stop
 }
 

@@ -68,6 +68,6 @@ class Fetcher:
             emit=self._emit,
             limits=self._limits,
             pauses=self._pauses,
-            workers=max(2, len(os.sched_getaffinity(0))) + 1,
+            workers=max(2, len(os.sched_getaffinity(0))),
         )
         return run.turn_until_done(self._cancel)

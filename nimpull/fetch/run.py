@@ -34,6 +34,7 @@ _TELL: Final = 1.0  # seconds between two tellings of what did not fill a buffer
 _STAGED: Final = 32  # small files that a worker takes at a time
 _FAST: Final = 0.001  # seconds that it takes to say where a file is, where nobody is asked for it
 _LOCATORS: Final = 16
+_SMALL_WORKERS: Final = 6  # a file of a mount across the network takes its round trips
 _IDLE_TURNS: Final = 4  # after which a run that waits for nothing has a bug
 
 
@@ -65,7 +66,8 @@ class FetchRun:
         self.schedule = Schedule(limits)
         self.pool = BufferPool(limits.pool, limits.block)
         self.answers = Answers(connections.wake)
-        self.workers = Workers("fetch", workers, self.answers)
+        self.workers = Workers("fetch", workers, self.answers)  # as many as can hash at a time
+        self.small_workers = Workers("small", _SMALL_WORKERS, self.answers)  # they wait for the volume
         self._locators = Workers("locate", _LOCATORS, self.answers)
         self._feeder = Workers("supply", 1, self.answers)
         self._supply = supply
@@ -81,7 +83,7 @@ class FetchRun:
         self._locating = 0  # small files that locators have
         self._at_once = 1  # small files that one locator is asked for
         self._received: list[SmallTransfer] = []  # whole, for a worker to write
-        self._staging = FileJobs(self.workers)
+        self._staging = FileJobs(self.small_workers)
         self._groups = Groups(self)
         self._held: list[SegmentReceiver] = []  # without a buffer for their bytes
         self._most = limits.connections + SHARING * limits.small_connections
@@ -130,7 +132,8 @@ class FetchRun:
     def _wait(self, cancel: Cancel) -> None:
         """For the network, a worker, or a time that the schedule names."""
         at = self.schedule.wakes(self.now, self._pauses.left)
-        pending = self.workers.pending + self._locators.pending + self._feeder.pending
+        working = self.workers.pending + self.small_workers.pending
+        pending = working + self._locators.pending + self._feeder.pending
         if pending or self._connected > len(self._held):
             self._idle = 0
             seconds = _TICK if at is None else min(_TICK, max(0.0, at - self.now))
@@ -200,7 +203,7 @@ class FetchRun:
                     self._large[segment.file.key].start(segment)
                 case Begin(key):
                     self._large[key].begin()
-        if len(self._received) >= _STAGED or not (self._connected or self.workers.pending):
+        if len(self._received) >= _STAGED or not (self._connected or self.small_workers.pending):
             self._stage_received()
         if self._exhausted:
             self._commit_last()
@@ -353,6 +356,7 @@ class FetchRun:
         self._locators.end()
         self._feeder.end()
         self.workers.join()
+        self.small_workers.join()
         self.answers.deliver()
         if cancelled:
             self._groups.commit()

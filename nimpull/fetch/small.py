@@ -218,7 +218,7 @@ class Groups:
     def __init__(self, run: FetchRun) -> None:
         self._run = run
         self.size = 0  # files that wait, or are being committed
-        self._placing = FileJobs(run.workers)
+        self._placing = FileJobs(run.small_workers)
         self._waiting: list[Staged] = []
         self._bytes = 0  # of those that wait
 
@@ -264,4 +264,4 @@ class Groups:
             for each in group:
                 each.transfer.lost(error)
 
-        run.workers.ask(partial(run.ingests.settle, verified), settled, failed)
+        run.small_workers.ask(partial(run.ingests.settle, verified), settled, failed)
