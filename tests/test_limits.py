@@ -11,6 +11,7 @@ import pytest
 
 from nimpull.detect.process_limits import cpu_limit, memory_limit, open_files, processors
 from nimpull.fetch import FetchLimits
+from nimpull.fetch.buffers import BufferPool
 
 MIB = 1 << 20
 
@@ -101,6 +102,30 @@ def test_f42_a_small_limit_takes_pool_and_connections_down() -> None:
     assert (tiny.pool, tiny.connections, tiny.start, tiny.batch_bytes) == (8 * MIB, 4, 4, 8 * MIB)
     assert tiny.small_connections == 8
     assert usual.within(1).connections == 4
+
+
+def test_every_connection_finds_buffers_and_few_get_large_ones() -> None:
+    usual = FetchLimits()
+    sizes = [usual.buffer(connections) // MIB for connections in (1, 4, 8, 16, 24, 96)]
+    assert sizes == [4, 4, 2, 1, 1, 1]
+    assert usual.within(64 * MIB).buffer(4) == MIB
+
+
+def test_the_pool_never_hands_out_more_than_it_has() -> None:
+    pool = BufferPool(8 * MIB, 4 * MIB)
+    first, second = pool.take(0), pool.take(4 * MIB)
+    pool.resize(MIB)
+    assert pool.free == 0
+    pool.give(first)
+    assert pool.free == 4
+    small = [pool.take(start * MIB) for start in range(4)]
+    assert {len(each.memory) for each in small} == {MIB}
+    pool.give(second)
+    assert pool.free == 4
+    for each in small:
+        pool.give(each)
+    assert pool.free == 8
+    assert pool.take(0) is small[-1]  # its pages are the ones that the CPU's cache has
 
 
 def test_few_open_files_take_connections_down() -> None:

@@ -17,6 +17,7 @@ _OTHER_FILES: Final = 160
 #: Open files without which no pull comes to its end: one over a single connection has thirty.
 _LEAST_FILES: Final = 48
 _LEAST_WINDOW: Final = 16 * MIB
+_BUFFERS: Final = 4  # of the pool, for each connection
 _WINDOWS: Final = 16  # in a file: what a kill loses, as a share of it
 
 
@@ -26,18 +27,18 @@ class FetchLimits:
 
     ``connections``: for large files, at most, over all hosts; ``start``: how many it begins with.
     ``small_connections``: for small ones; the larger of both is the most that is ever open. ``pool``: memory
-    that holds what was received and is not hashed yet, in buffers of ``block`` each: the most that any file
-    runs ahead of its hash. ``chunk``: what one request of several for a file covers, at most. ``journal``:
-    how often the journal notes what is hashed. ``small``: files up to this come whole, in memory;
-    ``batch_files`` and ``batch_bytes`` of them are committed together. ``retry_budget``: seconds without any
-    progress.
+    that holds what was received and is not hashed yet, in buffers of up to ``block`` each: the most that any
+    file runs ahead of its hash. ``chunk``: what one request of several for a file covers, at most.
+    ``journal``: how often the journal notes what is hashed. ``small``: files up to this come whole, in
+    memory; ``batch_files`` and ``batch_bytes`` of them are committed together. ``retry_budget``: seconds
+    without any progress.
     """
 
     connections: int = 24
     start: int = 4
     small_connections: int = 96
     pool: int = 64 * MIB
-    block: int = 2 * MIB
+    block: int = 4 * MIB
     chunk: int = 8 * MIB
     journal: int = MIB
     small: int = MIB
@@ -48,6 +49,14 @@ class FetchLimits:
     def window(self, size: int) -> int:
         """Bytes that a file of ``size`` may be ahead of its hash: what a kill may lose of it."""
         return min(self.pool, max(_LEAST_WINDOW, size // _WINDOWS))
+
+    def buffer(self, connections: int) -> int:
+        """Bytes of one of its pool's buffers, while each of ``connections`` fills one and others are hashed.
+
+        A larger one costs fewer turns at the interpreter's lock.
+        """
+        share = self.pool // (_BUFFERS * connections) // MIB * MIB
+        return min(self.block, max(MIB, share))
 
     def with_most(self, connections: int) -> FetchLimits:
         """The same with at most ``connections`` at any time, whatever they are for."""
@@ -67,7 +76,6 @@ class FetchLimits:
         return replace(
             self,
             pool=min(self.pool, share),
-            block=self.block if share >= self.pool else min(self.block, MIB),
             connections=connections,
             start=min(self.start, connections),
             small_connections=max(2, min(self.small_connections, share // MIB)),

@@ -178,6 +178,11 @@ class Schedule:
     def large_waiting(self) -> int:
         return len(self._queue)
 
+    @property
+    def connections(self) -> int:
+        """That large files may have now."""
+        return self._count.allowed
+
     # -- large files ---------------------------------------------------------------------------------------
 
     def begun(self, key: int, size: int | None, missing: list[Span], host: str, *, ranged: bool) -> LargeFile:

@@ -42,21 +42,36 @@ class Buffer:
 
 
 class BufferPool:
-    """``free``: how many are left. The last one given back comes first: the CPU's cache has its pages."""
+    """``size`` bytes of memory; ``block``: what the next buffer holds.
+
+    The last one given back comes first: the CPU's cache has its pages.
+    """
 
     def __init__(self, size: int, block: int) -> None:
         self.block = block
-        self.free = max(2, size // block)
+        self._left = max(size, 2 * block)
         self._made: list[Buffer] = []
+
+    @property
+    def free(self) -> int:
+        """How many buffers can be taken."""
+        return self._left // self.block
+
+    def resize(self, block: int) -> None:
+        """What is taken from now on holds ``block`` bytes."""
+        if block != self.block:
+            self.block = block
+            self._made.clear()
 
     def take(self, start: int) -> Buffer:
         """For bytes from ``start`` on. One must be free."""
-        self.free -= 1
+        self._left -= self.block
         buffer = self._made.pop() if self._made else Buffer(self.block)
         buffer.start = buffer.end = start
         buffer.stop = (start + self.block) // _PAGE * _PAGE  # the next one is aligned, as O_DIRECT needs it
         return buffer
 
     def give(self, buffer: Buffer) -> None:
-        self.free += 1
-        self._made.append(buffer)
+        self._left += len(buffer.memory)
+        if len(buffer.memory) == self.block:
+            self._made.append(buffer)

@@ -118,7 +118,7 @@ class LargeTransfer:
                 self.run.locate(self.request, self._located, self._lost_track)
             return
         if location.url.scheme == "file":  # libcurl reads it at one go, and cannot pause there
-            segment.asked = min(segment.end or 1 << 62, segment.position + self.run.limits.block // 2)
+            segment.asked = min(segment.end or 1 << 62, segment.position + self.run.pool.block // 2)
             if not self.run.pool.free:
                 self.run.schedule.broke_off(segment, self.run.now)
                 return

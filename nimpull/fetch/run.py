@@ -64,7 +64,7 @@ class FetchRun:
         self._missing: list[NotFoundError] = []
         self.rangeless: set[str] = set()
         self.schedule = Schedule(limits)
-        self.pool = BufferPool(limits.pool, limits.block)
+        self.pool = BufferPool(limits.pool, limits.buffer(limits.start))
         self.answers = Answers(connections.wake)
         self.workers = Workers("fetch", workers, self.answers)  # as many as can hash at a time
         self.small_workers = Workers("small", _SMALL_WORKERS, self.answers)  # they wait for the volume
@@ -159,6 +159,7 @@ class FetchRun:
         self.now = self.clock.monotonic()
         self.connections.check(self.now)
         self.schedule.measure(self.now, time.process_time())
+        self.pool.resize(self.limits.buffer(self.schedule.connections))
         laggard = self.schedule.find_laggard(self.now)
         if laggard is not None:
             self._large[laggard.file.key].drop(laggard)
