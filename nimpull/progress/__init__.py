@@ -19,7 +19,7 @@ from nimpull.core.report import ProgressSummary, Timeline
 from nimpull.progress.meter import ProgressMeter
 from nimpull.progress.recorder import TimelineRecorder
 from nimpull.progress.stream import TextStream, await_writer
-from nimpull.progress.updates import Update, View
+from nimpull.progress.views import Bar, JsonLines, LogLines, Update
 
 BEAT: Final = 0.25  # seconds between two looks at the clock; a bar moves at this pace
 MOST_UNSHOWN: Final = 2000  # events kept for a reader that is slow; the oldest are dropped and counted
@@ -32,6 +32,9 @@ class Mode(StrEnum):
     LINES = "lines"
     JSON = "json"
     QUIET = "quiet"
+
+
+_VIEWS: Final = {Mode.BAR: Bar, Mode.LINES: LogLines, Mode.JSON: JsonLines}
 
 
 def choose_mode(stream: TextIO, *, dumb: bool = False) -> Mode:
@@ -74,7 +77,9 @@ class Progress:
         self._thread: Thread | None = None
         # At DEBUG lines come too often below a bar; above INFO there is nothing to draw.
         mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
-        self._view = _view(mode, TextStream(stream), files=level <= Level.DEBUG)
+        self._view = (
+            None if mode is Mode.QUIET else _VIEWS[mode](TextStream(stream), files=level <= Level.DEBUG)
+        )
 
     def __call__(self, event: Event) -> None:
         now = self._clock.monotonic()
@@ -153,19 +158,3 @@ class Progress:
         self.beat(last=True)
         if self._view:
             self._view.close()
-
-
-def _view(mode: Mode, stream: TextStream, *, files: bool) -> View | None:
-    if mode is Mode.BAR:
-        from nimpull.progress.bar import Bar
-
-        return Bar(stream)
-    if mode is Mode.LINES:
-        from nimpull.progress.log_lines import LogLines
-
-        return LogLines(stream, files=files)
-    if mode is Mode.JSON:
-        from nimpull.progress.json_lines import JsonLines
-
-        return JsonLines(stream)
-    return None

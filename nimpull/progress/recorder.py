@@ -29,7 +29,7 @@ class TimelineRecorder:
         self._pauses: list[Pause] = []
         self._phases: list[tuple[str, float]] = [("preparing", 0.0)]
         self._spent: dict[str, float] = {}
-        self._retries = 0
+        self.retries = 0
 
     def count(self, event: Event, now: float) -> None:
         at = max(0.0, now - self._began)
@@ -37,7 +37,7 @@ class TimelineRecorder:
             case Advanced(count, connection, host) if count > 0:  # what is taken back had come all the same
                 self._add(count, connection, host, at)
             case Waiting(reason, seconds):
-                self._retries += 1
+                self.retries += 1
                 self._pause(reason, seconds, at)
             case Phase(name) if name != self._phases[-1][0] and len(self._phases) < MOST_PHASES:
                 self._phases.append((name, at))
@@ -75,10 +75,6 @@ class TimelineRecorder:
         if len(self._pauses) < MOST_PAUSES:
             self._pauses.append(Pause(at, seconds, reason))
 
-    @property
-    def retries(self) -> int:
-        return self._retries
-
     def timeline(self, now: float) -> Timeline:
         ended = max(0.0, now - self._began)
         while ended >= self._interval * MOST_SAMPLES:
@@ -99,7 +95,7 @@ class TimelineRecorder:
             tuple(self._pauses),
             tuple(PhaseSpan(name, at, until - at) for (name, at), (_, until) in pairwise(spans)),
             dict(self._spent),
-            self._retries,
+            self.retries,
         )
 
     def _rates(self, line: list[int], length: int, step: int) -> tuple[int, ...]:
