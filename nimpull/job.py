@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from nimpull import __version__
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome, Wanted
 from nimpull.core.events import Finished, Note, Phase, Planned
 from nimpull.core.manifest import Profile, parse_manifest
@@ -50,12 +49,14 @@ from nimpull.errors import (
 )
 from nimpull.mirroring import mirrored
 from nimpull.store.claims import Claims
-from nimpull.store.layouts import Found
+from nimpull.store.layouts import Found, StoreLayout
 from nimpull.store.repair import make_links
+from nimpull.store.resuming import present_of
 from nimpull.wiring.edges import Edges
-from nimpull.wiring.filling import Filling
-from nimpull.wiring.finishing import finish, mark_ready, tell_of_homes
-from nimpull.wiring.looking import Places, check_owners, look, outcomes_of, tell_of_ready
+from nimpull.wiring.filling import check_targets, sharing, take
+from nimpull.wiring.finishing import finish, mark_ready
+from nimpull.wiring.looking import look, outcomes_of, tell_of_ready
+from nimpull.wiring.volume import Places
 
 _log: Final = logging.getLogger("nimpull")
 _RULES: Final = {
@@ -68,8 +69,7 @@ _RULES: Final = {
 
 def run(request: Request, edges: Edges) -> Report:
     """Never raises an Exception: a failure is a report. BaseExceptions (a second Ctrl-C) pass."""
-    started = edges.clock.time()
-    report = Report(State.IN_PROGRESS, started, started, version=__version__)
+    report = edges.reporter.draft
     try:
         with edges:
             if request.repair:
@@ -79,12 +79,12 @@ def run(request: Request, edges: Edges) -> Report:
             if request.mirror:
                 report = mirrored(request, edges, report)
     except NimpullError as error:
-        report = _failed(edges.reporter.draft or report, error, edges)
+        report = _failed(error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
         limit = LimitError.of(error)
         if limit is None:
             _log.exception("unexpected error")
-        report = _failed(edges.reporter.draft or report, limit or error, edges)
+        report = _failed(limit or error, edges)
     report = replace(report, timeline=edges.progress.timeline())
     edges.reporter.publish(report)
     return report
@@ -95,13 +95,11 @@ def abandon(edges: Edges) -> Report:
 
     Not written yet: the volume that hangs may be where it goes, so what is left to say comes before.
     """
-    now = edges.clock.time()
     error = Cancelled(
         "stopped while something that it waited for did not let go",
         hint="Run again to continue: what is on the volume is kept. Check that volume and network answer.",
     )
-    draft = edges.reporter.draft or Report(State.IN_PROGRESS, now, now, version=__version__)
-    return replace(_failed(draft, error, edges), timeline=edges.progress.timeline())
+    return replace(_failed(error, edges), timeline=edges.progress.timeline())
 
 
 # -- the three kinds of run ----------------------------------------------------------------------------
@@ -120,7 +118,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
     report = drafted(replace(report, store=volume.summary()))
 
     if not request.refresh and (marker := volume.ready(key, needs.repositories)):
-        tell_of_ready(marker, edges.clock.time(), edges.emit, options=not edges.settings.drop_in)
+        tell_of_ready(marker, volume)
         return _ready(report, profiles, outcomes_of(marker), TransferSummary(), edges)
     if request.offline:
         of = f" for {', '.join(endpoints)}" if endpoints else ""
@@ -142,20 +140,11 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         places = volume.places(resolved(destinations(profiles), listed))
         found, missing = _look(listings, places, key, edges)
         # from here on readers may see a change: what would take another model's files has been refused
-        filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
-        outcomes, transfer = _fill(filling, found, missing, edges, claims)
-        named = finish(volume.store, places, listings, request, edges.emit)
-        tell_of_homes(request, edges.settings, listings, edges.emit)
-        mark_ready(  # last: a marker that is there speaks for files that are durable
-            volume.store,
-            places,
-            listings,
-            outcomes,
-            named,
-            selection=key,
-            profiles=ids,
-            endpoints=endpoints,
-            time=edges.clock.time(),
+        outcomes, transfer = _fill(places.first, found, missing, edges, claims)
+        named = finish(volume, places, listings)
+        # last: a marker that is there speaks for files that are durable
+        mark_ready(
+            volume, places, listings, outcomes, named, selection=key, profiles=ids, endpoints=endpoints
         )
     return _ready(report, profiles, outcomes, transfer, edges)
 
@@ -169,9 +158,7 @@ def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, 
     places = volume.places(resolved(destinations(profiles), listed))
     found, missing = _look(listings, places, key, edges)
     present = tuple(each.outcome for each in found)
-    filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
-    resumed = filling.resumable(missing) if volume.exists else 0
-    plan = _planned(present, missing, resumed, edges)
+    plan = _planned(present, missing, edges)
     volume.check_room(plan, places.first)
     intended = (Outcome(a, Action.FETCHED, 0, 0, 0.0, "", a.size or 0, a.digest) for a in plan.missing)
     return replace(report, artifacts=(*present, *intended), updated=edges.clock.time())
@@ -188,8 +175,7 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
         listings = tuple(_list(needs_to_repair(repair), edges).values())
         places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
         found, missing = _look(listings, places, "", edges)
-        filling = Filling(volume.store, places.first, clock=edges.clock, emit=edges.emit)
-        outcomes, transfer = _fill(filling, found, missing, edges, claims)
+        outcomes, transfer = _fill(places.first, found, missing, edges, claims)
         make_links(volume.store.tree, repair.links)
     repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
     outcomes = tuple(replace(each, action=repaired.get(each.action, each.action)) for each in outcomes)
@@ -254,28 +240,25 @@ def _look(
     volume, artifacts = edges.volume, distinct(listings)
     if not volume.exists:  # a dry run makes none
         return (), artifacts
-    found, missing = look(volume.store, places, artifacts, volume.cache)
-    check_owners(volume.store, places, found, missing, selection=key, emit=edges.emit)
-    return found, missing
+    return look(volume, places, artifacts, key)
 
 
 def _fill(
-    filling: Filling,
+    layout: StoreLayout,
     found: Sequence[Found],
     missing: Sequence[Artifact],
     edges: Edges,
     claims: Claims,
 ) -> tuple[tuple[Outcome, ...], TransferSummary]:
     """Take what was found, and fetch the rest, together with other pods that want the same."""
-    present, unlinked, copies = filling.take(found)
-    missing = (*unlinked, *missing)
-    plan = _planned(present, missing, filling.resumable(missing), edges)
-    edges.volume.check_room(plan, filling.layout)
-    filling.check_targets(plan.missing)
+    volume = edges.volume
+    present, unlinked, copies = take(volume, layout, found)
+    plan = _planned(present, (*unlinked, *missing), edges)
+    volume.check_room(plan, layout)
+    check_targets(volume, layout, plan.missing)
     begun = edges.clock.monotonic()
     fetched: list[Outcome] = []
-    sharing = filling.sharing(plan.missing, claims, settings=edges.settings, cancel=edges.cancel)
-    with sharing as (work, ingests):
+    with sharing(volume, layout, plan.missing, claims) as (work, ingests):
         edges.reporter.work = work
         while work.unfinished:  # again only where a claim was lost, and came back
             fetched += edges.fetch(work, ingests, copies)
@@ -286,8 +269,9 @@ def _fill(
     return outcomes, TransferSummary(count, seconds, edges.progress.retries, edges.connections)
 
 
-def _planned(present: tuple[Outcome, ...], missing: tuple[Artifact, ...], resumed: int, edges: Edges) -> Plan:
-    """``resumed``: bytes of the missing ones that an earlier run left half done."""
+def _planned(present: tuple[Outcome, ...], missing: tuple[Artifact, ...], edges: Edges) -> Plan:
+    """With what an earlier run left half done of the missing ones."""
+    resumed = present_of(edges.volume.store.tree, missing) if edges.volume.exists else 0
     plan = Plan(present, missing, resumed)
     count = len(present) + len(missing)
     edges.emit(Planned(count, plan.total, plan.total - plan.to_fetch, len(present)))
@@ -318,7 +302,7 @@ def _ready(
     )
 
 
-def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
+def _failed(error: BaseException, edges: Edges) -> Report:
     """With the files that are finished all the same: the next run does not fetch them."""
     failure = Failure.of(error)
     hint = hint_for(failure.hint, nimcache=edges.settings.nimcache, options=not edges.settings.drop_in)
@@ -328,7 +312,7 @@ def _failed(report: Report, error: BaseException, edges: Edges) -> Report:
         stop = "" if doubts.endswith("?") else "."
         failure = replace(failure, hint=f"{failure.hint} {doubts}{stop}".lstrip())
     return replace(
-        report,
+        edges.reporter.draft,
         state=State.FAILED,
         updated=edges.clock.time(),
         artifacts=tuple(edges.finished),

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from nimpull.core.report import Failure, ProgressSummary, Report, State
 from nimpull.errors import NoSpaceError
-from nimpull.wiring.metrics import metrics_text
-from nimpull.wiring.report_writer import METRICS, leave_metrics, leave_metrics_in_store
+from nimpull.wiring.metrics import METRICS, leave_metrics, metrics_text
+from nimpull.wiring.report_writer import replaced
 from tests.reports import a_report
 
 Samples = dict[tuple[str, str], float]
@@ -67,11 +67,11 @@ def test_f57_a_label_cannot_forge_a_line() -> None:
 def test_they_are_replaced_whole_and_readable(tmp_path: Path) -> None:
     path = tmp_path / "nimpull.prom"
     path.write_text("old")
-    assert leave_metrics(str(path), a_report()) is None
+    assert replaced(str(path), "the metrics", metrics_text(a_report())) is None
     assert samples(path.read_bytes())["nimpull_state", "Ready"] == 1
     assert path.stat().st_mode & 0o444 == 0o444
     assert list(tmp_path.iterdir()) == [path]
-    problem = leave_metrics(str(tmp_path / "no/x.prom"), a_report())
+    problem = replaced(str(tmp_path / "no/x.prom"), "the metrics", b"")
     assert problem and "no/x.prom could not be written: No such file" in problem.message
 
 
@@ -80,15 +80,15 @@ def test_in_the_store_the_last_run_that_has_something_to_say(tmp_path: Path) -> 
         return samples((tmp_path / METRICS).read_bytes())
 
     failed = Report(State.FAILED, 1, 2, error=Failure.of(NoSpaceError("full")))
-    assert leave_metrics_in_store(str(tmp_path), failed) == ""
+    assert leave_metrics(str(tmp_path), failed) == ""
     warm = Report(State.READY, 5, 6)
-    assert leave_metrics_in_store(str(tmp_path), warm) == ""
+    assert leave_metrics(str(tmp_path), warm) == ""
     assert state()["nimpull_state", "Ready"] == 1, "a failure does not stay"
-    assert leave_metrics_in_store(str(tmp_path), Report(State.READY, 7, 8)) == ""
+    assert leave_metrics(str(tmp_path), Report(State.READY, 7, 8)) == ""
     assert state()["nimpull_started_timestamp_seconds", ""] == 5, "nothing new to say"
-    assert leave_metrics_in_store(str(tmp_path), a_report()) == ""
+    assert leave_metrics(str(tmp_path), a_report()) == ""
     assert state()["nimpull_fetched_bytes", ""] == 3 << 30
-    assert leave_metrics_in_store(str(tmp_path / "no"), warm) == ""
+    assert leave_metrics(str(tmp_path / "no"), warm) == ""
     assert not (tmp_path / "no").exists()
 
 

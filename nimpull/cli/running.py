@@ -185,14 +185,15 @@ def fail_unasked(error: NimpullError, store: str = "") -> int:
 
     ``store``: has the report too, if it is there: the one of an earlier run would be taken for this one's.
     """
-    from nimpull.wiring.report_writer import leave_message, leave_metrics_in_store, leave_report
+    from nimpull.wiring.metrics import leave_metrics
+    from nimpull.wiring.report_writer import leave_message, leave_report
 
     report = failed(error)
     unwritten, ours = leave_report(store, report)
     for problem in (
         leave_message(termination_log(), report),
         unwritten,
-        leave_metrics_in_store(store, report) if ours else "",
+        leave_metrics(store, report) if ours else "",
     ):
         if problem:
             say(f"nimpull: {problem}", err=True)

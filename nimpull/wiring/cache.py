@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from nimpull.core.artifacts import Artifact, Listing, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.ports import Cancel
 from nimpull.errors import StoreError
 from nimpull.store.layouts import Found, FoundBy
 from nimpull.store.store import Store
@@ -21,16 +20,13 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class NimCacheStore:
-    """A file counts by that store's record, or by its digest once it was read.
+    """A file counts by that store's record, or by its digest once it was read; what cannot be read is not
+    there."""
 
-    Raises StoreError for a store that cannot be opened; one that cannot be read has nothing.
-    """
-
-    def __init__(self, root: str, hub: str, ngc_hub: str, cancel: Cancel) -> None:
-        """``hub``, ``ngc_hub``: the caches of the Hub and of NGC below ``root``, "" = NIM's own."""
-        self._store = Store(root, cancel)
-        self._layout = self._store.nim_cache(hub, ngc_hub)
-        self.tree = self._store.tree
+    def __init__(self, store: Store, hub: str, ngc_hub: str) -> None:
+        """``hub``, ``ngc_hub``: the caches of the Hub and of NGC below its root, "" = NIM's own."""
+        self._layout = store.nim_cache(hub, ngc_hub)
+        self.tree = store.tree
 
     def find(self, artifact: Artifact) -> Found | None:
         with suppress(StoreError):
@@ -53,12 +49,6 @@ class NimCacheStore:
                 return None
             artifacts.append(Artifact(SafePath(path), found.file.size, (found.file.digest,), uri.repo))
         return Listing(uri.repo, uri.revision, tuple(artifacts), Url(Path(self.tree.root).as_uri()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._store.close()
 
 
 def _is_immutable(uri: ModelUri) -> bool:

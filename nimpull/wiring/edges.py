@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -17,7 +16,6 @@ from nimpull.core.events import Finished, Note, Phase
 from nimpull.core.hardware import DeviceTable, Hardware
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Clock, Ingests, Supply
-from nimpull.core.report import Report
 from nimpull.core.request import Request
 from nimpull.settings import Settings
 from nimpull.wiring.report_writer import ReportWriter
@@ -64,16 +62,9 @@ class Edges:
         self.progress = progress
         self.finished: list[Outcome] = []  # so far: a failure's report has them too
         self._stack = ExitStack()
-        self.volume = Volume(request, settings, clock=clock, cancel=cancel, emit=self.emit, stack=self._stack)
+        self.volume = Volume(request, settings, clock, cancel, self.emit, self._stack)
         self.reporter = ReportWriter(
-            report_path,
-            settings.termination_log,
-            request,
-            clock=clock,
-            progress=progress,
-            metrics_path=metrics_path,
-            metrics=settings.metrics,
-            announce=self.announce if settings.kubernetes_api else None,
+            request, settings, clock, progress, path=report_path, metrics_path=metrics_path
         )
         self._loop: Loop | None = None
 
@@ -88,13 +79,6 @@ class Edges:
     def __exit__(self, *_: object) -> None:
         self.reporter.close()
         self._stack.close()
-
-    def announce(self, report: Report) -> str:
-        """To the cluster that the pod is in; returns why it could not be told, or ""."""
-        from nimpull.transport.cluster import announce
-
-        host, port = self.settings.kubernetes_api or ("", "")
-        return announce(report, os.uname().nodename, host=host, port=port)
 
     @cached_property
     def table(self) -> DeviceTable:

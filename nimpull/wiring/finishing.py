@@ -8,35 +8,33 @@ from nimpull.core.artifacts import Artifact, Listing, Outcome, Wanted
 from nimpull.core.events import Note
 from nimpull.core.manifest import runtime_manifest
 from nimpull.core.names import SafePath, display
-from nimpull.core.ports import Emit
-from nimpull.core.request import LayoutKind, Request
+from nimpull.core.request import LayoutKind
 from nimpull.errors import NotWritableError
-from nimpull.settings import Settings, hub_in
+from nimpull.settings import hub_in
 from nimpull.store.durable import replace_file, storing
 from nimpull.store.layouts import Found, FoundBy, StoreLayout
 from nimpull.store.ready import Ready
-from nimpull.store.store import Store
-from nimpull.wiring.looking import Places
+from nimpull.wiring.volume import Places, Volume
 
 
-def finish(
-    store: Store, places: Places, listings: Sequence[Listing], request: Request, emit: Emit
-) -> tuple[Artifact, ...]:
+def finish(volume: Volume, places: Places, listings: Sequence[Listing]) -> tuple[Artifact, ...]:
     """What stands beside the files. Returns those that have a second name. Raises StoreError."""
+    request = volume.request
     # whether the listings are all of their repositories: a hub cache must not take a part for the whole
     one_file = any(uri.path for uri in request.uris)
     complete = request.wanted == Wanted() and not request.manifest and not one_file
     for listing in listings:
         places.first.finish(listing, complete=complete)
-    named = _name_twice(store, places, listings, complete=complete, emit=emit)
+    named = _name_twice(volume, places, listings, complete=complete)
     if request.runtime_manifest:  # before the marker, which speaks for the whole
         with storing("write", request.runtime_manifest):
             replace_file(request.runtime_manifest, runtime_manifest(listings))
+    _tell_of_homes(volume, listings)
     return named
 
 
 def mark_ready(
-    store: Store,
+    volume: Volume,
     places: Places,
     listings: Sequence[Listing],
     outcomes: Sequence[Outcome],
@@ -45,20 +43,20 @@ def mark_ready(
     selection: str,
     profiles: tuple[str, ...],
     endpoints: tuple[str, ...],
-    time: float,
 ) -> None:
     """Last of all, once every file is durable. ``profiles``: ids; ``named``: what has a second name.
 
     Raises StoreError.
     """
+    store, now = volume.store, volume.clock.time()
     files = store.files_of(places.first, [outcome.artifact for outcome in outcomes])
     names = store.files_of(places.second, named) if places.second else ()
     revisions = tuple(str(listing.uri) for listing in listings)
-    store.mark_ready(Ready(selection, places.first.name, time, files, revisions, profiles, names, endpoints))
+    store.mark_ready(Ready(selection, places.first.name, now, files, revisions, profiles, names, endpoints))
 
 
 def _name_twice(
-    store: Store, places: Places, listings: Sequence[Listing], *, complete: bool, emit: Emit
+    volume: Volume, places: Places, listings: Sequence[Listing], *, complete: bool
 ) -> tuple[Artifact, ...]:
     """Where another reader looks; no second bytes. Returns what has a second name, and tells of the rest."""
     second = places.second
@@ -66,7 +64,7 @@ def _name_twice(
         return ()
     named: list[Artifact] = []
     failed: dict[str, list[tuple[SafePath, str]]] = {}
-    with store.tree.holding():
+    with volume.store.tree.holding():
         for listing in listings:
             for artifact in listing.artifacts:
                 # By what the system says, without the path: one line for all that fail alike.
@@ -78,7 +76,7 @@ def _name_twice(
                 second.finish(listing, complete=complete)
     for (path, reason), *others in failed.values():
         what = f"{len(others) + 1} files are" if others else f"{path} is"
-        emit(Note(f"{what} only in {places.only}: {reason}", "warning"))
+        volume.emit(Note(f"{what} only in {places.only}: {reason}", "warning"))
     return tuple(named)
 
 
@@ -94,8 +92,9 @@ def _name_too(artifact: Artifact, first: StoreLayout, second: StoreLayout) -> st
         return error.message
 
 
-def tell_of_homes(request: Request, settings: Settings, listings: Sequence[Listing], emit: Emit) -> None:
+def _tell_of_homes(volume: Volume, listings: Sequence[Listing]) -> None:
     """A home outside of the store is lost with its pod: where its files are instead is told once."""
+    request, settings, emit = volume.request, volume.settings, volume.emit
     schemes = {listing.uri.scheme for listing in listings}
     store, is_cache = display(request.store, 200), request.layout is LayoutKind.CACHE
     if "hf" in schemes and settings.hf_home and not hub_in(request.store, settings.hf_home):

@@ -4,64 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from nimpull.core.artifacts import Action, Artifact, Outcome
 from nimpull.core.events import Note
 from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
-from nimpull.core.ports import Emit
 from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
-from nimpull.store.layouts import Found, FoundBy, StoreLayout
+from nimpull.store.layouts import Found, FoundBy
 from nimpull.store.owners import Owners
 from nimpull.store.ready import Ready
-from nimpull.store.store import Store
-
-if TYPE_CHECKING:
-    from nimpull.wiring.cache import NimCacheStore
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the files of a request stand. ``second``: where another reader looks, by other names of the same
-    files; ``only``: what has the files alone where that cannot be.
-    """
-
-    first: StoreLayout
-    second: StoreLayout | None = None
-    only: str = ""
+from nimpull.wiring.volume import Places, Volume
 
 
 def look(
-    store: Store, places: Places, artifacts: Sequence[Artifact], cache: NimCacheStore | None
+    volume: Volume, places: Places, artifacts: Sequence[Artifact], selection: str
 ) -> tuple[tuple[Found, ...], tuple[Artifact, ...]]:
-    """(what needs no byte, what is missing). ``cache``: looked into last. Raises StoreError."""
+    """(what needs no byte, what is missing). The NIM cache is looked into last. Raises StoreError, and
+    NotWritableError for files of another model that are in the way."""
     found: list[Found] = []
     missing: list[Artifact] = []
-    with store.tree.holding():
+    cache = volume.cache
+    with volume.store.tree.holding():
         for artifact in artifacts:
             there = places.first.find(artifact) or (cache.find(artifact) if cache else None)
             if there:
                 found.append(there)
             else:
                 missing.append(artifact)
+    _check_owners(volume, places, found, missing, selection)
     return tuple(found), tuple(missing)
 
 
-def check_owners(
-    store: Store,
-    places: Places,
-    found: Sequence[Found],
-    missing: Sequence[Artifact],
-    *,
-    selection: str,
-    emit: Emit,
+def _check_owners(
+    volume: Volume, places: Places, found: Sequence[Found], missing: Sequence[Artifact], selection: str
 ) -> None:
-    """Before anything changes: what is replaced that is not as nimpull wrote it is named in one line.
-
-    Raises NotWritableError for files of another model.
-    """
+    """Before anything changes: what is replaced that is not as nimpull wrote it is named in one line."""
+    store = volume.store
     moving = (*(each.artifact for each in found if each.by is FoundBy.ELSEWHERE), *missing)
     targets = [(places.first.path_of(each), each) for each in moving]
     if second := places.second:
@@ -79,7 +57,7 @@ def check_owners(
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             files = f"{display(paths[0], 300)}{more} in {display(store.root, 200)}"
-            emit(Note(f"to be replaced, for {why}: {files}", level))
+            volume.emit(Note(f"to be replaced, for {why}: {files}", level))
 
 
 def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
@@ -94,14 +72,16 @@ def outcomes_of(ready: Ready) -> tuple[Outcome, ...]:
     return tuple(found)
 
 
-def tell_of_ready(ready: Ready, now: float, emit: Emit, *, options: bool) -> None:
-    """What was looked at, and what not: bytes that rotted under an old time are for ``nimpull verify``.
-
-    ``options``: whether the reader has those of nimpull.
-    """
+def tell_of_ready(ready: Ready, volume: Volume) -> None:
+    """What was looked at, and what not: bytes that rotted under an old time are for ``nimpull verify``."""
     what = ", ".join(display(revision, 200) for revision in ready.revisions[:2])
     more = f" and {len(ready.revisions) - 2} more" if len(ready.revisions) > 2 else ""
-    files, age = show_count(len(ready.files), "file"), show_seconds(max(0.0, now - ready.time))
-    ask = " (--refresh asks)" if options else ""
-    emit(Note(f"complete already: {what}{more}"))
-    emit(Note(f"{files}, size and time as when verified {age} ago; nothing was asked of the network{ask}"))
+    files, age = (
+        show_count(len(ready.files), "file"),
+        show_seconds(max(0.0, volume.clock.time() - ready.time)),
+    )
+    ask = "" if volume.settings.drop_in else " (--refresh asks)"
+    volume.emit(Note(f"complete already: {what}{more}"))
+    volume.emit(
+        Note(f"{files}, size and time as when verified {age} ago; nothing was asked of the network{ask}")
+    )

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
 
+from nimpull import __version__
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
 from nimpull.core.report import PodShare, Report, State, termination_message, to_bytes
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
+from nimpull.settings import Settings
+from nimpull.store import report_file
+from nimpull.store.durable import replace_file
+from nimpull.store.tree import Tree
+from nimpull.wiring import shares
+from nimpull.wiring.metrics import leave_metrics, metrics_text
 
 if TYPE_CHECKING:
     from nimpull.progress import Progress
     from nimpull.store.sharing import SharedWork
 
-METRICS: Final = f"{STATE_DIRECTORY}/metrics.prom"  # the node exporter reads what ends in .prom
-READY: Final = b'nimpull_state{state="Ready"} 1.0'
 INTERVAL: Final = 5.0  # seconds between two rewrites of an unfinished report
 #: What a failure's report may have beyond the draft: sources, notes, the error, the time line (bytes).
 MARGIN: Final = 128 << 10
 
 
 class ReportWriter:
-    """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file.
+    """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file; ``metrics_path``:
+    where the metrics were, "" = where the environment wants them, else beside the report in the store.
 
-    ``termination_log``: the file that Kubernetes made for a pod's last words. ``progress`` knows how far
-    the run is. ``metrics_path``: where the metrics were asked for, else ``metrics``, where the environment
-    wants them, "" = beside the report in the store; ``announce``: tells others of the end, and returns why it
-    could not. No method raises: a report that cannot be written is told, and hides no outcome; ``unwritten``:
-    why a file that was asked for has not got the last report, or the last metrics.
+    ``progress`` knows how far the run is; ``draft`` is its report so far. No method raises: a report that
+    cannot be written is told, and hides no outcome; ``unwritten``: why a file that was asked for has not got
+    the last report, or the last metrics.
     """
 
     def __init__(
         self,
-        path: str,
-        termination_log: str,
         request: Request,
-        *,
+        settings: Settings,
         clock: Clock,
         progress: Progress,
+        *,
+        path: str = "",
         metrics_path: str = "",
-        metrics: str = "",
-        announce: Callable[[Report], str] | None = None,
     ) -> None:
-        self.draft: Report | None = None
+        now = clock.time()
+        self.draft = Report(State.IN_PROGRESS, now, now, version=__version__)
         self.selection = ""  # the key of its marker, once it is known
         self.work: SharedWork | None = None  # once there is any
         self.unwritten: OutputError | None = None
-        self._path = "" if path == "-" else path
-        self._termination_log = termination_log
         self._request = request
+        self._settings = settings
         self._clock = clock
         self._progress = progress
-        self._metrics = metrics_path or metrics
-        self._metrics_asked = bool(metrics_path)
-        self._announce = announce
+        self._path = "" if path == "-" else path
+        self._metrics_path = metrics_path
         self._done = Event()
         self._unpublished = Lock()
         self._worked = False
@@ -78,21 +78,17 @@ class ReportWriter:
 
     def set_aside(self) -> None:
         """Room in the store for the report of a failure, while the volume still has some."""
-        if self.draft and not (self._path or self._request.dry_run or self._request.repair):
-            from nimpull.store import report_file
-            from nimpull.store.tree import Tree
-
+        if not (self._path or self._request.dry_run or self._request.repair):
             with suppress(StoreError):  # what is wrong with the volume is about to be told
                 size = len(to_bytes(self.draft)) + MARGIN
                 report_file.set_aside(Tree(self._request.store), size)
 
     def _keep_writing(self) -> None:
         while not self._done.wait(INTERVAL):
-            draft = self.draft
             # a store without state is one that nothing has been written to: looking at it makes no directory
-            if draft and os.path.isdir(os.path.join(self._request.store, STATE_DIRECTORY)):
+            if os.path.isdir(os.path.join(self._request.store, STATE_DIRECTORY)):
                 unfinished = replace(
-                    draft,
+                    self.draft,
                     updated=self._clock.time(),
                     progress=self._progress.summary(),
                     timeline=self._progress.timeline(),
@@ -113,25 +109,29 @@ class ReportWriter:
         if report.state is State.IN_PROGRESS or not self._unpublished.acquire(blocking=False):
             return
         # the message first: it goes to a file of the pod's, the report to a volume that may hang
-        self._tell(leave_message(self._termination_log, report))
+        self._tell(leave_message(self._settings.termination_log, report))
         self._write(report, last=True)
-        if self._announce:
-            self._tell(self._announce(report))
+        if self._settings.kubernetes_api:
+            from nimpull.transport.cluster import announce
+
+            host, port = self._settings.kubernetes_api
+            self._tell(announce(report, os.uname().nodename, host=host, port=port))
 
     def _write(self, report: Report, *, last: bool) -> None:
         unwritten, ours = None, True
         if self._path:
-            unwritten = _replaced(self._path, "the report", to_bytes(report))
+            unwritten = replaced(self._path, "the report", to_bytes(report))
             self._tell(unwritten.message if unwritten else "")
         elif not self._request.repair:  # a repair is not what the store was filled by
             problem, ours = self._leave_in_store(report, last=last)
             self._tell(problem)
-        if self._metrics:
-            unkept = leave_metrics(self._metrics, report)
+        if metrics := self._metrics_path or self._settings.metrics:
+            # its temporary does not end in .prom: no collector reads it
+            unkept = replaced(metrics, "the metrics", metrics_text(report))
             self._tell(unkept.message if unkept else "")
-            unwritten = unwritten or (unkept if self._metrics_asked else None)
+            unwritten = unwritten or (unkept if self._metrics_path else None)
         elif ours and not self._request.repair:
-            self._tell(leave_metrics_in_store(self._request.store, report))
+            self._tell(leave_metrics(self._request.store, report))
         self.unwritten = unwritten
 
     def _leave_in_store(self, report: Report, *, last: bool) -> tuple[str, bool]:
@@ -175,48 +175,16 @@ def leave_report(store: str, report: Report, *, last: bool = True, **sharing: An
     """
     if not store or not os.path.isdir(store):
         return "", True
-    from nimpull.store.tree import Tree
-    from nimpull.wiring.shares import leave
-
     try:
-        return "", leave(Tree(store), report, last=last, **sharing)
+        return "", shares.leave(Tree(store), report, last=last, **sharing)
     except StoreError as error:
         return f"the report could not be written: {error}", True
 
 
-def leave_metrics(path: str, report: Report) -> OutputError | None:
-    """Write them to a file of the caller's; returns why it could not."""
-    from nimpull.wiring.metrics import metrics_text
-
-    # its temporary does not end in .prom: no collector reads it
-    return _replaced(path, "the metrics", metrics_text(report))
-
-
-def _replaced(path: str, what: str, content: bytes) -> OutputError | None:
-    from nimpull.store.durable import replace_file
-
+def replaced(path: str, what: str, content: bytes) -> OutputError | None:
+    """Write a file that was asked for; returns why it could not be written."""
     try:
         replace_file(path, content)
     except OSError as error:
         return OutputError.of(f"{what} {display(path, 300)}", error)
     return None
-
-
-def leave_metrics_in_store(store: str, report: Report) -> str:
-    """Likewise, where there is a store."""
-    if not store or not os.path.isdir(store):
-        return ""
-    from nimpull.store.tree import Tree
-
-    tree = Tree(store)
-    try:
-        fetched = report.transfer is not None and report.transfer.bytes
-        # a run that found all there costs less than the import of the library, and has nothing new to say
-        if report.state is State.READY and not fetched and READY in (tree.read(METRICS) or b""):
-            return ""
-        from nimpull.wiring.metrics import metrics_text
-
-        tree.write(METRICS, metrics_text(report), durable=False)
-    except StoreError as error:
-        return f"the metrics could not be written: {error}"
-    return ""

@@ -18,7 +18,8 @@ from typing import Final
 from nimpull.core.report import PodShare, Report, State, artifact_rows, to_bytes
 from nimpull.core.units import show_count
 from nimpull.errors import NoSpaceError, StoreError
-from nimpull.store.presence import EXPIRY, RUNS, is_gone, process_of
+from nimpull.store import presence
+from nimpull.store.presence import RUNS, is_gone, process_of
 from nimpull.store.report_file import OWNER, REPORTS, write_report
 from nimpull.store.tree import Tree
 
@@ -84,7 +85,7 @@ def _owner(tree: Tree) -> tuple[str, str]:
 def _is_live(tree: Tree, token: str, now: float) -> bool:
     """Whether the run with this token writes; ``now``: by the volume's clock."""
     status = tree.lstat(f"{RUNS}/{token}") if token else None
-    if status is None or not -EXPIRY < now - status.st_mtime < EXPIRY:
+    if status is None or not -presence.EXPIRY < now - status.st_mtime < presence.EXPIRY:
         return False
     return not is_gone(process_of(tree.read(f"{RUNS}/{token}", _LIMIT) or b""))
 
@@ -113,7 +114,7 @@ def _write_whole(tree: Tree, report: Report, rows: bytes, *, last: bool) -> None
 def _others_write(tree: Tree, token: str, now: float) -> bool:
     """Whether runs beside this one, with its ``token``, write; ``now``: by the volume's clock."""
     runs = (tree.lstat(f"{RUNS}/{name}") for name in tree.names(RUNS) if name != token)
-    return any(status and now - status.st_mtime < EXPIRY for status in runs)
+    return any(status and now - status.st_mtime < presence.EXPIRY for status in runs)
 
 
 def _other_shares(tree: Tree, selection: str, own: str, now: float) -> Iterator[PodShare]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from nimpull.core.abilities import WriteMode
 from nimpull.core.events import Note
@@ -19,67 +18,62 @@ from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError, UsageError
 from nimpull.settings import Settings, hub_in
+from nimpull.store import preflight
+from nimpull.store.claims import Claims
+from nimpull.store.layouts import StoreLayout
+from nimpull.store.ready import Ready
+from nimpull.store.scratch import ScratchRoom
+from nimpull.store.store import Store
+from nimpull.wiring.cache import NimCacheStore
 
-if TYPE_CHECKING:
-    from nimpull.store.claims import Claims
-    from nimpull.store.layouts import StoreLayout
-    from nimpull.store.ready import Ready
-    from nimpull.store.store import Store
-    from nimpull.wiring.cache import NimCacheStore
-    from nimpull.wiring.looking import Places
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files of a request stand. ``second``: where another reader looks, by other names of the same
+    files; ``only``: what has the files alone where that cannot be.
+    """
+
+    first: StoreLayout
+    second: StoreLayout | None = None
+    only: str = ""
 
 
+@dataclass(eq=False)
 class Volume:
     """Raises StoreError, and what a method says beside it. ``stack``: closes what is opened."""
 
-    def __init__(
-        self,
-        request: Request,
-        settings: Settings,
-        *,
-        clock: Clock,
-        cancel: Cancel,
-        emit: Emit,
-        stack: ExitStack,
-    ) -> None:
-        self._request = request
-        self._settings = settings
-        self._clock = clock
-        self._cancel = cancel
-        self._emit = emit
-        self._stack = stack
+    request: Request
+    settings: Settings
+    clock: Clock
+    cancel: Cancel
+    emit: Emit
+    stack: ExitStack
 
     @property
     def exists(self) -> bool:
         """A dry run makes no directory."""
-        return os.path.isdir(self._request.store)
+        return os.path.isdir(self.request.store)
 
     @cached_property
     def store(self) -> Store:
         """Opened without a write: :meth:`probe` comes once it is known that there is work."""
-        from nimpull.store.store import Store
-
-        return self._stack.enter_context(Store(self._request.store, self._cancel))
+        return self.stack.enter_context(Store(self.request.store, self.cancel))
 
     @cached_property
     def cache(self) -> NimCacheStore | None:
         """The NIM cache that plain files are linked from; None where there is none."""
-        from nimpull.wiring.cache import NimCacheStore
-
-        path = self._request.cache
+        path = self.request.cache
         if not path or not os.path.isdir(path):
             return None
-        hubs = hub_in(path, self._settings.hf_home), hub_in(path, self._settings.ngc_home)
-        return self._stack.enter_context(NimCacheStore(path, *hubs, self._cancel))
+        hubs = hub_in(path, self.settings.hf_home), hub_in(path, self.settings.ngc_home)
+        return NimCacheStore(self.stack.enter_context(Store(path, self.cancel)), *hubs)
 
     def places(self, destinations: Mapping[str, SafePath]) -> Places:
         """``destinations``: in a workspace, by the identity of the artifact.
 
         A model-free NIM looks at the store's root (NIM_MODEL_NAME) and into the hub cache (HF_HOME).
         """
-        from nimpull.wiring.looking import Places
-
-        request, store = self._request, self.store
+        request, store = self.request, self.store
         if request.layout is LayoutKind.CACHE:
             cache = store.nim_cache(request.hub, request.ngc_hub)
             return (
@@ -96,11 +90,11 @@ class Volume:
         ``asked``: the repositories in the order of their listings. Another hub or another selection may
         have moved the cache's references since the marker was written: they lead back to what is ready.
         """
-        written = self._request.runtime_manifest
+        written = self.request.runtime_manifest
         if not self.exists or (written and not os.path.isfile(written)):
             return None
         ready = self.store.ready(selection)
-        if ready and self._request.layout is LayoutKind.CACHE and not self._request.dry_run:
+        if ready and self.request.layout is LayoutKind.CACHE and not self.request.dry_run:
             hub = self.places({}).first
             for uri, text in zip(asked, ready.revisions, strict=False):
                 with suppress(UsageError):  # anyone may have written the marker
@@ -111,29 +105,25 @@ class Volume:
 
     def probe(self) -> None:
         """Before the first request: how the store writes to this volume. Raises NotWritableError."""
-        from nimpull.store.preflight import make_scratch, probe, probe_place
-
-        root, settings = self._request.store, self._settings
-        abilities = probe(root)
+        root, settings = self.request.store, self.settings
+        abilities = preflight.probe(root)
         if settings.no_symlinks:
             abilities = replace(abilities, symlinks=False)
         sequential = abilities.mode is WriteMode.SEQUENTIAL
-        self.store.tree.adapt(abilities, make_scratch(settings.scratch, root) if sequential else "")
+        self.store.tree.adapt(abilities, preflight.make_scratch(settings.scratch, root) if sequential else "")
         if sequential:
             why = f"{', '.join(abilities.missing)}: files are assembled in {display(settings.scratch, 200)}"
-            self._emit(Note(f"the volume takes files only whole and in order ({why})"))
-        if self._request.runtime_manifest:
-            probe_place(self._request.runtime_manifest)
+            self.emit(Note(f"the volume takes files only whole and in order ({why})"))
+        if self.request.runtime_manifest:
+            preflight.probe_place(self.request.runtime_manifest)
 
     def claims(self) -> Claims:
         """For the time in which this run writes, beside any number of others."""
-        from nimpull.store.claims import Claims
-
-        return Claims(self.store.tree, owner=f"{self._settings.pod}:{os.getpid()}", clock=self._clock)
+        return Claims(self.store.tree, owner=f"{self.settings.pod}:{os.getpid()}", clock=self.clock)
 
     def check_room(self, plan: Plan, layout: StoreLayout) -> None:
         """Raises NoSpaceError: before the first byte, and for a plan alone."""
-        promised, total = self._request.room, plan.total
+        promised, total = self.request.room, plan.total
         if promised is not None and total > promised:
             raise NoSpaceError(
                 f"the selection needs {show_bytes(total)}, but storage.pvc.size is {show_bytes(promised)}: "
@@ -141,25 +131,19 @@ class Volume:
                 hint="Ask for a larger volume (NIMCache: spec.storage.pvc.size), or choose fewer profiles.",
             )
         if self.exists:
-            from nimpull.store.preflight import check_room, inodes_for
-
             # what was resumed has its files already; how many, only the ingests know
             paths = () if plan.resumed else (layout.path_of(artifact) for artifact in plan.missing)
             # beside a file: its link in a hub cache, the metadata of huggingface_hub in a local-dir
-            each = 1 if self._request.layout is LayoutKind.WORKSPACE else 2
-            files = inodes_for(self.store.tree, paths, each=each) if plan.missing else 0
-            check_room(self.store.root, plan.to_fetch, files=files)
+            each = 1 if self.request.layout is LayoutKind.WORKSPACE else 2
+            files = preflight.inodes_for(self.store.tree, paths, each=each) if plan.missing else 0
+            preflight.check_room(self.store.root, plan.to_fetch, files=files)
             if self.store.tree.has_scratch:
-                from nimpull.store.scratch import ScratchRoom
-
                 ScratchRoom(self.store.tree).check(plan.missing)
 
     def summary(self, size: int = 0) -> StoreSummary:
         """``size``: bytes of the selection."""
-        from nimpull.store.preflight import room
-
-        free = room(self.store.root).bytes if self.exists else None
+        free = preflight.room(self.store.root).bytes if self.exists else None
         can = self.store.tree.abilities
         return StoreSummary(
-            self._request.store, self._request.layout.value, size, free, can.mode.value, can.missing
+            self.request.store, self.request.layout.value, size, free, can.mode.value, can.missing
         )
