@@ -36,6 +36,7 @@ from nimpull.core.report import (
     TransferSummary,
 )
 from nimpull.core.request import Repair, Request
+from nimpull.detect import hardware_of, shipped_table
 from nimpull.errors import (
     AuthError,
     Cancelled,
@@ -77,7 +78,7 @@ def run(request: Request, edges: Edges) -> Report:
             else:
                 report = _pull(request, edges, report)
             if request.mirror:
-                report = mirrored(request, edges, report)
+                report = mirrored(request.mirror, edges, report)
     except NimpullError as error:
         report = _failed(error, edges)
     except Exception as error:  # noqa: BLE001 - a bug must still leave a report behind, with its trace
@@ -128,9 +129,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         )
     if request.dry_run:
         return _dry_run(needs, profiles, key, edges, report)
-    # before the first request: a volume that cannot be written is told in under a second, without a source
-    volume.probe()
-    edges.check_limits()
+    edges.prepare()
     report = drafted(replace(report, store=volume.summary()))
     edges.reporter.set_aside()  # while there is room: a run that fills the volume must be able to say so
     with volume.claims() as claims:
@@ -168,8 +167,7 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
     """Fetch what a verification found lost. The markers that were there speak for it again."""
     volume = edges.volume
     report = edges.reporter.drafted(replace(report, store=volume.summary()))
-    volume.probe()
-    edges.check_limits()
+    edges.prepare()
     with volume.claims() as claims:
         volume.store.remove(repair.corrupt)  # first: no reader shall meet it, also if its source is away
         listings = tuple(_list(needs_to_repair(repair), edges).values())
@@ -192,10 +190,11 @@ def _choose(request: Request, edges: Edges, report: Report) -> tuple[Report, tup
         return report, ()
     from nimpull.core.selection import select  # its pattern engines are slow to import
 
-    hardware = edges.hardware(request.gpus)
+    table = shipped_table()
+    hardware = hardware_of(request.gpus, table, cancel=edges.cancel)
     report = drafted(replace(report, hardware=hardware))
     manifest = parse_manifest(request.manifest, unsafe=edges.settings.unsafe_manifest)
-    selection = select(manifest, request.criteria, hardware, edges.table)
+    selection = select(manifest, request.criteria, hardware, table)
     report = drafted(replace(report, selection=SelectionSummary.of(selection, request.criteria)))
     why = _RULES.get(selection.rule, selection.rule)
     for profile in selection.chosen:

@@ -50,19 +50,16 @@ class _Work:
     there: tuple[MirrorFile, ...]
 
 
-def mirrored(request: Request, edges: Edges, report: Report) -> Report:
+def mirrored(wanted: MirrorTo, edges: Edges, report: Report) -> Report:
     """``report``: of the pull; with a mirror that is complete in the end, or as it would be (a dry run).
 
     Raises NimpullError.
     """
-    wanted = request.mirror
-    if wanted is None:
-        return report
     edges.emit(Phase("mirroring", wanted.target))
     draft = edges.reporter.drafted(
         replace(report, state=State.IN_PROGRESS, mirror=MirrorSummary(wanted.target))
     )
-    store = MirrorStore(request, edges, report)
+    request, store = edges.volume.request, MirrorStore(wanted, edges, report)
     repositories = store.repositories
     with closing(store.target) as target:
         work = tuple(_looked(repository, target) for repository in repositories)

@@ -8,6 +8,7 @@ from nimpull.cli.options import gpus_option, place_option
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import quiet_edges
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
+from nimpull.core.names import Url
 from nimpull.core.published_profiles import PublishedProfile, parse_resource
 from nimpull.core.request import Request
 from nimpull.settings import Settings, from_process
@@ -66,5 +67,7 @@ def show_page(table: FitTable, path: str) -> None:
 
 
 def _ask(resource: str, tag: str, settings: Settings) -> tuple[PublishedProfile, ...] | None:
+    from nimpull.sources.nim_metadata import NimMetadata
+
     with quiet_edges(Request(store=""), settings) as edges:
-        return edges.registries.metadata.profiles(resource, tag)
+        return NimMetadata(edges.api, Url(settings.ngc_api)).profiles(resource, tag)

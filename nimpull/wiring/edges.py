@@ -13,20 +13,20 @@ from nimpull.core.artifacts import Artifact, Listing, Location, Outcome, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event as JobEvent
 from nimpull.core.events import Finished, Note, Phase
-from nimpull.core.hardware import DeviceTable, Hardware
+from nimpull.core.limits import FetchLimits
 from nimpull.core.names import ModelUri
 from nimpull.core.ports import Clock, Ingests, Supply
 from nimpull.core.request import Request
 from nimpull.settings import Settings
+from nimpull.wiring.fetch_limits import fetch_limits
+from nimpull.wiring.registries import Registries
 from nimpull.wiring.report_writer import ReportWriter
 from nimpull.wiring.volume import Volume
 
 if TYPE_CHECKING:
-    from nimpull.core.limits import FetchLimits
     from nimpull.progress import Progress
     from nimpull.transport import HttpApi, Network, TransportPolicy
     from nimpull.transport.loop import Loop
-    from nimpull.wiring.registries import Registries
 
 
 def transport_policy(settings: Settings) -> TransportPolicy:
@@ -81,18 +81,6 @@ class Edges:
         self._stack.close()
 
     @cached_property
-    def table(self) -> DeviceTable:
-        from nimpull.detect import shipped_table
-
-        return shipped_table()
-
-    def hardware(self, override: str) -> Hardware:
-        """``override``: GPUs in place of this machine's, "" = none; raises UsageError for what is no GPU."""
-        from nimpull.detect import hardware_of
-
-        return hardware_of(override, self.table, cancel=self.cancel)
-
-    @cached_property
     def network(self) -> Network:
         """What registry answers and bytes share. Raises TlsError for a CA bundle that cannot be read."""
         from nimpull.transport import Network
@@ -111,12 +99,13 @@ class Edges:
     @cached_property
     def limits(self) -> FetchLimits:
         """What a fetch may use. Raises LimitError where that is too little for any."""
-        from nimpull.wiring.fetch_limits import fetch_limits
-
         return fetch_limits(self.settings)
 
-    def check_limits(self) -> None:
-        """Raises LimitError: later it would look like a fault of the network or the volume."""
+    def prepare(self) -> None:
+        """Before the first request: a volume that cannot be written is told in under a second, and a limit
+        that is too low later looks like a fault of network or volume. Raises NotWritableError, LimitError.
+        """
+        self.volume.probe()
         _ = self.limits
 
     @property
@@ -126,8 +115,6 @@ class Edges:
 
     @cached_property
     def registries(self) -> Registries:
-        from nimpull.wiring.registries import Registries
-
         return Registries(self.settings, self.clock, lambda: self.api)
 
     def endpoints(self, uris: Iterable[ModelUri]) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from nimpull.core.limits import FetchLimits
 from nimpull.detect.process_limits import cpu_limit, memory_limit, open_files
-from nimpull.fetch import FetchLimits
 from nimpull.settings import Settings
 
 CONNECTIONS_PER_CPU: Final = 16  # one verifies what about thirty of a throttled CDN bring

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from nimpull.core.artifacts import Artifact, Wanted
 from nimpull.core.manifest import parse_manifest
-from nimpull.core.mirror_objects import MirrorFile, MirrorRepository, Target
+from nimpull.core.mirror_objects import MirrorFile, MirrorRepository, Target, VerifiedReader
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Needs, needs_of
 from nimpull.core.report import Report
-from nimpull.core.request import MirrorTo, Request
+from nimpull.core.request import MirrorTo
 from nimpull.errors import StoreIOError
 from nimpull.settings import Settings
 from nimpull.wiring.edges import Edges
+from nimpull.wiring.fetch_limits import usable_memory
 
 if TYPE_CHECKING:
     from nimpull.store.ready import ReadyFile
@@ -33,18 +34,15 @@ class MirrorStore:
     ``report``: of the pull that made sure that they are there, or of a dry run of it.
     """
 
-    def __init__(self, request: Request, edges: Edges, report: Report) -> None:
-        assert request.mirror is not None  # noqa: S101 - the job asks first
-        self._request = request
+    def __init__(self, to: MirrorTo, edges: Edges, report: Report) -> None:
+        self._to = to
+        self._request = edges.volume.request
         self._edges = edges
         self._report = report
-        self._to: MirrorTo = request.mirror
 
     @property
     def workers(self) -> int:
         """Files that are sent at a time."""
-        from nimpull.wiring.fetch_limits import usable_memory
-
         settings = self._edges.settings
         memory = usable_memory(settings)
         affordable = CONNECTIONS if memory is None else max(1, memory // _MEMORY_SHARE // _SLOT)
@@ -136,8 +134,6 @@ class MirrorStore:
 
     def read(self, file: MirrorFile) -> bytes:
         """A small one, as it was committed. Raises IntegrityError for another."""
-        from nimpull.core.mirror_objects import VerifiedReader
-
         with VerifiedReader(self.open(file), file, self._edges.cancel) as content:
             return content.read()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nimpull.core.names import ModelUri, Url
@@ -11,7 +10,6 @@ from nimpull.core.ports import Clock, Source
 from nimpull.settings import Settings
 
 if TYPE_CHECKING:
-    from nimpull.sources.nim_metadata import NimMetadata
     from nimpull.sources.s3 import Sign
     from nimpull.transport import HttpApi
 
@@ -103,9 +101,3 @@ class Registries:
         # a bucket's name says which one only together with the server that it is asked of
         bucket = shown.lower().startswith("s3:") and settings.s3_endpoint
         return f"{shown} at {Url(settings.s3_endpoint.rstrip('/'))}" if bucket else shown
-
-    @cached_property
-    def metadata(self) -> NimMetadata:
-        from nimpull.sources.nim_metadata import NimMetadata
-
-        return NimMetadata(self._api(), Url(self._settings.ngc_api))
