@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Final
 
 import click
@@ -41,56 +42,14 @@ from nimpull.errors import EXIT_CODES, UsageError
 from nimpull.settings import Settings, from_process
 
 _TRISTATE = OneOf(["true", "false"])
-#: Fields of Options that choose among the profiles of a manifest, and that choose among the files of a model.
-_CHOOSING: Final = {
-    "profiles": "--profile",
-    "everything": "--all",
-    "engine": "--engine",
-    "precision": "--precision",
-    "tensor_parallelism": "--tp",
-    "qos": "--qos",
-    "lora": "--lora",
-    "buildable": "--buildable",
-    "products": "--product",
-    "gpu_ids": "--gpu-id",
-}
-_FILTERING: Final = {"include": "--include", "exclude": "--exclude"}
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line, by the names of the options below."""
-
-    uris: tuple[str, ...]
-    nimcache_file: str | None
-    lenient: bool
-    manifest_file: str | None
-    profiles: tuple[str, ...]
-    everything: bool
-    engine: str
-    precision: str
-    tensor_parallelism: str
-    qos: str
-    lora: str | None
-    buildable: str | None
-    products: tuple[str, ...]
-    gpu_ids: tuple[str, ...]
-    gpus: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    store: str | None
-    layout: str
-    dry_run: bool
-    refresh: bool
-    connections: int | None
-    memory_limit: int | None
-    retry_seconds: float | None
-    report_path: str
-    metrics: str
-    quiet: bool
-    verbose: bool
-    output: str
-    progress: str
+#: The command line, by the names of the parameters of :func:`download`.
+Options = SimpleNamespace
+#: Those that choose among the profiles of a manifest, and those that choose among the files of a model.
+_CHOOSING: Final = (
+    *("profiles", "everything", "engine", "precision", "tensor_parallelism", "qos"),
+    *("lora", "buildable", "products", "gpu_ids"),
+)
+_FILTERING: Final = ("include", "exclude")
 
 
 @click.command(
@@ -174,8 +133,11 @@ def download(**given: Any) -> int:
     or the one that fits this machine's GPUs best. A second run fetches only what is missing.
     """
     options = Options(**given)
-    output = Output(options.output == "json", options.report_path, options.progress, options.metrics)
-    return execute(lambda: ask(options), output)
+    return execute(lambda: ask(options), output_of(options))
+
+
+def output_of(options: Options) -> Output:
+    return Output(options.output == "json", options.report_path, options.progress, options.metrics)
 
 
 def ask(options: Options) -> tuple[Request, Settings]:
@@ -205,9 +167,7 @@ def ask(options: Options) -> tuple[Request, Settings]:
 
 
 def _with_options(settings: Settings, options: Options) -> Settings:
-    level = settings.log_level
-    if options.quiet or options.verbose:
-        level = Level.ERROR if options.quiet else Level.DEBUG
+    level = Level.ERROR if options.quiet else Level.DEBUG if options.verbose else settings.log_level
     settings = limited(settings, options.connections, options.memory_limit, options.retry_seconds)
     return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
 
@@ -237,8 +197,10 @@ def refuse_mixtures(options: Options) -> None:
         )
 
 
-def _given(options: Options, names: Mapping[str, str]) -> list[str]:
-    return [flag for field, flag in names.items() if getattr(options, field)]
+def _given(options: Options, names: Iterable[str]) -> list[str]:
+    """The flags of those that were."""
+    flags = {param.name: param.opts[-1] for param in download.params}
+    return [flags[name] for name in names if getattr(options, name)]
 
 
 def _criteria(options: Options, settings: Settings) -> Criteria:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from nimpull.cli.download import Options, ask, download
+from nimpull.cli.download import Options, ask, download, output_of
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.running import Output, execute
+from nimpull.cli.running import execute
 from nimpull.core.mirror_objects import check_mirrored
 from nimpull.core.names import ModelUri
 from nimpull.core.request import LayoutKind, MirrorTo, Request
@@ -25,8 +25,7 @@ def mirror(to: str, check: bool, s3_addressing: str, **given: Any) -> int:
     reader takes the repository for whole. A second run sends nothing; one that was killed goes on.
     """
     options = Options(layout=LayoutKind.CACHE.value, **given)
-    output = Output(options.output == "json", options.report_path, options.progress, options.metrics)
-    return execute(lambda: ask_mirror(options, MirrorTo(to, check, s3_addressing)), output)
+    return execute(lambda: ask_mirror(options, MirrorTo(to, check, s3_addressing)), output_of(options))
 
 
 def ask_mirror(options: Options, to: MirrorTo) -> tuple[Request, Settings]:

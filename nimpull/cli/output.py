@@ -5,22 +5,19 @@ The exit code says what the run came to in any case: a reader that went away is 
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 from threading import Thread
-from typing import Final, TextIO
+from typing import TextIO
 
 from nimpull.errors import OutputError
-
-_BLOCK: Final = 64 << 10  # characters
+from nimpull.progress.stream import TextStream, await_writer, encoding_of
 
 
 def say(line: str, *, err: bool = False) -> OutputError | None:
     """A line for people. Where it is not read, it is given up after two seconds, and nothing is wrong."""
-    from nimpull.progress.stream import TextStream, await_writer
-
     # In a thread: a log driver that does not read must not keep the process from ending.
     out = sys.stderr if err else sys.stdout
     stream = TextStream(out)
@@ -44,8 +41,6 @@ def _is_terminal(stream: TextIO) -> bool:
 
 def wrapped_for_terminal(text: str) -> str:
     """On a terminal lines of prose are broken between words; rows of a table, with wide gaps, are not."""
-    from nimpull.progress.stream import TextStream
-
     if not _is_terminal(sys.stdout):
         return text
     columns = TextStream(sys.stdout).columns
@@ -62,38 +57,28 @@ def wrapped(line: str, columns: int) -> str:
     )
 
 
-def hand_over(pieces: Iterable[str]) -> OutputError | None:
+def hand_over(pieces: Iterator[str]) -> OutputError | None:
     """What was asked for, on stdout, with a line feed at its end; nothing for no piece.
 
     Its reader may take its time, as of any program, or go away. Beside Python's buffer: what cannot be
     written would stay in it, and fail again when the interpreter ends.
     """
+    first = next(pieces, None)
+    if first is None:
+        return None
     try:
-        descriptor = sys.stdout.fileno()
-    except ValueError as error:  # closed in Python
-        return OutputError.of("the output", error)
-    try:
-        block, size = list[str](), 0
-        for piece in pieces:
-            block.append(piece)
-            size += len(piece)
-            if size > _BLOCK:  # the text may be of a million files
-                _write(descriptor, "".join(block))
-                # Not empty: the last line feed is due once anything was written.
-                block, size = [""], 0
-        if block:
-            _write(descriptor, "".join([*block, "\n"]))
+        # a path may be no UTF-8: a script that reads it gets the bytes that it was given as
+        with open(
+            sys.stdout.fileno(),
+            "w",
+            encoding=encoding_of(sys.stdout),
+            errors="surrogateescape",
+            newline="",
+            closefd=False,
+        ) as out:
+            out.writelines(chain((first,), pieces, ("\n",)))
     except BrokenPipeError:
         return None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: closed in Python
         return OutputError.of("the output", error)
     return None
-
-
-def _write(descriptor: int, text: str) -> None:
-    from nimpull.progress.stream import encoding_of
-
-    # a path may be no UTF-8: a script that reads it gets the bytes that it was given as
-    rest = memoryview(text.encode(encoding_of(sys.stdout), "surrogateescape"))
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
@@ -16,7 +16,7 @@ from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
-from nimpull.core.report import Failure, MirrorSummary, Report, State, closing_line, to_bytes
+from nimpull.core.report import Failure, Report, State, closing_line, to_bytes
 from nimpull.core.request import Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
@@ -127,16 +127,17 @@ def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:
 def show(report: Report, request: Request, output: Output) -> int:
     """The closing line comes last, also where a log has stdout and stderr as one. Returns the exit code."""
     unfinished = report.state is State.IN_PROGRESS  # a dry run ends before it fetches
-    asked: Iterable[str] = ()
+    asked: Iterator[str] = iter(())
     if output.report_to_stdout:
-        asked = (to_bytes(report).decode(),)
+        asked = iter((to_bytes(report).decode(),))
     elif unfinished:
         asked = plan_text(report, request)
     elif report.state is State.READY:
         asked = filter(None, (output.answer(),))
     unwritten = hand_over(asked)
     if not unfinished:
-        forgiven = request.ignore_failure and is_download_failure(report)
+        # a source, the network or the volume: not a mistake in what was asked, a bug, or a stop
+        forgiven = request.ignore_failure and bool(report.error) and report.exit_code in DOWNLOAD_FAILURES
         line = closing_line(report) + (IGNORED if forgiven else "")
         to_stderr = bool(report.error) or output.closing or output.report_to_stdout
         unsaid = say(line, err=to_stderr)
@@ -144,11 +145,6 @@ def show(report: Report, request: Request, output: Output) -> int:
             return 0 if forgiven else report.error.exit_code
         unwritten = unwritten or (None if to_stderr else unsaid)
     return fail(unwritten) if unwritten else 0
-
-
-def is_download_failure(report: Report) -> bool:
-    """A source, the network or the volume: not a mistake in what was asked, a bug, or a stop."""
-    return report.error is not None and report.error.exit_code in DOWNLOAD_FAILURES
 
 
 def plan_text(report: Report, request: Request) -> Iterator[str]:
@@ -161,23 +157,18 @@ def plan_text(report: Report, request: Request) -> Iterator[str]:
     total = sum(o.size for o in report.artifacts)
     free = report.store.free if report.store else None
     room = f"; {display(request.store, 300)} has {show_bytes(free)} free" if free is not None else ""
-    if report.mirror:
-        yield from (f"{line}\n" for line in mirror_lines(report.mirror))
+    if mirror := report.mirror:  # what it would get: size and key of each object, then the sum
+        sending = mirror.of(MirrorAction.SENT)
+        yield from (f"send   {show_bytes(one.size)}  {display(one.key, 1024)}\n" for one in sending)
+        size = show_bytes(sum(one.size for one in sending))
+        there = show_count(len(mirror.of(MirrorAction.SKIPPED)), "file")
+        send = f"{show_count(len(sending), 'file')}, {size} to send to {display(mirror.target)}"
+        yield f"{send}; {there} there.\n"
     yield (
         f"{show_count(len(report.artifacts), 'file')}, {show_bytes(total)}, "
         f"of which {show_bytes(fetch)} to fetch{room}. "
         "Nothing was fetched (dry run)."
     )
-
-
-def mirror_lines(mirror: MirrorSummary) -> list[str]:
-    """What a mirror would get: size and key of each object, then the sum."""
-    sending = mirror.of(MirrorAction.SENT)
-    lines = [f"send   {show_bytes(one.size)}  {display(one.key, 1024)}" for one in sending]
-    size = show_bytes(sum(one.size for one in sending))
-    there = show_count(len(mirror.of(MirrorAction.SKIPPED)), "file")
-    total = f"{show_count(len(sending), 'file')}, {size} to send to {display(mirror.target)}; {there} there."
-    return [*lines, total]
 
 
 def fail_unasked(error: NimpullError, store: str = "") -> int:

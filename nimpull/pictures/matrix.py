@@ -14,7 +14,7 @@ from nimpull.core.units import show_counts
 
 _NEAR: Final = frozenset({"memory", "count"})  # the right GPU, too little of it
 #: What a cell shows for its state; the words are for those who cannot see it.
-_SIGNS: Final = {
+SIGNS: Final[Mapping[str, tuple[str, str]]] = {
     "fits": ("●", "runs"),
     "build": ("◍", "runs once its engine was built on the node"),
     "busy": ("◑", "fits, but the memory is in use now"),
@@ -30,14 +30,6 @@ class Cell:
 
     state: str
     why: str
-
-    @property
-    def sign(self) -> str:
-        return _SIGNS[self.state][0]
-
-    @property
-    def word(self) -> str:
-        return _SIGNS[self.state][1]
 
     @classmethod
     def of(cls, profile: Profile, verdict: Verdict | Unknown) -> Cell:
@@ -71,7 +63,7 @@ class Matrix:
     def ordered(self) -> tuple[Row, ...]:
         """What runs somewhere first; else as in the manifest."""
         # The table above is in the order of how near a profile is to running.
-        states = list(_SIGNS)
+        states = list(SIGNS)
         return tuple(
             sorted(
                 self.rows, key=lambda row: min((states.index(cell.state) for cell in row.cells), default=0)
@@ -79,10 +71,10 @@ class Matrix:
         )
 
     @property
-    def legend(self) -> tuple[Cell, ...]:
-        """One cell of each state that there is."""
-        states = {cell.state for row in self.rows for cell in row.cells}
-        return tuple(Cell(state, "") for state in _SIGNS if state in states)
+    def states(self) -> list[str]:
+        """Those that there are."""
+        found = {cell.state for row in self.rows for cell in row.cells}
+        return [state for state in SIGNS if state in found]
 
 
 def matrix_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nimpull import __version__
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
-from nimpull.pictures.matrix import Matrix, matrix_of_report
+from nimpull.pictures.matrix import SIGNS, Matrix, matrix_of_report
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,28 +38,25 @@ def report_page(document: Mapping[str, Any]) -> str:
 
 
 def _report_page(document: Mapping[str, Any]) -> str:
-    status = document["status"]
     timeline = document.get("timeline") or {}
     artifacts = document.get("artifacts") or []
+    seconds = {str(name): float(each) for name, each in timeline.get("secondsByPhase", {}).items()}
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             version=document.get("version", ""),
             report=document,
-            state=status["state"],
-            message=next((each["message"] for each in status["conditions"]), ""),
+            state=document["status"]["state"],
+            message=next((each["message"] for each in document["status"]["conditions"]), ""),
             sources=(document.get("source") or {}).get("repositories", []),
-            tiles=_tiles(document, artifacts),
+            artifacts=artifacts,
             rates=_rate_charts(timeline),
-            phases=_shares({name: each for name, each in _seconds(timeline).items() if name not in _WORK}),
-            work=_shares({name: each for name, each in _seconds(timeline).items() if name in _WORK}),
+            phases=_shares({name: each for name, each in seconds.items() if name not in _WORK}),
+            work=_shares({name: each for name, each in seconds.items() if name in _WORK}),
             connections=_connections(timeline),
             pauses=timeline.get("pauses", [])[:MOST_SAMPLES],
-            pods=_pods(document.get("pods") or []),
             verified=_verified(artifacts),
-            files=_files(artifacts),
-            files_left=_left(artifacts),
             matrix=matrix_of_report(document),
         )
     )
@@ -92,44 +90,17 @@ def _environment() -> Environment:
         "rate": show_rate,
         "seconds": show_seconds,
         "count": show_count,
+        "percent": _percent,
     }
+    environment.globals |= {"most_files": MOST_FILES, "signs": SIGNS}
     return environment
 
 
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / (whole or 1), 2)
+
+
 # -- parts of a report ---------------------------------------------------------------------------------
-
-
-def _tiles(document: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """(what, value, remark)."""
-    store, transfer = document.get("store"), document.get("transfer")
-    progress = document.get("progress")
-    size = (store or {}).get("bytes") or sum(each["size"] for each in artifacts)
-    files = [(show_bytes(size), show_count(len(artifacts), "file"))]
-    if progress and progress["bytesTotal"] is not None:
-        total = progress["filesTotal"] or 0
-        remark = f"of {show_bytes(progress['bytesTotal'])}, {progress['filesDone']} of {total} files"
-        files = [(show_bytes(progress["bytesDone"]), remark)]
-    tiles = [("In the store", *files[0])]
-    if transfer:
-        tiles.append(("Fetched", show_bytes(transfer["bytes"]), f"in {show_seconds(transfer['seconds'])}"))
-        retries = transfer["retries"]
-        tiles.append(("Mean rate", show_rate(transfer["bytesPerSecond"]), _of_connections(transfer)))
-        tiles.append(
-            ("Retries", str(retries), "no pause, no failure" if not retries else "each one is below")
-        )
-    if store and store["freeBytes"] is not None:
-        tiles.append(("Free", show_bytes(store["freeBytes"]), "left on the volume"))
-    return tiles
-
-
-def _of_connections(transfer: Mapping[str, Any]) -> str:
-    return (
-        f"over {show_count(transfer['connections'], 'connection')} at most" if transfer["connections"] else ""
-    )
-
-
-def _seconds(timeline: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(each) for name, each in timeline.get("secondsByPhase", {}).items()}
 
 
 def _shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -138,13 +109,12 @@ def _shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     if "wait" in parts and "fetch" in parts:
         # "wait" is counted in whole intervals, and may come out larger than the whole.
         parts["fetch"] = max(0.0, parts["fetch"] - parts["wait"])
-    total = sum(parts.values()) or 1.0
     return [
         {
             "name": name,
             "colour": name if name in (*_COLOURS, *_WORK) else "other",
             "seconds": each,
-            "percent": round(100 * each / total, 2),
+            "percent": _percent(each, sum(parts.values())),
         }
         for name, each in parts.items()
         if each >= 0.0005
@@ -219,42 +189,11 @@ def _connections(timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _pods(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Where several share a pull: what each brought. ``percent``: of the one that brought the most."""
-    most = max((pod["bytes"] for pod in pods), default=0) or 1
-    shown = [{**pod, "percent": round(100 * pod["bytes"] / most, 2)} for pod in pods[:MOST_FILES]]
-    return shown if len(shown) > 1 else []
-
-
-def _verified(artifacts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By what, how many files and bytes; the most bytes first."""
-    found: dict[str, list[int]] = {}
+def _verified(artifacts: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
+    """(by what, how many files and bytes); the most bytes first."""
+    files, size = Counter[str](), Counter[str]()
     for each in artifacts:
-        found.setdefault(str(each["verifiedBy"]) or "not yet", []).append(each["size"])
-    total = sum(map(sum, found.values())) or 1
-    rows = [
-        {"by": by, "files": len(sizes), "bytes": sum(sizes), "percent": round(100 * sum(sizes) / total, 2)}
-        for by, sizes in found.items()
-    ]
-    return sorted(rows, key=lambda row: -int(str(row["bytes"])))
-
-
-def _files(artifacts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The largest first. ``percent``: of the largest; ``fetched``: what of that came over the network."""
-    largest = sorted(artifacts, key=lambda each: -each["size"])[:MOST_FILES]
-    most = max((each["size"] for each in largest), default=0) or 1
-    return [
-        {
-            **each,
-            "percent": round(100 * each["size"] / most, 2),
-            "fetched_percent": round(100 * min(each["bytesFetched"], each["size"]) / most, 2),
-            "rate": each["bytesFetched"] / each["seconds"] if each["seconds"] > 0 else 0.0,
-        }
-        for each in largest
-    ]
-
-
-def _left(artifacts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many have no bar, and their bytes."""
-    smallest = sorted((each["size"] for each in artifacts), reverse=True)[MOST_FILES:]
-    return len(smallest), sum(smallest)
+        by = str(each["verifiedBy"]) or "not yet"
+        files[by] += 1
+        size[by] += each["size"]
+    return [(by, files[by], total) for by, total in size.most_common()]
