@@ -65,10 +65,13 @@ def mirrored(wanted: MirrorTo, edges: Edges, report: Report) -> Report:
         work = tuple(_looked(repository, target) for repository in repositories)
         if wanted.check:
             return _compared(work, wanted, target, draft, edges)
-        _announce(work, edges)
+        sending = [file.size or 0 for each in work for file in each.sending]
+        there = [file.size or 0 for each in work for file in each.there]
+        count, size = len(sending) + len(there), sum(sending) + sum(there)
+        edges.emit(Planned(count, size, sum(there), len(there)))
         if request.dry_run:
             return replace(draft, mirror=_summary(wanted, target, work), updated=edges.clock.time())
-        target.check_room(*_to_send(work))
+        target.check_room(sum(sending), len(sending))
         known: dict[tuple[str, str], str] = {}
         for each in work:
             known |= _written(each, store, edges)
@@ -88,18 +91,6 @@ def _looked(repository: MirrorRepository, target: Target) -> _Work:
         found = existing.get(target.key(repository, file.path))
         (there if is_there(file, found) else sending).append(file)
     return _Work(repository, existing, tuple(sending), tuple(there))
-
-
-def _to_send(work: Iterable[_Work]) -> tuple[int, int]:
-    """Bytes and files."""
-    files = [file for each in work for file in each.sending]
-    return sum(file.size or 0 for file in files), len(files)
-
-
-def _announce(work: Sequence[_Work], edges: Edges) -> None:
-    size, count = _to_send(work)
-    there = [file.size or 0 for each in work for file in each.there]
-    edges.emit(Planned(count + len(there), size + sum(there), sum(there), len(there)))
 
 
 def _summary(wanted: MirrorTo, target: Target, work: Iterable[_Work]) -> MirrorSummary:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Final
@@ -27,7 +27,6 @@ from nimpull.core.diagnosis import (
     page,
 )
 from nimpull.core.names import ModelUri, Url
-from nimpull.core.ports import Api, Clock
 from nimpull.errors import EXIT_CODES, NimpullError
 from nimpull.settings import Settings, from_process
 
@@ -117,7 +116,17 @@ def _network(settings: Settings, models: tuple[ModelUri, ...]) -> Iterator[Diagn
         yield judge_key("ngc key", "NGC_API_KEY", settings.ngc_key)
     if "hf" in schemes:
         yield judge_key("hub token", "HF_TOKEN", settings.hf_token)
-    ask = _asking(api, clock, network.proxy_for)
+
+    def ask(url: Url, subject: str) -> Diagnosis:
+        began = clock.monotonic()
+        try:
+            # A redirect is an answer: where it leads to is not what was asked about.
+            reply = api.request("HEAD", url, follow=False)
+        except NimpullError as error:
+            return Diagnosis.of(subject, error)
+        took, proxy = clock.monotonic() - began, network.proxy_for(url)
+        return judge_answer(subject, url, proxy, reply.status, reply.headers, seconds=took, now=clock.time())
+
     places: dict[Url, str] = {}
     for url, name in _endpoints(settings, models, schemes):
         places.setdefault(url, name)  # a mirror of NGC often answers at one address for both
@@ -144,21 +153,3 @@ def _endpoints(
     for model in models:
         if model.scheme in ("http", "https"):
             yield Url(f"{model.scheme}://{model.name}/"), "web server"
-
-
-def _asking(
-    api: Api, clock: Clock, proxy_for: Callable[[Url], Url | None]
-) -> Callable[[Url, str], Diagnosis]:
-    def ask(url: Url, subject: str) -> Diagnosis:
-        began = clock.monotonic()
-        try:
-            # A redirect is an answer: where it leads to is not what was asked about.
-            reply = api.request("HEAD", url, follow=False)
-        except NimpullError as error:
-            return Diagnosis.of(subject, error)
-        seconds, now = clock.monotonic() - began, clock.time()
-        return judge_answer(
-            subject, url, proxy_for(url), reply.status, reply.headers, seconds=seconds, now=now
-        )
-
-    return ask

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,23 +15,39 @@ from nimpull.cli.options import (
     find_manifest,
     gpus_option,
     place_option,
+    placed,
     store_path,
 )
 from nimpull.cli.output import wrapped_for_terminal
 from nimpull.cli.program import Command, OneOf
-from nimpull.cli.sizing import ask_sizes
+from nimpull.cli.running import quiet_edges
+from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.criteria import Criteria
 from nimpull.core.fit import Fitter, Verdict
 from nimpull.core.hardware import DeviceTable, Hardware, named_hardware
 from nimpull.core.manifest import Manifest, Profile, parse_manifest
-from nimpull.core.names import display
+from nimpull.core.names import ModelUri, display
 from nimpull.core.nim_listing import render as render_as_nim
+from nimpull.core.plan import completed, distinct, needs_of, resolved
 from nimpull.core.preference import has_lora, is_buildable
 from nimpull.core.profile_table import FORMATS, ProfileList, render
+from nimpull.core.request import Request
 from nimpull.core.selection import best, differences, named, nothing_asked_for
+from nimpull.core.sizes import Sizes
 from nimpull.core.units import show_bytes, show_counts
-from nimpull.errors import NoProfileError, UsageError
+from nimpull.errors import (
+    ManifestError,
+    NimpullError,
+    NoProfileError,
+    SourceError,
+    StoreError,
+    TransferError,
+    UsageError,
+)
 from nimpull.settings import Settings, from_process
+
+if TYPE_CHECKING:
+    from nimpull.wiring.edges import Edges
 
 Judged = tuple[tuple[Profile, Verdict], ...]
 
@@ -166,6 +184,66 @@ def best_id(judged: Judged) -> str:
         return best(judged).id
     except NoProfileError:
         return ""
+
+
+# -- sizes -----------------------------------------------------------------------------------------------
+
+
+def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Sizes:
+    """What cannot be had is a note, not an error: the profiles can be listed without. Raises Cancelled."""
+    with quiet_edges(placed(Request(store=store, dry_run=True), settings), settings) as edges:
+        return _ask(profiles, edges)
+
+
+def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:
+    causes: list[NimpullError] = []
+    readable = _readable(profiles, causes)
+    needs = needs_of(readable)
+    listings: dict[ModelUri, Listing] = {}
+    for uri, wanted in needs.repositories.items():
+        try:
+            listings[uri] = edges.list(uri, wanted, {})
+        except (SourceError, UsageError) as error:  # this repository; another may answer
+            causes.append(error)
+        except TransferError as error:  # the way there: every other would wait as long for the same
+            causes.append(error)
+            break
+    missing: list[Artifact] | None = None
+    try:
+        promised, volume = resolved(needs.promised, listings), edges.volume
+        # With the manifest's digests, as a pull has them: the store is asked for the same files.
+        complete = [
+            completed(each, promised, edges.registries.endpoint(uri)) for uri, each in listings.items()
+        ]
+        layout = volume.places({}).first
+        missing = [each for each in distinct(complete) if not (volume.exists and layout.committed(each))]
+    except StoreError as error:
+        causes.append(error)
+    return Sizes.of(readable, listings, missing, _note(causes))
+
+
+def _readable(profiles: Sequence[Profile], causes: list[NimpullError]) -> tuple[Profile, ...]:
+    """Those whose files all have a source; ``causes`` gets what is wrong with the others."""
+    readable = []
+    for profile in profiles:
+        try:
+            needs_of((profile,))
+        except ManifestError as error:
+            causes.append(error)
+        else:
+            readable.append(profile)
+    return tuple(readable)
+
+
+def _note(causes: Sequence[NimpullError]) -> str:
+    if not causes:
+        return ""
+    first = causes[0]
+    more = f" (and {len(causes) - 1} more)" if len(causes) > 1 else ""
+    return f"Some sizes are unknown: {first.reference}: {first.message}{more}. {first.hint}".strip()
+
+
+# -- the container's own command ------------------------------------------------------------------------
 
 
 @click.command(

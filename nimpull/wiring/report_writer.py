@@ -12,7 +12,7 @@ from nimpull import __version__
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
-from nimpull.core.report import PodShare, Report, State, termination_message, to_bytes
+from nimpull.core.report import Report, State, termination_message, to_bytes
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
 from nimpull.settings import Settings
@@ -123,7 +123,16 @@ class ReportWriter:
             unwritten = replaced(self._path, "the report", to_bytes(report))
             self._tell(unwritten.message if unwritten else "")
         elif not self._request.repair:  # a repair is not what the store was filled by
-            problem, ours = self._leave_in_store(report, last=last)
+            works = self.work is not None and self.work.works
+            begins, self._worked = works and not self._worked, works
+            problem, ours = leave_report(
+                self._request.store,
+                report,
+                last=last,
+                work=self.work,
+                selection=self.selection,
+                begins=begins,
+            )
             self._tell(problem)
         if metrics := self._metrics_path or self._settings.metrics:
             # its temporary does not end in .prom: no collector reads it
@@ -133,22 +142,6 @@ class ReportWriter:
         elif ours and not self._request.repair:
             self._tell(leave_metrics(self._request.store, report))
         self.unwritten = unwritten
-
-    def _leave_in_store(self, report: Report, *, last: bool) -> tuple[str, bool]:
-        work, store = self.work, self._request.store
-        if work is None:
-            return leave_report(store, report, last=last)
-        share = PodShare(work.owner, report.state, work.files, work.bytes, work.waiting)
-        begins, self._worked = work.works and not self._worked, work.works
-        return leave_report(
-            store,
-            replace(report, pods=(share,)),
-            selection=self.selection,
-            token=work.token,
-            works=work.works,
-            begins=begins,
-            last=last,
-        )
 
     def _tell(self, problem: str) -> None:
         if problem:

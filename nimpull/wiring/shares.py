@@ -21,6 +21,7 @@ from nimpull.errors import NoSpaceError, StoreError
 from nimpull.store import presence
 from nimpull.store.presence import RUNS, is_gone, process_of
 from nimpull.store.report_file import OWNER, REPORTS, write_report
+from nimpull.store.sharing import SharedWork
 from nimpull.store.tree import Tree
 
 _SAME_PULL: Final = 3600.0  # seconds before this run's report within which another's is of the same pull
@@ -34,42 +35,42 @@ def leave(
     tree: Tree,
     report: Report,
     *,
+    work: SharedWork | None = None,
     selection: str = "",
-    token: str = "",
-    works: bool = False,
     begins: bool = False,
     last: bool,
 ) -> bool:
     """Returns whether ``report.json`` was this run's to write.
 
-    ``selection``: the key of the ready marker, "" = not known yet; ``token``: of the run, see
-    :mod:`nimpull.store.presence`; ``works``: whether it did more than wait; ``begins``: whether that is new;
-    ``last``: no report follows.
+    ``work``: what the run shares with others, None = nothing yet; ``selection``: the key of the ready marker
+    of that; ``begins``: whether it is new that it does more than wait; ``last``: no report follows.
 
     Raises StoreError.
     """
     rows = artifact_rows(report)
-    if not (selection and report.pods):
+    if work is None:
         ours = not _is_live(tree, _owner(tree)[0], _now(tree))
         if ours:
             _write_whole(tree, report, rows, last=last)
         return ours
-    own = f"{REPORTS}/{selection}.{_NO_NAME.sub('-', report.pods[0].pod)[:80]}.json"
+    share = PodShare(work.owner, report.state, work.files, work.bytes, work.waiting)
+    report = replace(report, pods=(share,))
+    own = f"{REPORTS}/{selection}.{_NO_NAME.sub('-', work.owner)[:80]}.json"
     with suppress(StoreError):  # a full volume: what was set aside is for the one that a controller reads
         tree.write(own, to_bytes(report, rows), durable=False)
     written = tree.lstat(own)
     now = written.st_mtime if written else 0.0
     if begins:
         with suppress(StoreError):
-            tree.write(OWNER, f"{token} {selection}".encode(), durable=False)
+            tree.write(OWNER, f"{work.token} {selection}".encode(), durable=False)
     owner, its = _owner(tree)
-    if owner == token or (report.state is State.READY and its == selection):
+    if owner == work.token or (report.state is State.READY and its == selection):
         ours = True
     else:
-        waits = report.state is State.IN_PROGRESS and not works
-        ours = not (_is_live(tree, owner, now) or (waits and _others_write(tree, token, now)))
+        waits = report.state is State.IN_PROGRESS and not work.works
+        ours = not (_is_live(tree, owner, now) or (waits and _others_write(tree, work.token, now)))
     if ours:
-        whole = replace(report, pods=(*report.pods, *_other_shares(tree, selection, own, now)))
+        whole = replace(report, pods=(share, *_other_shares(tree, selection, own, now)))
         _write_whole(tree, whole, rows, last=last)
     if last:
         _sweep(tree, now)
