@@ -54,8 +54,7 @@ from nimpull.store.layouts import Found, StoreLayout
 from nimpull.store.repair import make_links
 from nimpull.store.resuming import present_of
 from nimpull.wiring.edges import Edges
-from nimpull.wiring.filling import check_targets, sharing, take
-from nimpull.wiring.finishing import finish, mark_ready
+from nimpull.wiring.filling import check_targets, finish, mark_ready, sharing, take
 from nimpull.wiring.looking import look, outcomes_of, tell_of_ready
 from nimpull.wiring.volume import Places
 

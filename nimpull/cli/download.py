@@ -10,11 +10,9 @@ from typing import Any, Final
 import click
 
 from nimpull.cli.options import (
-    CONNECTIONS,
     FILE,
     MANIFEST,
     OUTPUT,
-    RETRY_SECONDS,
     SERVING_HUB,
     STORE,
     as_bytes,
@@ -22,7 +20,6 @@ from nimpull.cli.options import (
     criteria,
     find_manifest,
     gpus_option,
-    limited,
     model_of,
     place_option,
     placed,
@@ -39,7 +36,7 @@ from nimpull.core.names import display
 from nimpull.core.nimcache import HubRepository, NimCache, parse_nimcache
 from nimpull.core.request import LayoutKind, Request
 from nimpull.errors import EXIT_CODES, UsageError
-from nimpull.settings import Settings, from_process
+from nimpull.settings import MOST_CONNECTIONS, Settings, from_process
 
 _TRISTATE = OneOf(["true", "false"])
 #: The command line, by the names of the parameters of :func:`download`.
@@ -100,7 +97,9 @@ _FILTERING: Final = ("include", "exclude")
     "--dry-run", is_flag=True, help="Show files, bytes, what is there and whether it fits; fetch nothing."
 )
 @click.option("--refresh", is_flag=True, help="Ask the source even if the store is complete.")
-@click.option("--connections", type=CONNECTIONS, help="At most so many [NIMPULL_CONNECTIONS].")
+@click.option(
+    "--connections", type=click.IntRange(1, MOST_CONNECTIONS), help="At most so many [NIMPULL_CONNECTIONS]."
+)
 @click.option(
     "--memory-limit",
     callback=as_bytes,
@@ -109,7 +108,7 @@ _FILTERING: Final = ("include", "exclude")
 )
 @click.option(
     "--retry-seconds",
-    type=RETRY_SECONDS,
+    type=click.FloatRange(0, 1e6),
     metavar="N",
     help="Go on for so long without any progress, 0 = give up at the first failure [NIMPULL_RETRY_SECONDS].",
 )
@@ -167,9 +166,17 @@ def ask(options: Options) -> tuple[Request, Settings]:
 
 
 def _with_options(settings: Settings, options: Options) -> Settings:
+    """With the options that were given in place of the variables."""
     level = Level.ERROR if options.quiet else Level.DEBUG if options.verbose else settings.log_level
-    settings = limited(settings, options.connections, options.memory_limit, options.retry_seconds)
-    return replace(settings, log_level=level, nimcache=settings.nimcache or bool(options.nimcache_file))
+    retry_seconds = options.retry_seconds
+    return replace(
+        settings,
+        connections=options.connections or settings.connections,
+        memory_limit=options.memory_limit or settings.memory_limit,
+        retry_seconds=settings.retry_seconds if retry_seconds is None else retry_seconds,
+        log_level=level,
+        nimcache=settings.nimcache or bool(options.nimcache_file),
+    )
 
 
 def refuse_mixtures(options: Options) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from nimpull.cli.options import limited, placed
+from nimpull.cli.options import placed
 from nimpull.cli.program import Command, DownloadOnly, repeat_options
 from nimpull.cli.running import Output, execute
 from nimpull.core.artifacts import Wanted
@@ -118,7 +118,7 @@ def hub_download(
             raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
         settings = from_process(lambda _: {"HF_TOKEN": token} if token else {})
         # the mirror is NIM's: this command does not know it
-        settings = replace(limited(settings, max_workers), repository_override="")
+        settings = replace(settings, connections=max_workers or settings.connections, repository_override="")
         uri, inside = repository(repo_id, repo_type, revision)
         hub = os.path.abspath(cache_dir or settings.hub_cache)
         where = os.path.abspath(local_dir) if local_dir else hub

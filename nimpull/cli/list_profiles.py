@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 Judged = tuple[tuple[Profile, Verdict], ...]
 
 
-def judge(manifest: Manifest, hardware: Hardware, table: DeviceTable) -> Judged:
+def judge(profiles: Sequence[Profile], hardware: Hardware, table: DeviceTable) -> Judged:
     fitter = Fitter(hardware, table)
-    return tuple((profile, fitter.verdict(profile)) for profile in manifest.profiles)
+    return tuple((profile, fitter.verdict(profile)) for profile in profiles)
 
 
 def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, Hardware, Judged]:
@@ -64,7 +64,7 @@ def look(manifest_file: str, gpus: str, settings: Settings) -> tuple[Manifest, H
     manifest = parse_manifest(find_manifest(manifest_file, settings), unsafe=settings.unsafe_manifest)
     table = shipped_table()
     hardware = hardware_of(gpus or settings.gpus, table)
-    return manifest, hardware, judge(manifest, hardware, table)
+    return manifest, hardware, judge(manifest.profiles, hardware, table)
 
 
 @click.command(
@@ -149,11 +149,8 @@ def show_page(listing: ProfileList, path: str) -> None:
             hardware = named_hardware(f"{device}:8", table)
         except UsageError:  # a family that the table does not know
             continue
-        fitter = Fitter(hardware, table)
         # This machine may be one of them: its own column stays.
-        columns.setdefault(
-            headline(hardware), tuple((profile, fitter.verdict(profile)) for profile in profiles)
-        )
+        columns.setdefault(headline(hardware), judge(profiles, hardware, table))
     columns = columns or {headline(listing.hardware): listing.judged}
     models = sorted({display(profile.model, 200) for profile in profiles if profile.model})
     page = pictures.matrix_page(

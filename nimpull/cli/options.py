@@ -17,7 +17,7 @@ from nimpull.core.names import ModelUri, display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import parse_quantity
 from nimpull.errors import ManifestError, UsageError
-from nimpull.settings import MOST_CONNECTIONS, Settings, hub_in
+from nimpull.settings import Settings, hub_in
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 MAX_MANIFEST_BYTES = 16 << 20
@@ -25,8 +25,6 @@ DEFAULT_STORE = "/model-store"
 #: A shell completes it as a file. What cannot be read is told by read_file, what cannot be written by
 #: report_place.
 FILE = click.Path(readable=False)
-CONNECTIONS = click.IntRange(1, MOST_CONNECTIONS)
-RETRY_SECONDS = click.FloatRange(0, 1e6)
 SERVING_HUB = "huggingface/hub/hub"  # below the store, as the operator's NIMService sets HF_HOME
 
 
@@ -188,21 +186,6 @@ def report_place(_ctx: click.Context, _param: click.Parameter, value: str | None
         there = "cannot be written" if os.path.isdir(directory) else "is not a directory that is there"
         raise click.BadParameter(f"{display(directory, 300)} {there}")
     return value
-
-
-def limited(
-    settings: Settings,
-    connections: int | None,
-    memory_limit: int | None = None,
-    retry_seconds: float | None = None,
-) -> Settings:
-    """With the options that were given in place of the variables."""
-    return replace(
-        settings,
-        connections=connections or settings.connections,
-        memory_limit=memory_limit or settings.memory_limit,
-        retry_seconds=settings.retry_seconds if retry_seconds is None else retry_seconds,
-    )
 
 
 def store_path(option: str | None, settings: Settings) -> str:

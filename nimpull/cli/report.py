@@ -35,7 +35,7 @@ def report(report: str | None, store: str | None, html: str) -> int:
     try:
         # NaN and Infinity, which Python would take, are no JSON and break every sum.
         document = json.loads(content, parse_constant=_no_number)
-        text = page_of(document) if html else in_words(document)
+        text = load_pictures().report_page(document) if html else in_words(document)
     except _NO_REPORT as error:
         what = display(report, 300) if report else "what the store holds"
         raise UsageError(
@@ -80,12 +80,6 @@ def in_words(document: dict[str, Any]) -> str:
         spent = (f"{clean(name, 40)} {show_seconds(each)}" for name, each in seconds.items())
         lines.append(f"  seconds by phase: {', '.join(spent)}")
     return "\n".join(lines)
-
-
-def page_of(document: dict[str, Any]) -> str:
-    pictures = load_pictures()
-    page: str = pictures.report_page(document)
-    return page
 
 
 def load_pictures() -> Any:
