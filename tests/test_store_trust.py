@@ -17,7 +17,6 @@ import pytest
 from nimpull.core.artifacts import Artifact
 from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
 from nimpull.store.layouts import FoundBy, StoreLayout
-from nimpull.store.reading import hash_file
 from nimpull.store.ready import Ready, ReadyFile, marker_of, missing_of
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
@@ -315,9 +314,9 @@ def test_f41_a_stop_is_heard_in_the_middle_of_a_file_that_is_read(tmp_path: Path
     (tmp_path / "weights").write_bytes(bytes(9 << 20))
     cancel = SetAfter(3)
     with pytest.raises(Cancelled, match=r"stopped while reading .*/weights"):
-        hash_file(Tree(str(tmp_path), cancel), "weights", "sha256")
+        Tree(str(tmp_path), cancel).hash("weights", "sha256")
     assert cancel.looked == 4
-    digest, _ = hash_file(Tree(str(tmp_path)), "weights", "sha256")
+    digest, _ = Tree(str(tmp_path)).hash("weights", "sha256")
     assert digest.hex == hashlib.sha256(bytes(9 << 20)).hexdigest()
 
 

@@ -24,7 +24,6 @@ from nimpull.core.ports import Cancel, Emit
 from nimpull.errors import ListingError, StoreError
 from nimpull.store import preflight
 from nimpull.store.durable import set_mode, write_all
-from nimpull.store.reading import hash_file
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import NO_LINKS, TEMPORARY, Tree
 
@@ -92,7 +91,7 @@ class DirectoryTarget:
         status = self._tree.lstat(key) if os.path.isdir(self.name) else None
         if status is None or file.digest is None or file.size not in (None, status.st_size):
             return False
-        return hash_file(self._tree, key, file.digest.algorithm)[0] == file.digest
+        return self._tree.hash(key, file.digest.algorithm)[0] == file.digest
 
     def send(self, key: str, file: MirrorFile) -> str:
         with self._opened(file.stored) as opened:
@@ -155,7 +154,7 @@ class DirectoryTarget:
         if expected is None or file.size not in (None, status.st_size):
             return ExistingObject(status.st_size, (entry.digest,) if entry else ())
         if entry is None or entry.digest.algorithm != expected.algorithm:
-            found, status = hash_file(self._tree, key, expected.algorithm)
+            found, status = self._tree.hash(key, expected.algorithm)
             entry = Entry(key, status.st_size, status.st_mtime_ns, found, key)
             if not self._read_only:
                 self._record.add(entry)
@@ -217,4 +216,4 @@ class DirectoryTarget:
         for algorithm in _HUB_DIGESTS:
             if algorithm in known:
                 return known[algorithm]
-        return hash_file(self._tree, self.key(repository, file.path), "sha256")[0]
+        return self._tree.hash(self.key(repository, file.path), "sha256")[0]

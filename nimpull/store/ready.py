@@ -20,7 +20,6 @@ from typing import Final
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
 from nimpull.errors import StoreError
-from nimpull.store.reading import hash_file
 from nimpull.store.record import UNREADABLE
 from nimpull.store.tree import Tree
 
@@ -127,7 +126,7 @@ def _read_again(tree: Tree, file: ReadyFile) -> ReadyFile | None:
     path, status = behind(tree, file.path)
     if status is None or status.st_size != file.size:
         return None
-    digest, status = hash_file(tree, path, file.digest.algorithm)
+    digest, status = tree.hash(path, file.digest.algorithm)
     return replace(file, mtime_ns=status.st_mtime_ns) if digest == file.digest else None
 
 

@@ -18,7 +18,6 @@ from nimpull.core.request import LostFile, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import StoredFile, WorkspaceLayout
-from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import NO_LINKS, Tree
@@ -83,7 +82,7 @@ class RestoredLayout(WorkspaceLayout):
         """Raises SourceChangedError for another content than was lost."""
         lost = self._lost[artifact.identity]
         if digest != lost.digest:
-            digest, _ = hash_file(self._tree, staged, lost.digest.algorithm)
+            digest, _ = self._tree.hash(staged, lost.digest.algorithm)
         if digest != lost.digest:
             raise SourceChangedError(
                 f"{display(artifact.identity, 300)} is another file now: {digest}, it was {lost.digest}",

@@ -13,6 +13,7 @@ not followed either: the descriptor is of the directory that was there.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import secrets
 import stat
@@ -21,20 +22,24 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from nimpull.core.abilities import Abilities, WriteMode
+from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Cancel
-from nimpull.errors import NotWritableError, StoreError
+from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
 from nimpull.store import durable
-from nimpull.store.durable import let_go, set_mode, store_error, write_all
+from nimpull.store.durable import closing, let_go, set_mode, store_error, write_all
 
 FILE_MODE = 0o444  # readable by the group and whoever mounts it later, writable by nobody
 STATE_MODE = 0o644  # of small files beside them, which the next run may replace
 TEMPORARY = f"{STATE_DIRECTORY}/new"
 INGESTS = f"{STATE_DIRECTORY}/ingest"
+BROUGHT = f"{STATE_DIRECTORY}/brought"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 STALE = 3600.0  # seconds
+_BLOCK = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
+_CACHED = 32 << 20  # bytes of page cache that a file may hold while it is hashed: a pod's limit counts them
 _MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
@@ -48,6 +53,16 @@ class _Held(threading.local):
     """Descriptors by directory; None outside of ``holding``."""
 
     descriptors: dict[str, int] | None = None
+
+
+class _Buffer(threading.local):
+    """To hash from. Begins on a page: the kernel copies to other addresses three times as slowly."""
+
+    def __init__(self) -> None:
+        self.block = memoryview(mmap.mmap(-1, _BLOCK))
+
+
+_buffer = _Buffer()
 
 
 class Tree:
@@ -86,7 +101,7 @@ class Tree:
     def absolute(self, path: str) -> str:
         return os.path.join(self._scratch if self._apart(path) else self.root, path)
 
-    def storing(self, action: str, path: str) -> AbstractContextManager[None]:
+    def storing(self, action: str, path: str) -> durable.storing:
         """Turns an OSError of the block, which does ``action`` to ``path``, into a StoreError."""
         return durable.storing(action, self.absolute(path))
 
@@ -207,10 +222,8 @@ class Tree:
         try:
             with self.directory(above) as descriptor:
                 return os.readlink(name, dir_fd=descriptor)
-        except FileNotFoundError:
-            return None
         except OSError as error:
-            if error.errno == errno.EINVAL:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
                 return None
             raise store_error(error, "read the link", self.absolute(path)) from error
 
@@ -229,11 +242,16 @@ class Tree:
         let_go(file)
         raise refused(self.absolute(path), "it is not a regular file")
 
+    def reading(self, path: str) -> AbstractContextManager[int]:
+        """The same for a block."""
+        return closing(self.open(path), quietly=True)
+
     def open_at(self, path: str, flags: int, mode: int = STATE_MODE) -> int:
-        """open(2), never through a link. OSError, and StoreError for the way there."""
+        """open(2), never through a link. OSError, and StoreError for the way there, which O_CREAT makes."""
         above, name = self._split(path)
+        create = bool(flags & os.O_CREAT)
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
-        with self.directory(above) as descriptor:
+        with self.directory(above, create=create) as descriptor:
             try:
                 return os.open(name, flags, mode, dir_fd=descriptor)
             except OSError as error:
@@ -242,33 +260,48 @@ class Tree:
             # another client of an NFS server replaced the file: by its name it is found anew
             return os.open(name, flags, mode, dir_fd=descriptor)
 
+    def writing(self, path: str, flags: int = NEW, mode: int = STATE_MODE) -> AbstractContextManager[int]:
+        """A descriptor for a block, whose end tells also an error of close(2): see :meth:`open_at`."""
+        return closing(self.open_at(path, flags, mode))
+
     def read(self, path: str, limit: int = 64 << 20, *, start: int = 0) -> bytes | None:
         """A small file from ``start`` on; None where there is none. ``limit`` in bytes."""
-        try:
-            with os.fdopen(self.open(path), "rb") as file:
-                file.seek(start)
-                return file.read(limit)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise store_error(error, "read", self.absolute(path)) from error
+        with (
+            self.storing("read", path),
+            suppress(FileNotFoundError),
+            os.fdopen(self.open(path), "rb") as file,
+        ):
+            file.seek(start)
+            return file.read(limit)
+        return None
 
     def names(self, path: str) -> tuple[str, ...]:
         """What a directory holds now, sorted; nothing where it does not exist."""
-        try:
-            with self.directory(path) as descriptor:
-                if self._held.descriptors is None:
-                    return tuple(sorted(os.listdir(descriptor)))
-                # one that is kept would tell what it held when it was opened (CIFS), or was last asked (NFS)
-                anew = os.open(".", _DIRECTORY, dir_fd=descriptor)
-                try:
-                    return tuple(sorted(os.listdir(anew)))
-                finally:
-                    let_go(anew)
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise store_error(error, "list", self.absolute(path)) from error
+        with self.storing("list", path), suppress(FileNotFoundError), self.directory(path) as descriptor:
+            if self._held.descriptors is None:
+                return tuple(sorted(os.listdir(descriptor)))
+            # one that is kept would tell what it held when it was opened (CIFS), or was last asked (NFS)
+            with closing(os.open(".", _DIRECTORY, dir_fd=descriptor), quietly=True) as anew:
+                return tuple(sorted(os.listdir(anew)))
+        return ()
+
+    def hash(self, path: str, algorithm: str) -> tuple[Digest, os.stat_result]:
+        """Digest of a regular file, and its status while it was read. FileNotFoundError, Cancelled."""
+        with self.reading(path) as file, self.storing("read", path):
+            status = os.fstat(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            hasher = new_hasher(algorithm, status.st_size)
+            block, position = _buffer.block, 0
+            while count := os.readv(file, [block]):
+                if self.cancel and self.cancel.is_set():
+                    shown = display(self.absolute(path), 300)
+                    raise Cancelled(f"stopped while reading {shown}", hint="Run again to continue.")
+                hasher.update(block[:count])
+                position += count
+                if position % _CACHED == 0:
+                    os.posix_fadvise(file, 0, position, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        return Digest(algorithm, hasher.hexdigest()), status
 
     # -- changing --------------------------------------------------------------------------------------
 
@@ -276,19 +309,12 @@ class Tree:
         """Replace a small file atomically; durable (content and name) on return unless told otherwise."""
         temporary = self.temporary()
         try:
-            with self.directory(TEMPORARY, create=True):
-                file = self.open_at(temporary, _NEW)
-            try:
+            with self.storing("write", path), self.writing(temporary) as file:
                 write_all(file, content, 0)
                 set_mode(file, STATE_MODE)
                 if durable:
                     os.fsync(file)
-            finally:
-                os.close(file)
             above = self.rename(temporary, path)
-        except OSError as error:
-            self.drop(temporary)
-            raise store_error(error, "write", self.absolute(path)) from error
         except StoreError as error:
             self.drop(temporary)
             cause = error.__cause__
@@ -312,19 +338,11 @@ class Tree:
 
         A reader, or a crash, may find it unfinished: for what its readers check, and ``write`` can repair.
         """
-        try:
-            with self.directory(self._split(path)[0], create=True):
-                file = self.open_at(path, _NEW)
-            try:
-                write_all(file, content, 0)
-                set_mode(file, STATE_MODE)
-            finally:
-                os.close(file)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise store_error(error, "write", self.absolute(path)) from error
-        return True
+        with self.storing("write", path), suppress(FileExistsError), self.writing(path) as file:
+            write_all(file, content, 0)
+            set_mode(file, STATE_MODE)
+            return True
+        return False
 
     def temporary(self) -> str:
         """A fresh name for something that a rename will make visible; never longer than any name may be."""
@@ -347,13 +365,11 @@ class Tree:
     def rename(self, source: str, path: str) -> str:
         """Move the file ``source`` over ``path``; returns the directory that changed.
 
-        A link at ``path`` is replaced, not followed; a directory there is refused. From scratch it is brought
-        over: see :mod:`nimpull.store.bringing`.
+        A link at ``path`` is replaced, not followed; a directory there is refused. What was assembled outside
+        of the volume is brought over.
         """
         if self._apart(source) and not self._apart(path):
-            from nimpull.store.bringing import bring
-
-            return bring(self, source, path)
+            return self._bring(source, path)
         (below, existing), (above, name) = self._split(source), self._split(path)
         try:
             with self.directory(below) as origin, self.directory(above, create=True) as target:
@@ -363,6 +379,37 @@ class Tree:
                 raise refused(self.absolute(path), "a directory stands where a file must go") from error
             raise store_error(error, "rename a finished file to", self.absolute(path)) from error
         return above
+
+    def _bring(self, source: str, path: str) -> str:
+        """A finished file onto a volume that takes it only whole: written in order, read back, then named.
+
+        An object store behind FUSE makes the object when its file is closed, so there the close is what gives
+        the name. Where a rename works, it is the last step. Either way nothing else than the bytes that were
+        verified stands under the final name.
+        """
+        staged = f"{BROUGHT}/{secrets.token_hex(16)}" if self.abilities.replacing else path
+        with self.storing("write", path), self.reading(source) as file:
+            if staged == path:
+                with suppress(FileNotFoundError):
+                    self.unlink(path)  # no file is written twice there; readers find none until it is whole
+            try:
+                with self.writing(staged, mode=stat.S_IMODE(os.fstat(file).st_mode)) as target:
+                    durable.copy_in_order(file, target)
+                with self.reading(staged) as target:
+                    same = durable.is_same(file, target)
+            except BaseException:
+                self.drop(staged)
+                raise
+            if not same:
+                self.drop(staged)
+                raise StoreIOError(
+                    f"{display(self.absolute(path), 300)} holds other bytes than were written to it",
+                    hint="The file system lost a write. Check the volume and its driver, then run again.",
+                )
+            if staged != path:
+                self.rename(staged, path)
+            self.unlink(source)
+        return self._split(path)[0]
 
     def symlink(self, target: str, path: str) -> str:
         """Make or replace the symbolic link ``path``; returns the directory that changed."""
@@ -385,8 +432,7 @@ class Tree:
         """Make ``path`` a second name of the file ``existing`` of this tree, or of another on the same file
         system, replacing what is there. OSError if not."""
         temporary = self.temporary()
-        with self.directory(TEMPORARY, create=True):
-            self.hard_link(existing, temporary, of=of)
+        self.hard_link(existing, temporary, of=of)
         changed = self.rename(temporary, path)
         with suppress(FileNotFoundError):  # rename(2) leaves both names where they are one file already
             self.unlink(temporary)
@@ -397,7 +443,7 @@ class Tree:
         if not self.abilities.links:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         (below, source), (above, name) = self._split(existing), self._split(path)
-        with (of or self).directory(below) as origin, self.directory(above) as target:
+        with (of or self).directory(below) as origin, self.directory(above, create=True) as target:
             os.link(source, name, src_dir_fd=origin, dst_dir_fd=target, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:

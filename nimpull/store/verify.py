@@ -14,7 +14,6 @@ from typing import Final
 from nimpull.core.digest import Digest, strongest
 from nimpull.core.names import ModelUri
 from nimpull.errors import Cancelled, StoreError, UsageError
-from nimpull.store.reading import hash_file
 from nimpull.store.ready import all_ready, behind
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import Tree
@@ -170,7 +169,7 @@ def _judge(tree: Tree, groups: Sequence[_Group], absent: set[str]) -> Verificati
 def _check(tree: Tree, group: _Group) -> FileMismatch | None:
     entry = group.names[0]
     try:
-        found, status = hash_file(tree, entry.path, entry.digest.algorithm)
+        found, status = tree.hash(entry.path, entry.digest.algorithm)
     except FileNotFoundError:
         return FileMismatch(entry.path, entry.digest, None, "it is gone")
     except StoreError as error:

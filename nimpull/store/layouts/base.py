@@ -17,7 +17,6 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri
 from nimpull.errors import StoreError
 from nimpull.store.durable import store_error
-from nimpull.store.reading import hash_file
 from nimpull.store.record import Entry, Record
 from nimpull.store.tree import NO_LINKS, Tree, refused
 
@@ -157,7 +156,7 @@ class StoreLayout(ABC):
         if expected is None:
             return None
         try:
-            found, status = hash_file(self._tree, path, expected.algorithm)
+            found, status = self._tree.hash(path, expected.algorithm)
         except FileNotFoundError:
             return None
         return StoredFile(path, status.st_size, status.st_mtime_ns, found) if found == expected else None
