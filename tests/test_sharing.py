@@ -212,7 +212,7 @@ class Pod:
             self._commit(Verified(ingest, len(content), digest_of(content)))
             return
         large = self.area.open(one)
-        if large.size != one.size:
+        if not large.checkpoints:
             large.begin(one.size or 0, "")
         position = 0
         blocks: list[bytes] = []

@@ -169,13 +169,14 @@ class Pauses(Protocol):
 # -- store -> fetch ------------------------------------------------------------------------------------
 
 
-class Ingest(Protocol):
-    """One artifact being written, invisible to readers. Thread-safe for distinct ranges.
-
-    Raises StoreError only.
-    """
+class Content(Protocol):
+    """What is on the volume of one artifact, invisible to readers."""
 
     artifact: Artifact
+
+
+class Ingest(Content, Protocol):
+    """One artifact being written. Thread-safe for distinct ranges. Raises StoreError only."""
 
     @property
     def checkpoints(self) -> Sequence[Checkpoint]:
@@ -211,12 +212,12 @@ class Ingest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An ingest whose whole content was checked and may become visible.
+    """Content that was checked as a whole and may become visible.
 
     ``digest``: what was computed over the whole file; ``etag``: as the server sent it, unquoted.
     """
 
-    ingest: Ingest
+    ingest: Content
     size: int
     digest: Digest
     etag: str = field(default="")
@@ -229,7 +230,7 @@ class Ingests(Protocol):
         """Raises StoreError; the checkpoints of an earlier run are loaded."""
         ...
 
-    def stage(self, artifact: Artifact, content: memoryview) -> Ingest:
+    def stage(self, artifact: Artifact, content: memoryview) -> Content:
         """A small file, whole, in one call: no journal, no preallocation."""
         ...
 

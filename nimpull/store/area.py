@@ -13,44 +13,37 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Final, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
-from nimpull.core.ports import Verified
+from nimpull.core.ports import Content, Verified
 from nimpull.errors import StoreIOError
 from nimpull.store.barrier import Barrier
-from nimpull.store.durable import let_go, set_mode
-from nimpull.store.ingest import FileIngest, remove_ingest
-from nimpull.store.resuming import WHOLE, directories_of, make_own, name_of, present_of
-from nimpull.store.tree import FILE_MODE, INGESTS, Tree
-from nimpull.store.whole import WholeIngest, write_whole
+from nimpull.store.durable import set_mode, write_all
+from nimpull.store.ingest import WHOLE, FileIngest, left_of, name_of, remove_ingest
+from nimpull.store.resuming import make_own, present_of
+from nimpull.store.sharing import SharedWork
+from nimpull.store.tree import FILE_MODE, INGESTS, NEW, Tree
 
 _FEW: Final = 8  # small files that are synced one by one, and leave the rest of the file system alone
-_TRIES: Final = 3  # to write into an area that somebody keeps removing
-
-Made = TypeVar("Made")
 
 
-class Fence(Protocol):
-    """What a run knows of other runs that write into the store. Raises StoreError."""
+@dataclass(slots=True)
+class WholeIngest:
+    """A small file on its way: written in one call, then waiting for the commit of its group.
 
-    @property
-    def token(self) -> str: ...
-    def has_ended(self, token: str) -> bool:
-        """Whether the run with this token surely writes no more."""
-        ...
+    ``path``: below the root; ``size``: bytes that the file system says it has; ``errors``: see
+    ``nimpull.store.barrier.Barrier``.
+    """
 
-    def holds(self, artifact: Artifact) -> bool:
-        """Whether it still is this run's to fetch."""
-        ...
-
-    def lost(self, artifacts: Sequence[Artifact]) -> frozenset[str]:
-        """Identities of those that are another run's by now, and must not be committed."""
-        ...
-
-    def committed(self, artifacts: Sequence[Artifact]) -> None: ...
+    artifact: Artifact
+    path: str
+    size: int
+    errors: int
+    durable: bool = False
 
 
 class Destination(Protocol):
@@ -73,54 +66,61 @@ class IngestArea:
         tree: Tree,
         layout: Destination,
         *,
-        fence: Fence | None = None,
+        fence: SharedWork | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fence = fence
         self._monotonic = monotonic
         self._tree = tree
         self._layout = layout
-        self._barrier: Barrier | None = None
+        self._made: Barrier | None = None
         self._lock = threading.Lock()
 
     def open(self, artifact: Artifact) -> FileIngest:
+        self._barrier()
         own = self._path(artifact)
-
-        def begin(_: Barrier) -> FileIngest:
-            # who slept may be about to begin what another has taken over: that one's bytes are not left ones
-            if self._fence and self._fence.holds(artifact):
-                found = directories_of(artifact, self._tree.names(INGESTS))
-                make_own(self._tree, artifact, found, own, self._fence.has_ended)
-            return FileIngest(artifact, self._tree, own, self._monotonic)
-
-        return self._within(begin)
+        # who slept may be about to begin what another has taken over: that one's bytes are not left ones
+        if self._fence and self._fence.holds(artifact):
+            make_own(self._tree, artifact, own, self._fence.presence.has_ended)
+        return FileIngest(artifact, self._tree, own, self._monotonic)
 
     def stage(self, artifact: Artifact, content: memoryview) -> WholeIngest:
-        path = f"{self._path(artifact)}{WHOLE}"
+        barrier, path = self._made or self._barrier(), f"{self._path(artifact)}{WHOLE}"
+        errors = barrier.errors  # from before the first byte
+        with self._tree.storing("write", path):
+            with suppress(FileExistsError):
+                size = self._write_whole(path, content, sync=not barrier.whole)
+                return WholeIngest(artifact, path, size, errors)
+            self._tree.unlink(path)  # left by a run that was killed
+            size = self._write_whole(path, content, sync=not barrier.whole)
+            return WholeIngest(artifact, path, size, errors)
 
-        def write(barrier: Barrier) -> WholeIngest:
-            errors = barrier.errors
-            size = write_whole(self._tree, path, content, sync=not barrier.whole)
-            return WholeIngest(artifact, self._tree, path, size, errors)
-
-        return self._within(write)
+    def _write_whole(self, path: str, content: memoryview, *, sync: bool) -> int:
+        """Make the read-only file ``path``, durable if ``sync``; returns its size in bytes."""
+        with self._tree.writing(path, NEW, FILE_MODE) as file:
+            write_all(file, content, 0)
+            size = set_mode(file, FILE_MODE)
+            if sync:
+                os.fsync(file)
+            return size
 
     def staging(self) -> AbstractContextManager[None]:
         return self._tree.holding()
 
     def _path(self, artifact: Artifact) -> str:
-        return f"{INGESTS}/{name_of(artifact)}{f'.{self._fence.token}' if self._fence else ''}"
+        token = f".{self._fence.presence.token}" if self._fence else ""
+        return f"{INGESTS}/{name_of(artifact)}{token}"
 
-    def _within(self, make: Callable[[Barrier], Made]) -> Made:
-        """``make`` in the area, again where a cleaner took that away meanwhile."""
-        for _ in range(_TRIES):
-            try:
-                return make(self._barrier or self._make_area())
-            except StoreIOError as error:
-                if not isinstance(error.__cause__, FileNotFoundError):
-                    raise
-            self._make_area()
-        return make(self._make_area())
+    def _barrier(self) -> Barrier:
+        """Of the area, which is made where it is not there."""
+        with self._lock:
+            if self._made is None:
+                tree = self._tree
+                with tree.storing("create", INGESTS), tree.directory(INGESTS, create=True) as descriptor:
+                    self._made = Barrier(descriptor)
+                for above in ("", STATE_DIRECTORY):
+                    tree.sync(above)
+            return self._made
 
     def present(self, artifacts: Iterable[Artifact]) -> int:
         """See :func:`nimpull.store.resuming.present_of`."""
@@ -129,7 +129,44 @@ class IngestArea:
     def settle(self, batch: Sequence[Verified]) -> None:
         """See ``core.ports.Ingests``. What another run took over may be gone: it is left alone."""
         batch, _ = self._fenced(batch)
-        self._make_contents_durable([each for each in batch if not _is_durable(each)])
+        contents = [(each.size, _own(each.ingest)) for each in batch]
+        files = [(size, each) for size, each in contents if isinstance(each, FileIngest)]
+        whole = [
+            (size, each) for size, each in contents if isinstance(each, WholeIngest) and not each.durable
+        ]
+        for size, file in files:
+            self._sync(file.path, size)
+        if whole:
+            self._settle_whole(whole)
+
+    def _settle_whole(self, batch: Sequence[tuple[int, WholeIngest]]) -> None:
+        """With the sizes that they must have."""
+        barrier = self._barrier()
+        at_once = barrier.whole and len(batch) > _FEW
+        if at_once:
+            with self._tree.storing("flush", ""):
+                barrier.wait()
+        for size, file in batch:
+            if barrier.whole and not at_once:
+                self._sync(file.path, size)
+            self._check_size(file.path, file.size, size)
+            if file.errors != barrier.errors:
+                with self._tree.storing("flush", file.path):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            file.durable = True
+
+    def _sync(self, path: str, size: int) -> None:
+        """The content is durable, whole and read-only before it gets its name."""
+        with self._tree.storing("flush", path), self._tree.reading(path) as file:
+            self._check_size(path, set_mode(file, FILE_MODE), size)
+            os.fsync(file)
+
+    def _check_size(self, path: str, found: int, size: int) -> None:
+        if found != size:
+            raise StoreIOError(
+                f"{display(self._tree.absolute(path), 300)} holds {found} bytes where {size} were written",
+                hint="The file system lost a write. Check the volume, then run again.",
+            )
 
     def commit(self, batch: Sequence[Verified]) -> tuple[Verified, ...]:
         """See ``core.ports.Ingests``. The fence is asked last of all: making the rest durable takes its
@@ -138,19 +175,20 @@ class IngestArea:
         batch, lost = self._fenced(batch)
         changed: set[str] = set()
         with self._tree.holding(), self._layout.placing():
-            for verified in batch:
-                artifact, path = verified.ingest.artifact, _own(verified).path
-                changed.update(self._layout.place(artifact, path, digest=verified.digest, etag=verified.etag))
+            for each in batch:
+                artifact, path = each.ingest.artifact, _own(each.ingest).path
+                changed.update(self._layout.place(artifact, path, digest=each.digest, etag=each.etag))
             for directory in sorted(changed):
                 self._tree.sync(directory)
-        for verified in (*batch, *lost):
-            verified.ingest.close()
-            if isinstance(verified.ingest, FileIngest):
-                verified.ingest.remove()
-            elif verified in lost:
-                verified.ingest.reset()
+        for each in (*batch, *lost):
+            content = _own(each.ingest)
+            if isinstance(content, FileIngest):
+                content.close()
+                content.remove()
+            elif each in lost:
+                remove_ingest(self._tree, content.path)
         if self._fence:
-            self._fence.committed([verified.ingest.artifact for verified in batch])
+            self._fence.committed([each.ingest.artifact for each in batch])
         return lost
 
     def _fenced(self, batch: Sequence[Verified]) -> tuple[Sequence[Verified], tuple[Verified, ...]]:
@@ -165,80 +203,20 @@ class IngestArea:
 
     def sweep(self, artifacts: Iterable[Artifact]) -> None:
         """Drop what is left of the ingests of committed artifacts, whoever's they were. Raises StoreError."""
-        left = self._tree.names(INGESTS)
-        names = {name_of(artifact) for artifact in artifacts} if left else set()
-        for path in (f"{INGESTS}/{each}" for each in left if each.partition(".")[0] in names):
-            if path.endswith(WHOLE):
-                with self._tree.storing("remove", path), suppress(FileNotFoundError):
-                    self._tree.unlink(path)
-            else:
-                remove_ingest(self._tree, path)
-
-    def _make_contents_durable(self, batch: Sequence[Verified]) -> None:
-        """All of them, before any gets its name."""
-        if not batch:
-            return
-        barrier = self._make_area()
-        small = sum(isinstance(each.ingest, WholeIngest) for each in batch)
-        at_once = barrier.whole and small > _FEW
-        if at_once:
-            with self._tree.storing("flush", ""):
-                barrier.wait()
-        for verified in batch:
-            ingest = _own(verified)
-            if isinstance(ingest, FileIngest) or (barrier.whole and not at_once):
-                self._settle(ingest.path, verified.size)
-            elif ingest.size != verified.size:
-                raise self._shortened(ingest.path, ingest.size, verified.size)
-            if isinstance(ingest, WholeIngest) and ingest.errors != barrier.errors:
-                with self._tree.storing("flush", ingest.path):
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-            if isinstance(ingest, WholeIngest):
-                ingest.durable = True
+        if left := left_of(self._tree):
+            for artifact in artifacts:
+                for path in left.get(name_of(artifact), ()):
+                    remove_ingest(self._tree, path)
 
     def close(self) -> None:
         """Let go of descriptors; ingests that are open stay usable."""
         with self._lock:
-            barrier, self._barrier = self._barrier, None
+            barrier, self._made = self._made, None
         if barrier is not None:
             barrier.close()
 
-    def _make_area(self) -> Barrier:
-        tree = self._tree
-        with self._lock:
-            # a cleaner may have taken it away meanwhile
-            if self._barrier is None or tree.lstat(INGESTS) is None:
-                with tree.storing("create", INGESTS), tree.directory(INGESTS, create=True) as descriptor:
-                    self._barrier = self._barrier or Barrier(descriptor)
-                for above in ("", STATE_DIRECTORY):
-                    tree.sync(above)
-            return self._barrier
 
-    def _settle(self, path: str, size: int) -> None:
-        """The content is durable, whole and read-only before it gets its name."""
-        with self._tree.storing("flush", path):
-            descriptor = self._tree.open(path)
-            try:
-                found = set_mode(descriptor, FILE_MODE)
-                if found != size:
-                    raise self._shortened(path, found, size)
-                os.fsync(descriptor)
-            finally:
-                let_go(descriptor)
-
-    def _shortened(self, path: str, found: int, size: int) -> StoreIOError:
-        return StoreIOError(
-            f"{display(self._tree.absolute(path), 300)} holds {found} bytes where {size} were written",
-            hint="The file system lost a write. Check the volume, then run again.",
-        )
-
-
-def _is_durable(verified: Verified) -> bool:
-    return isinstance(verified.ingest, WholeIngest) and verified.ingest.durable
-
-
-def _own(verified: Verified) -> FileIngest | WholeIngest:
-    ingest = verified.ingest
-    if not isinstance(ingest, FileIngest | WholeIngest):
-        raise TypeError(f"an ingest of another store: {type(ingest).__name__}")
-    return ingest
+def _own(content: Content) -> FileIngest | WholeIngest:
+    if not isinstance(content, FileIngest | WholeIngest):
+        raise TypeError(f"an ingest of another store: {type(content).__name__}")
+    return content

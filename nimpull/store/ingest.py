@@ -12,21 +12,23 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from hashlib import sha256
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.ranges import Checkpoint
-from nimpull.store.durable import let_go, set_mode, write_all
+from nimpull.store.durable import set_mode, write_all
 from nimpull.store.journal import ARTIFACT, DATA, JOURNAL, Written, header, journal_line, load
 from nimpull.store.tree import INGESTS, Tree
 
+WHOLE: Final = ".whole"  # ends the name of a small file that came in one piece: it is not gone on with
 PAGE: Final = 4096  # alignment that O_DIRECT asks for on every block device in use
 WRITE_BACK: Final = 32 << 20  # bytes of page cache a buffered ingest may hold before they are flushed
 FLUSH_INTERVAL: Final = 5.0  # seconds of progress that a power cut may cost, or one line of the journal
 _NO_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-_SHARED: Final = 0o664  # of what another run of the group may go on with
+SHARED: Final = 0o664  # of what another run of the group may go on with
 
 
 class FileIngest:
@@ -47,9 +49,6 @@ class FileIngest:
         self._lock = threading.Lock()
         self._descriptor = self._direct = self._journal = -1
         self._unflushed = 0
-        self._written = Written(-1, "", ())
-        with tree.storing("create", directory), tree.directory(directory, create=True):
-            pass
         _drop_foreign(tree, directory)
         self._written = load(tree, directory, artifact)
         try:
@@ -66,16 +65,11 @@ class FileIngest:
     def validator(self) -> str:
         return self._written.validator
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file that the checkpoints are of, -1 = nothing is known."""
-        return self._written.size
-
     def _open(self) -> None:
         tree, journal = self._tree, f"{self._directory}/{JOURNAL}"
         with tree.storing("open", self.path):
             _make_writable(tree, self.path)
-            self._descriptor = tree.open_at(self.path, os.O_RDWR | os.O_CREAT, _SHARED)
+            self._descriptor = tree.open_at(self.path, os.O_RDWR | os.O_CREAT, SHARED)
             try:
                 if tree.abilities.direct:
                     self._direct = tree.open_at(self.path, os.O_RDWR | os.O_DIRECT)
@@ -83,7 +77,7 @@ class FileIngest:
                 if error.errno not in _NO_DIRECT:
                     raise
         with tree.storing("open", journal):
-            self._journal = tree.open_at(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, _SHARED)
+            self._journal = tree.open_at(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, SHARED)
             if os.fstat(self._journal).st_size:
                 os.write(self._journal, b"\n")  # ends a line that a crash tore
 
@@ -93,9 +87,8 @@ class FileIngest:
             self.reset()
             checkpoints = ()
         with self._tree.storing("reserve", self.path):
-            if (
-                self._tree.abilities.holes
-            ):  # else (FAT) each byte would be written twice: it grows as it comes
+            # where there are no holes (FAT) each byte would be written twice: it grows as it comes
+            if self._tree.abilities.holes:
                 os.ftruncate(self._descriptor, size)
         self._tree.sync(INGESTS)
         self._tree.write(f"{self._directory}/{ARTIFACT}", header(self.artifact, size, validator))
@@ -194,23 +187,34 @@ def _drop_foreign(tree: Tree, directory: str) -> None:
 
 def _make_writable(tree: Tree, path: str) -> None:
     """An ingest that was verified, but not placed before its process ended, is read-only already."""
-    try:
-        descriptor = tree.open(path)
-    except FileNotFoundError:
-        return
-    try:
-        if not os.fstat(descriptor).st_mode & stat.S_IWUSR:
-            set_mode(descriptor, _SHARED)
-    finally:
-        let_go(descriptor)
+    with suppress(FileNotFoundError), tree.reading(path) as file:
+        if not os.fstat(file).st_mode & stat.S_IWUSR:
+            set_mode(file, SHARED)
 
 
-def remove_ingest(tree: Tree, directory: str, *, files_only: bool = False) -> None:
+def name_of(artifact: Artifact) -> str:
+    """What begins the names of its ingests."""
+    return sha256(artifact.identity.encode()).hexdigest()
+
+
+def left_of(tree: Tree) -> Mapping[str, Sequence[str]]:
+    """What is in the ingest area, with or without a run's token: paths by :func:`name_of` their file."""
+    found: dict[str, list[str]] = {}
+    for name in tree.names(INGESTS):
+        found.setdefault(name.partition(".")[0], []).append(f"{INGESTS}/{name}")
+    return found
+
+
+def remove_ingest(tree: Tree, path: str, *, files_only: bool = False) -> None:
     """Raises StoreError."""
-    with tree.storing("remove", directory):
+    with tree.storing("remove", path):
+        if path.endswith(WHOLE):
+            with suppress(FileNotFoundError):
+                tree.unlink(path)
+            return
         for name in (JOURNAL, ARTIFACT, DATA):
             with suppress(FileNotFoundError):
-                tree.unlink(f"{directory}/{name}")
+                tree.unlink(f"{path}/{name}")
         if not files_only:
             with suppress(FileNotFoundError):
-                tree.remove_directory(directory)
+                tree.remove_directory(path)

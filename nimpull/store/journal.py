@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
-from nimpull.core.ranges import Checkpoint
+from nimpull.core.ranges import Checkpoint, disjoint
+from nimpull.store.record import UNREADABLE
 from nimpull.store.tree import Tree
 
 DATA, JOURNAL, ARTIFACT = "data", "journal", "artifact"
@@ -29,6 +31,19 @@ class Written:
     size: int
     validator: str
     checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def spans(self) -> Sequence[tuple[int, int]]:
+        """[start, end) of the bytes that were noted, each once."""
+        return tuple(disjoint(((each.start, each.end) for each in self.checkpoints), self.size))
+
+    @property
+    def present(self) -> int:
+        """Bytes of these; nothing was read back."""
+        return sum(end - start for start, end in self.spans)
+
+
+NOTHING: Final = Written(-1, "", ())
 
 
 def journal_line(checkpoint: Checkpoint) -> bytes:
@@ -58,14 +73,17 @@ def _parse_line(line: bytes, size: int) -> Checkpoint | None:
 
 def header(artifact: Artifact, size: int, validator: str) -> bytes:
     """What the bytes beside it are of. ``size`` of the whole file, in bytes."""
-    facts = {
+    return json.dumps(_facts(artifact, size, validator)).encode()
+
+
+def _facts(artifact: Artifact, size: int, validator: str) -> dict[str, object]:
+    return {
         "version": VERSION,
         "identity": artifact.identity,
         "size": size,
-        "digest": _digest(artifact),
+        "digest": str(artifact.digest or ""),
         "validator": validator,
     }
-    return json.dumps(facts).encode()
 
 
 def load(tree: Tree, directory: str, artifact: Artifact) -> Written:
@@ -73,24 +91,13 @@ def load(tree: Tree, directory: str, artifact: Artifact) -> Written:
 
     Raises StoreError.
     """
-    nothing = Written(-1, "", ())
-    content = tree.read(f"{directory}/{ARTIFACT}", _MAX_HEADER)
     try:
-        facts = json.loads(content) if content else None
-    except (ValueError, RecursionError):
-        return nothing
-    if not isinstance(facts, dict) or facts.get("version") != VERSION:
-        return nothing
-    size, validator = facts.get("size"), facts.get("validator")
-    if facts.get("identity") != artifact.identity or facts.get("digest") != _digest(artifact):
-        return nothing
-    if type(size) is not int or size < 0 or not isinstance(validator, str):
-        return nothing
-    if artifact.size is not None and size != artifact.size:
-        return nothing
+        facts = json.loads(tree.read(f"{directory}/{ARTIFACT}", _MAX_HEADER) or b"")
+        size, validator = facts["size"], facts["validator"]
+    except UNREADABLE:
+        return NOTHING
+    good = type(size) is int and size >= 0 and artifact.size in (None, size) and isinstance(validator, str)
+    if not good or facts != _facts(artifact, size, validator):
+        return NOTHING
     journal = tree.read(f"{directory}/{JOURNAL}", _MAX_JOURNAL) or b""
     return Written(size, validator, parse_journal(journal, size))
-
-
-def _digest(artifact: Artifact) -> str:
-    return str(artifact.digest) if artifact.digest else ""

@@ -7,16 +7,15 @@ what is free.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError
-from nimpull.store.durable import storing
+from nimpull.store.ingest import WHOLE, left_of, name_of
 from nimpull.store.journal import DATA
-from nimpull.store.resuming import WHOLE, name_of
 from nimpull.store.tree import INGESTS, Tree
 
 _BLOCK: Final = 512  # bytes that ``st_blocks`` counts in
@@ -30,8 +29,9 @@ class ScratchRoom:
 
     def fits(self, wanted: Sequence[Artifact], under_way: Iterable[Artifact]) -> bool:
         """Whether ``wanted`` can be assembled beside what is ``under_way``."""
-        names = self._tree.names(INGESTS)
-        return self._needed(wanted, names) + self._needed(under_way, names) <= self._free()
+        left = left_of(self._tree)
+        needed = sum((each.size or 0) - self._taken(each, left) for each in (*wanted, *under_way))
+        return needed <= self._free()
 
     def check(self, missing: Iterable[Artifact]) -> None:
         """Before the first byte: NoSpaceError unless the largest file fits alone."""
@@ -46,24 +46,15 @@ class ScratchRoom:
             "an emptyDir); the more fit, the more come at a time.",
         )
 
-    def _needed(self, artifacts: Iterable[Artifact], names: Sequence[str]) -> int:
-        """Bytes that are not there yet. ``names``: of the ingest area."""
-        return sum(max(0, (each.size or 0) - self._taken(each, names)) for each in artifacts)
-
-    def _taken(self, artifact: Artifact, names: Sequence[str]) -> int:
-        """Of the fullest ingest: others of the same file are dropped when it begins."""
-        own = name_of(artifact)
-        paths = (
-            f"{INGESTS}/{each}" if each.endswith(WHOLE) else f"{INGESTS}/{each}/{DATA}"
-            for each in names
-            if each.partition(".")[0] == own
-        )
-        return max(
-            (status.st_blocks * _BLOCK for path in paths if (status := self._tree.lstat(path))), default=0
-        )
+    def _taken(self, artifact: Artifact, left: Mapping[str, Sequence[str]]) -> int:
+        """Bytes of it that are there, in the fullest ingest: others of the same file are dropped when it
+        begins."""
+        paths = left.get(name_of(artifact), ())
+        files = (path if path.endswith(WHOLE) else f"{path}/{DATA}" for path in paths)
+        taken = (status.st_blocks * _BLOCK for path in files if (status := self._tree.lstat(path)))
+        return min(artifact.size or 0, max(taken, default=0))
 
     def _free(self) -> int:
-        place = self._tree.absolute(INGESTS)
-        with storing("measure the room of", place):
-            found = os.statvfs(place)
+        with self._tree.storing("measure the room of", INGESTS):
+            found = os.statvfs(self._tree.absolute(INGESTS))
         return found.f_bavail * found.f_frsize

@@ -62,6 +62,8 @@ class SharedWork:
     ) -> None:
         units = from_place(units_of(artifacts), pod, index)
         self.elsewhere: list[Outcome] = []
+        self.owner, self.presence = claims.owner, claims.presence
+        self.token = self.presence.token  # in the names of this run's ingests: no two write into one file
         self._claims = claims
         self._look = look
         self._fits = fits
@@ -77,7 +79,7 @@ class SharedWork:
         self._gone: set[str] = set()  # of these: units whose claim was lost
         self.files = self.bytes = 0  # that this run brought
         self.waiting = ""  # for which files, and whom
-        self._worked = False
+        self.works = False  # whether it has had anything to do itself
         self._accompanied = False  # by a run that may have committed something
         self._turn = 0
         self._large = 0, 0.0  # how many are under way, and since when
@@ -105,7 +107,7 @@ class SharedWork:
                 self._clock.wait(_GLANCE, self._cancel)  # until what is under way makes room
                 continue
             if found or not holders:
-                self.waiting, self._worked = "", self._worked or bool(found)
+                self.waiting, self.works = "", self.works or bool(found)
                 return found
             if any(run.age < 2 * POLL for run in holders.values()):
                 progressed = self._clock.monotonic()
@@ -226,25 +228,7 @@ class SharedWork:
         with self._lock:
             return any(name not in self._handed for name in self._open)
 
-    @property
-    def works(self) -> bool:
-        """Whether this run has had anything to do itself."""
-        return self._worked
-
-    @property
-    def owner(self) -> str:
-        return self._claims.owner
-
     # -- what an ingest area asks ------------------------------------------------------------------------
-
-    @property
-    def token(self) -> str:
-        """In the names of this run's ingests: no two runs write into one file."""
-        return self._claims.presence.token
-
-    def has_ended(self, token: str) -> bool:
-        """Whether the run with this token writes no more. Raises StoreError."""
-        return self._claims.presence.has_ended(token)
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether it is this run's to fetch: its claim was not taken over. Raises StoreError."""
