@@ -48,7 +48,7 @@ def pod(tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def grow_old(claims: Claims, seconds: float) -> None:
     """As if it had not been renewed for that long, by the volume's clock."""
-    path = claims._tree.absolute(claims.presence.path)
+    path = claims.tree.absolute(claims.presence.path)
     then = os.stat(path).st_mtime - seconds
     os.utime(path, (then, then))
 

@@ -13,9 +13,8 @@ import pytest
 from nimpull.cli.watching import watch
 from nimpull.clock import SystemClock
 from nimpull.errors import Cancelled
-from nimpull.store.presence import EXPIRY, RUNS, Presence
+from nimpull.store.presence import EXPIRY, RUNS, Presence, Watcher, announced
 from nimpull.store.tree import Tree
-from nimpull.store.watcher import Watcher, announced
 from tests.clocks import HandClock
 from tests.registry import Registry
 from tests.running import FILES, nimpull

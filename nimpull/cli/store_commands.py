@@ -25,11 +25,10 @@ from nimpull.errors import IntegrityError, LeaseHeldError, UsageError
 from nimpull.settings import from_process
 
 if TYPE_CHECKING:
-    from nimpull.store.presence import Presence
+    from nimpull.store.presence import Presence, Running
     from nimpull.store.status import Status
     from nimpull.store.store import Store
     from nimpull.store.verify import Verification
-    from nimpull.store.watcher import Running
 
 
 def shown(root: str) -> str:
@@ -184,7 +183,7 @@ def status(store: str | None, watching: bool, output: str) -> int:
     With --watch, the exit code is that of the pull: also for a Job's pod, from any other that has the volume.
     """
     from nimpull.cli.watching import progress_of, read_report, watch
-    from nimpull.store.watcher import announced
+    from nimpull.store.presence import announced
 
     if watching and output == "json":
         raise UsageError("--watch and -o json do not go together", hint="Ask with -o json again and again.")

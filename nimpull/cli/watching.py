@@ -17,10 +17,10 @@ from nimpull.errors import Cancelled
 from nimpull.progress import Mode, choose_mode
 from nimpull.progress.stream import TextStream
 from nimpull.settings import is_dumb_terminal
+from nimpull.store.presence import Running, Watcher
 from nimpull.store.report_file import REPORT
 from nimpull.store.status import Partial, partials
 from nimpull.store.tree import Tree
-from nimpull.store.watcher import Running, Watcher
 
 LOOK: Final = 1.0  # seconds between two looks; a report is rewritten every five
 LINE: Final = 10.0  # seconds between two lines of a log

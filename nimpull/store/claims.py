@@ -14,23 +14,21 @@ unseen costs a file that is fetched twice.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Final, Self
 
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.core.ports import Clock
 from nimpull.errors import Cancelled, StoreError
-from nimpull.store.durable import let_go, write_all
+from nimpull.store.durable import write_all
 from nimpull.store.presence import Presence, Run
 from nimpull.store.tree import Tree
 
 CLAIMS: Final = f"{STATE_DIRECTORY}/claims"
 _NAME: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,9})")
-_LIMIT: Final = 4096  # bytes of a claim
 _TRIES: Final = 8  # against others that claim the same in this very moment; they have it then
 
 
@@ -43,7 +41,7 @@ class Claims:
     def __init__(self, tree: Tree, *, owner: str, clock: Clock) -> None:
         self.owner = owner
         self.presence = Presence(tree, owner=owner, clock=clock)
-        self._tree = tree
+        self.tree = tree
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}  # generation by unit
         self._closed = False
@@ -58,16 +56,17 @@ class Claims:
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._closed = True  # a thread may still be about to take one
-        with suppress(OSError, StoreError), self._tree.holding():
+        with suppress(OSError, StoreError), self.tree.holding():
             # up to the first that fails: each call to a server that is away takes its time, and claims expire
             for unit in tuple(self._held):
-                self._unlink(unit, self._held.pop(unit))
+                with suppress(FileNotFoundError):
+                    self.tree.unlink(_path(unit, self._held.pop(unit)))
             self._sweep()
         self.presence.__exit__(*error)
 
     def take(self, unit: str) -> Run | None:
         """None: it is this run's now. Else the run that has it. Cancelled once the block has ended."""
-        with self._lock, self._tree.storing("claim work in", ""), self._tree.holding():
+        with self._lock, self.tree.storing("claim work in", ""), self.tree.holding():
             if self._closed:
                 raise Cancelled("the run has ended")
             other: Run | None = None
@@ -88,8 +87,8 @@ class Claims:
 
     def lost(self, units: Iterable[str]) -> frozenset[str]:
         """Those that are not, or no longer, this run's: to be asked before a commit."""
-        with self._lock, self._tree.storing("look at claims in", ""), self._tree.holding():
-            names = self._tree.names(CLAIMS)
+        with self._lock, self.tree.storing("look at claims in", ""), self.tree.holding():
+            names = self.tree.names(CLAIMS)
             lost = frozenset(unit for unit in units if not self._is_mine(unit, names))
             for unit in lost:
                 self._held.pop(unit, None)
@@ -102,10 +101,6 @@ class Claims:
         run = self._run_of(unit, generation)
         return run is not None and run.token == self.presence.token
 
-    def holding(self) -> AbstractContextManager[None]:
-        """While one thread looks for many files: no directory is opened twice."""
-        return self._tree.holding()
-
     def drop(self, unit: str) -> None:
         """Let others have it at once. What cannot be removed expires."""
         with self._lock:
@@ -115,38 +110,25 @@ class Claims:
 
     def _sweep(self) -> None:
         """Claims of runs that died between the last file of a unit and dropping it: nobody asks for these."""
-        for name in self._tree.names(CLAIMS):
+        for name in self.tree.names(CLAIMS):
             found = _NAME.fullmatch(name)
             if found and self._is_over(self._run_of(found[1], int(found[2]))):
                 self._remove(found[1], int(found[2]))
 
     def _remove(self, unit: str, generation: int) -> None:
         with suppress(OSError, StoreError):
-            self._unlink(unit, generation)
-
-    def _unlink(self, unit: str, generation: int) -> None:
-        with suppress(FileNotFoundError):
-            self._tree.unlink(_path(unit, generation))
+            self.tree.unlink(_path(unit, generation))
 
     def standing(self) -> frozenset[str]:
         """The units that anybody has claimed, by one look; some of these claims may be over."""
-        found = (_NAME.fullmatch(name) for name in self._tree.names(CLAIMS))
+        found = (_NAME.fullmatch(name) for name in self.tree.names(CLAIMS))
         return frozenset(each[1] for each in found if each)
 
     def _generations(self, unit: str) -> tuple[int, ...]:
-        return _generations(unit, self._tree.names(CLAIMS))
+        return _generations(unit, self.tree.names(CLAIMS))
 
     def _run_of(self, unit: str, generation: int) -> Run | None:
-        path = _path(unit, generation)
-        try:
-            file = self._tree.open(path)
-        except FileNotFoundError:
-            return None
-        try:
-            content, modified = os.pread(file, _LIMIT, 0), os.fstat(file).st_mtime
-        finally:
-            let_go(file)
-        return self.presence.run_of(content, modified)
+        return self.presence.run_at(_path(unit, generation))
 
     def _is_over(self, run: Run | None) -> bool:
         return run is None or run.ended or (run.expired and self.presence.trusts_ages())
@@ -154,16 +136,15 @@ class Claims:
     def _make(self, unit: str, generation: int) -> bool:
         """All below ``generation`` were judged to be over."""
         path = _path(unit, generation)
-        with self._tree.directory(CLAIMS, create=True):
-            pass
         try:
-            self._tree.hard_link(self.presence.path, path)
+            self.tree.hard_link(self.presence.path, path)
         except FileExistsError:
             pass
         except FileNotFoundError:  # a cleaner took this run's file away
             self.presence.renew()
         except OSError:  # no hard links here, in whatever words the file system says so
-            self._create(path)
+            with suppress(FileExistsError), self.tree.writing(path) as file:
+                write_all(file, self.presence.content, 0)
         run = self._run_of(unit, generation)
         if run is None or run.token != self.presence.token:
             return False
@@ -177,14 +158,6 @@ class Claims:
         for older in now[:-1]:
             self._remove(unit, older)
         return True
-
-    def _create(self, path: str) -> None:
-        with suppress(FileExistsError):
-            file = self._tree.open_at(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            try:
-                write_all(file, self.presence.content, 0)
-            finally:
-                os.close(file)
 
 
 def _generations(unit: str, names: Iterable[str]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
@@ -22,7 +23,7 @@ from nimpull.core.abilities import WriteMode
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
 from nimpull.errors import StoreError
-from nimpull.store.durable import let_go, write_all
+from nimpull.store.durable import write_all
 from nimpull.store.tree import Tree
 
 RUNS: Final = f"{STATE_DIRECTORY}/runs"
@@ -69,9 +70,8 @@ class Presence:
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._volume_time = 0.0
-        self._read_at = (
-            self._trusting_from
-        ) = -math.inf  # by the own clock; before the second no age is believed
+        # by the own clock; before the second no age is believed
+        self._read_at = self._trusting_from = -math.inf
 
     def __enter__(self) -> Self:
         with self._tree.storing("begin a run in", ""):
@@ -116,22 +116,14 @@ class Presence:
     def _touch(self) -> float:
         """Write, and return the time that the volume gives it: utime(2) would be given the node's on some."""
         tree = self._tree
-        try:
-            if tree.abilities.mode is WriteMode.SEQUENTIAL:
+        if tree.abilities.mode is WriteMode.SEQUENTIAL:
+            with suppress(FileNotFoundError):
                 tree.unlink(self.path)  # no file is written twice there
-            file = tree.open_at(self.path, os.O_WRONLY)
-        except FileNotFoundError:  # the first time, or a cleaner took it away
-            with tree.directory(RUNS, create=True):
-                file = tree.open_at(self.path, os.O_WRONLY | os.O_CREAT)
-        try:
+        with tree.writing(self.path, os.O_WRONLY | os.O_CREAT) as file:
             write_all(file, self.content, 0)
-        finally:
-            os.close(file)  # on NFS this sends what was written, and opening asks the server again
-        file = tree.open(self.path)
-        try:
+        # on NFS its end sent what was written, and opening asks the server again
+        with tree.reading(self.path) as file:
             return os.fstat(file).st_mtime
-        finally:
-            let_go(file)
 
     def now(self) -> float:
         """The volume's clock."""
@@ -146,53 +138,41 @@ class Presence:
     def trusts_ages(self) -> bool:
         return self._clock.monotonic() >= self._trusting_from
 
-    def run_of(self, content: bytes, modified: float) -> Run:
-        """Who wrote ``content`` into a file here or linked his own; ``modified``: that file's own time.
+    def run_at(self, path: str) -> Run | None:
+        """Who wrote the file ``path`` or linked his own there; None = there is none.
 
         Whatever else stands in it is a run without a name. A live one would have written its own again by its
-        next renewal.
+        next renewal. Opened, not only looked at: NFS answers stat(2) from a cache, open(2) from the server.
         """
         try:
-            value = json.loads(content)
-            token, owner, process = str(value["token"]), str(value["owner"]), str(value["process"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            token = ""
+            with self._tree.reading(path) as file:
+                content, modified = os.pread(file, _LIMIT, 0), os.fstat(file).st_mtime
+        except FileNotFoundError:
+            return None
+        token, owner, process = _facts(content)
         if not _TOKEN.fullmatch(token):
             age = self.now() - modified
             return Run("", "an unreadable claim", age, ended=abs(age) > 2 * RENEWAL)
-        shown = display(owner, 200)
         now = self.now()
         seen = self._modified(f"{RUNS}/{token}")
-        if seen is None or is_gone(process):
-            return Run(token, shown, now - (seen or modified), ended=True)
-        return Run(token, shown, now - seen)
+        ended = seen is None or is_gone(process)
+        return Run(token, display(owner, 200), now - (seen or modified), ended)
+
+    def _modified(self, path: str) -> float | None:
+        with suppress(FileNotFoundError), self._tree.reading(path) as file:
+            return os.fstat(file).st_mtime
+        return None
 
     def others(self) -> tuple[Run, ...]:
         """Runs that may be writing now. Raises StoreError."""
-        found = []
-        for name in self._tree.names(RUNS):
-            content = self._tree.read(f"{RUNS}/{name}", _LIMIT)
-            if name != self.token and content is not None and not (run := self.run_of(content, 0.0)).expired:
-                found.append(run)
-        return tuple(found)
+        names = (name for name in self._tree.names(RUNS) if name != self.token)
+        runs = (self.run_at(f"{RUNS}/{name}") for name in names)
+        return tuple(run for run in runs if run and run.token and not run.expired)
 
     def has_ended(self, token: str) -> bool:
         """Whether the run with this token surely writes no more."""
-        if not _TOKEN.fullmatch(token):
-            return True
-        content = self._tree.read(f"{RUNS}/{token}", _LIMIT)
-        return content is None or self.run_of(content, 0.0).ended
-
-    def _modified(self, path: str) -> float | None:
-        """Opened, not only looked at: NFS answers stat(2) from a cache, open(2) from the server."""
-        try:
-            file = self._tree.open(path)
-        except FileNotFoundError:
-            return None
-        try:
-            return os.fstat(file).st_mtime
-        finally:
-            let_go(file)
+        run = self.run_at(f"{RUNS}/{token}") if _TOKEN.fullmatch(token) else None
+        return run is None or run.ended
 
     def sweep(self) -> None:
         """Drop the files of runs that were killed long ago, and temporaries that any left."""
@@ -202,6 +182,53 @@ class Presence:
             if modified is not None and self.now() - modified > _KEPT:
                 with suppress(FileNotFoundError):
                     self._tree.unlink(f"{RUNS}/{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A run as one sees it who does not write, and so cannot ask the volume for its time.
+
+    ``modified``: of its file, by the volume's clock.
+    """
+
+    token: str
+    owner: str
+    modified: float
+
+
+def announced(tree: Tree) -> tuple[Running, ...]:
+    """The runs that have not said that they ended, but for those of this host that are gone. StoreError."""
+    found = []
+    for name in tree.names(RUNS):
+        status = tree.lstat(f"{RUNS}/{name}")
+        _, owner, process = _facts(tree.read(f"{RUNS}/{name}", _LIMIT) or b"")
+        if status and owner and not is_gone(process):
+            found.append(Running(name, display(owner, 200), status.st_mtime))
+    return tuple(found)
+
+
+class Watcher:
+    """Tells from look to look which runs live: their files are renewed while its own clock moves on."""
+
+    def __init__(self, tree: Tree, monotonic: Callable[[], float]) -> None:
+        self._tree = tree
+        self._monotonic = monotonic
+        self._seen: dict[str, tuple[float, float]] = {}  # its time, and when that was first seen
+
+    def living(self) -> tuple[Running, ...]:
+        """At the first look all that are announced: whether they move shows later. Raises StoreError."""
+        return tuple(run for run in announced(self._tree) if self._moves(run.token, run.modified))
+
+    def moves(self, path: str) -> bool:
+        """Whether a file that a run rewrites is there, and was rewritten lately. Raises StoreError."""
+        status = self._tree.lstat(path)
+        return status is not None and self._moves(path, status.st_mtime)
+
+    def _moves(self, name: str, modified: float) -> bool:
+        now = self._monotonic()
+        if self._seen.get(name, (None,))[0] != modified:
+            self._seen[name] = modified, now
+        return now - self._seen[name][1] < EXPIRY
 
 
 def this_process() -> str:
@@ -229,12 +256,18 @@ def _start_time(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]  # a zombie writes no more
 
 
+def _facts(content: bytes) -> tuple[str, str, str]:
+    """Token, owner and process that the file of a run speaks of; none where it is no such file."""
+    try:
+        value = json.loads(content)
+        return str(value["token"]), str(value["owner"]), str(value["process"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", "", ""
+
+
 def process_of(content: bytes) -> str:
     """What the file of a run says that :func:`is_gone` can tell from; "" for what is no such file."""
-    try:
-        return str(json.loads(content)["process"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
+    return _facts(content)[2]
 
 
 def is_gone(process: str) -> bool:

@@ -101,7 +101,7 @@ class SharedWork:
             if self._has_enough():
                 self._clock.wait(_GLANCE, self._cancel)
                 continue
-            with self._claims.holding():
+            with self._claims.tree.holding():
                 found, holders = self._claim_next()
             if not (found or holders) and self._fits and self.unfinished:
                 self._clock.wait(_GLANCE, self._cancel)  # until what is under way makes room
@@ -131,24 +131,20 @@ class SharedWork:
         """Runs beside this one; looked at now and then."""
         now = self._clock.monotonic()
         if now - self._others[1] > RENEWAL:
-            self._others = len(self._claims.presence.others()), now
+            self._others = len(self.presence.others()), now
         return self._others[0]
 
     def _claim_next(self) -> tuple[tuple[Artifact, ...], Mapping[str, Run]]:
         """The next unit that could be claimed; else who has those that are left."""
         standing = self._claims.standing()
         left = self._fitting()
-        for unit in left:
-            if (
-                unit.name not in standing
-                and not self._claims.take(unit.name)
-                and (found := self._begin(unit))
-            ):
-                return found, {}
-        claimed = self._fitting()
+        claimed = [unit for unit in left if unit.name in standing]
         start, self._turn = self._turn % (len(claimed) or 1), self._turn + _LOOKS
         holders: dict[str, Run] = {}
-        for unit in (*claimed[start:], *claimed[:start])[:_LOOKS]:
+        for unit in (
+            *(unit for unit in left if unit.name not in standing),
+            *(*claimed[start:], *claimed[:start])[:_LOOKS],
+        ):
             if run := self._claims.take(unit.name):
                 holders[unit.name] = run
             elif found := self._begin(unit):
@@ -174,7 +170,7 @@ class SharedWork:
         """
         self._note_news()
         if not self._accompanied:
-            self._accompanied = bool(self._claims.presence.others())
+            self._accompanied = bool(self.presence.others())
         missing = []
         for artifact in unit.artifacts:
             if self._accompanied and (outcome := self._look(artifact)):
@@ -197,7 +193,7 @@ class SharedWork:
         with self._lock:
             units = [self._open[name] for name in news if name in self._open and name not in self._handed]
         for unit in units:
-            with self._claims.holding():
+            with self._claims.tree.holding():
                 outcomes = [self._look(artifact) for artifact in unit.artifacts]
             if all(outcomes):
                 for outcome in outcomes:
@@ -216,7 +212,7 @@ class SharedWork:
     def give_up(self, artifact: Artifact) -> None:
         """Its registry does not have it: others may ask for themselves, and are not waited for."""
         with self._lock:
-            name = self._settle(artifact)
+            name = self._finish(artifact)
             self._unit_of.pop(artifact.identity, None)
             self._open.pop(name, None)
         if name:
@@ -243,10 +239,10 @@ class SharedWork:
         with self._lock:
             self._gone |= gone
             for artifact in lost:
-                self._settle(artifact)
+                self._finish(artifact)
         return frozenset(each.identity for each in lost)
 
-    def _settle(self, artifact: Artifact) -> str:
+    def _finish(self, artifact: Artifact) -> str:
         """Nothing of it is under way any more; the name of its unit if that holds for the whole. Locked.
 
         Only then may the unit be taken again: one run must not fetch a file twice at a time either.
@@ -264,14 +260,14 @@ class SharedWork:
         done = []
         with self._lock:
             for artifact in artifacts:
-                name = self._settle(artifact)
+                name = self._finish(artifact)
                 self.files, self.bytes = self.files + 1, self.bytes + (artifact.size or 0)
                 self._unit_of.pop(artifact.identity, None)
                 if name and name not in self._gone:
                     self._open.pop(name, None)
                     done.append(name)
                 self._gone.discard(name)
-        with self._claims.holding():
+        with self._claims.tree.holding():
             for name in done:
                 self._claims.drop(name)
 
