@@ -108,7 +108,7 @@ class IngestArea:
         return self._tree.holding()
 
     def _path(self, artifact: Artifact) -> str:
-        token = f".{self._fence.presence.token}" if self._fence else ""
+        token = f".{self._fence.token}" if self._fence else ""
         return f"{INGESTS}/{name_of(artifact)}{token}"
 
     def _barrier(self) -> Barrier:

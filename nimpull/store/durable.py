@@ -62,6 +62,8 @@ def store_error(error: OSError, action: str, path: str) -> StoreError:
     if error.errno in _READ_ONLY:
         cannot += f" as uid {os.geteuid()}, gid {os.getegid()}"
     reason = os.strerror(error.errno) if error.errno else display(error, 120)
+    if error.errno == errno.EXDEV:
+        reason = "it is on another file system"
     kind, hint = _CAUSES.get(error.errno or 0, (StoreIOError, _FAULT))
     return kind(f"{cannot}: {reason}", hint=hint)
 

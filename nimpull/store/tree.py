@@ -38,6 +38,7 @@ PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows th
 STALE = 3600.0  # seconds
 _BLOCK = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
 _CACHED = 32 << 20  # bytes of page cache that a file may hold while it is hashed: a pod's limit counts them
+_TRIES = 3  # to make a directory that somebody keeps removing
 _MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -163,18 +164,16 @@ class Tree:
     def _enter(self, above: int, segment: str, path: str, create: bool) -> int:
         self._check(segment, path)
         try:
+            for _ in range(_TRIES if create else 0):
+                with suppress(FileNotFoundError):
+                    return os.open(segment, _DIRECTORY, dir_fd=above)
+                with suppress(FileExistsError, FileNotFoundError):  # others make it, or take it away
+                    os.mkdir(segment, 0o777, dir_fd=above)
+                    durable.share_with_group(segment, above, like=self.root)
             return os.open(segment, _DIRECTORY, dir_fd=above)
-        except FileNotFoundError:
-            if not create:
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not create:
                 raise
-        except OSError as error:
-            raise self._planted(error, segment, path) from error
-        try:
-            with suppress(FileExistsError):  # another process made it meanwhile
-                os.mkdir(segment, 0o777, dir_fd=above)
-                durable.share_with_group(segment, above, like=self.root)
-            return os.open(segment, _DIRECTORY, dir_fd=above)
-        except OSError as error:
             raise self._planted(error, segment, path) from error
 
     def _split(self, path: str) -> tuple[str, str]:
