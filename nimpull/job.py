@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from nimpull.core.artifacts import Action, Artifact, Listing, Outcome, Wanted
-from nimpull.core.events import Finished, Note, Phase, Planned
+from nimpull.core.events import Finished, Note, Planned
 from nimpull.core.manifest import Profile, parse_manifest
 from nimpull.core.names import ModelUri
 from nimpull.core.plan import (
@@ -21,7 +21,6 @@ from nimpull.core.plan import (
     Plan,
     completed,
     destinations,
-    distinct,
     needs_of,
     needs_to_repair,
     resolved,
@@ -136,7 +135,7 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         listings = tuple(listed.values())
         report = drafted(replace(report, sources=tuple(map(Repository.of, listings))))
         places = volume.places(resolved(destinations(profiles), listed))
-        found, missing = _look(listings, places, key, edges)
+        found, missing = look(volume, places, listings, key)
         # from here on readers may see a change: what would take another model's files has been refused
         outcomes, transfer = _fill(places.first, found, missing, edges, claims)
         named = finish(volume, places, listings)
@@ -154,7 +153,7 @@ def _dry_run(needs: Needs, profiles: Sequence[Profile], key: str, edges: Edges, 
     listings = tuple(listed.values())
     report = replace(report, sources=tuple(map(Repository.of, listings)))
     places = volume.places(resolved(destinations(profiles), listed))
-    found, missing = _look(listings, places, key, edges)
+    found, missing = look(volume, places, listings, key)
     present = tuple(each.outcome for each in found)
     plan = _planned(present, missing, edges)
     volume.check_room(plan, places.first)
@@ -171,7 +170,7 @@ def _repair(repair: Repair, edges: Edges, report: Report) -> Report:
         volume.store.remove(repair.corrupt)  # first: no reader shall meet it, also if its source is away
         listings = tuple(_list(needs_to_repair(repair), edges).values())
         places = Places(volume.store.restored({str(each.uri): each for each in repair.lost}))
-        found, missing = _look(listings, places, "", edges)
+        found, missing = look(volume, places, listings, "")
         outcomes, transfer = _fill(places.first, found, missing, edges, claims)
         make_links(volume.store.tree, repair.links)
     repaired = {Action.FETCHED: Action.REPAIRED, Action.RESUMED: Action.REPAIRED}
@@ -228,17 +227,6 @@ def _list(needs: Needs, edges: Edges) -> dict[ModelUri, Listing]:
             )
         listed[uri] = completed(listing, promised, edges.registries.endpoint(uri))
     return listed
-
-
-def _look(
-    listings: Sequence[Listing], places: Places, key: str, edges: Edges
-) -> tuple[tuple[Found, ...], tuple[Artifact, ...]]:
-    """(what needs no byte, what is missing). Raises NotWritableError for another model's files in the way."""
-    edges.emit(Phase("checking what is there"))
-    volume, artifacts = edges.volume, distinct(listings)
-    if not volume.exists:  # a dry run makes none
-        return (), artifacts
-    return look(volume, places, artifacts, key)
 
 
 def _fill(

@@ -197,7 +197,7 @@ def _known_blake3(
     if listed := digests_in(before or b"").get(file.path):
         return listed
     hasher = new_hasher("blake3", file.size or 0)
-    with store.open(file) as opened:
+    with store.open(file.stored) as opened:
         while block := opened.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()

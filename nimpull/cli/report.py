@@ -86,7 +86,6 @@ def load_pictures() -> Any:
     """The package that draws. Raises UsageError where its libraries are not installed."""
     try:
         from nimpull import pictures
-        from nimpull.pictures import charts  # noqa: F401 - the pages import it when they draw
     except ImportError as error:
         raise UsageError(
             f"--html needs {display(error.name or 'a library', 80)}, which is not installed",

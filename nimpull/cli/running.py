@@ -14,6 +14,7 @@ import click
 from nimpull import __version__
 from nimpull.cli.output import hand_over, say
 from nimpull.cli.signals import stopping
+from nimpull.clock import SystemClock
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
 from nimpull.core.report import Failure, Report, State, closing_line, to_bytes
@@ -23,7 +24,6 @@ from nimpull.errors import NimpullError, hint_for
 from nimpull.settings import Settings, in_pod, is_dumb_terminal, termination_log
 
 if TYPE_CHECKING:
-    from nimpull.core.ports import Clock
     from nimpull.progress import Progress
     from nimpull.wiring.edges import Edges
 
@@ -63,18 +63,15 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
         request, settings = ask()
     except NimpullError as error:
         return fail_unasked(error, store)
-    from nimpull.clock import SystemClock
     from nimpull.job import abandon, run
     from nimpull.wiring.edges import Edges
 
     cancel = Event()
-    clock = SystemClock()
     settings = replace(settings, drop_in=_is_drop_in())
-    shown = progress_of(output, settings, clock)
+    shown = progress_of(output, settings)
     edges = Edges(
         request,
         settings,
-        clock=clock,
         cancel=cancel,
         progress=shown,
         report_path=output.report_path,
@@ -101,27 +98,26 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
 @contextmanager
 def quiet_edges(request: Request, settings: Settings) -> Iterator[Edges]:
     """For a command that asks registries and brings no file: nothing is shown, a signal stops it."""
-    from nimpull.clock import SystemClock
     from nimpull.progress import Mode, Progress
     from nimpull.wiring.edges import Edges
 
-    cancel, clock = Event(), SystemClock()
+    cancel = Event()
     with (
         stopping(cancel, lambda: None),
-        Progress(Mode.QUIET, sys.stderr, clock) as shown,
-        Edges(request, settings, clock=clock, cancel=cancel, progress=shown) as edges,
+        Progress(Mode.QUIET, sys.stderr, SystemClock()) as shown,
+        Edges(request, settings, cancel=cancel, progress=shown) as edges,
     ):
         yield edges
 
 
-def progress_of(output: Output, settings: Settings, clock: Clock) -> Progress:
+def progress_of(output: Output, settings: Settings) -> Progress:
     from nimpull.progress import Mode, Progress, choose_mode
 
     if output.progress != "auto":
         mode = Mode(output.progress)
     else:
         mode = Mode.JSON if settings.jsonl_logging else choose_mode(sys.stderr, dumb=is_dumb_terminal())
-    return Progress(mode, sys.stderr, clock, level=settings.log_level)
+    return Progress(mode, sys.stderr, SystemClock(), level=settings.log_level)
 
 
 def show(report: Report, request: Request, output: Output) -> int:
@@ -199,8 +195,6 @@ def fail(error: NimpullError) -> int:
 
 
 def failed(error: NimpullError) -> Report:
-    from nimpull.clock import SystemClock
-
     now = SystemClock().time()
     failure = Failure.of(error)
     failure = replace(failure, hint=hint_for(failure.hint, nimcache=in_pod(), options=not _is_drop_in()))

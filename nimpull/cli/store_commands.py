@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from nimpull.store.verify import Verification
 
 
-def shown(root: str) -> str:
-    """For people: a path may hold what a terminal must not get."""
-    return display(root, 300)
-
-
 def open_store(root: str | None) -> Store:
     """Raises UsageError where there is no store; nothing is written."""
     from nimpull.store.durable import store_error
@@ -126,7 +121,7 @@ def repair_store(root: str, plan: Repair) -> int:
 def advice(root: str, plan: Repair, *, asked: bool, code: int) -> str:
     """What to do next, or that nothing is left to do."""
     if code == 0:
-        return f"{shown(root)}: repaired, all as downloaded."
+        return f"{display(root, 300)}: repaired, all as downloaded."
     if not asked:
         return "Run nimpull verify --repair, or the same nimpull download again: it fetches only these files."
     gone = "The corrupt files were removed. " if plan.corrupt else ""
@@ -134,21 +129,19 @@ def advice(root: str, plan: Repair, *, asked: bool, code: int) -> str:
 
 
 def verification_document(result: Verification, *, repaired: bool) -> dict[str, object]:
-    bad = [
-        {
-            "path": each.path,
-            "expected": str(each.expected),
-            "found": str(each.found or ""),
-            "reason": each.reason,
-        }
-        for each in result.mismatches
-    ]
-    missing = list(result.missing)
     return {
         "files": result.files,
         "bytes": result.bytes,
-        "corrupt": bad,
-        "missing": missing,
+        "corrupt": [
+            {
+                "path": each.path,
+                "expected": str(each.expected),
+                "found": str(each.found or ""),
+                "reason": each.reason,
+            }
+            for each in result.mismatches
+        ],
+        "missing": list(result.missing),
         "repaired": repaired,
     }
 
@@ -159,14 +152,9 @@ def show_verification(result: Verification, root: str) -> None:
         click.echo(f"corrupt  {display(each.path, 300)}: should be {each.expected}, {display(found)}")
     for path in result.missing:
         click.echo(f"missing  {display(path, 300)}")
-    verdict = (
-        "all as downloaded"
-        if result.sound
-        else f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
-    )
-    click.echo(
-        f"{shown(root)}: {show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed: {verdict}."
-    )
+    bad = f"{len(result.mismatches)} corrupt, {len(result.missing)} missing"
+    hashed = f"{show_count(result.files, 'file')}, {show_bytes(result.bytes)} hashed"
+    click.echo(f"{display(root, 300)}: {hashed}: {'all as downloaded' if result.sound else bad}.")
 
 
 @click.command(
@@ -229,7 +217,9 @@ def status_document(
 
 
 def show_status(found: Status, runs: Sequence[Running], progress: ProgressSummary | None, root: str) -> None:
-    click.echo(f"{shown(root)}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed")
+    click.echo(
+        f"{display(root, 300)}: {show_count(found.files, 'file')}, {show_bytes(found.bytes)} committed"
+    )
     for each in found.selections:
         ready = each.ready
         state = f"{show_count(len(each.changed), 'file')} changed or gone" if each.changed else "ready"
@@ -296,18 +286,12 @@ def prune(store: str | None, yes: bool, output: str) -> int:
         ]
         click.echo(json.dumps({"removed": yes, "bytes": freed, "items": items}, indent=2))
         return 0
+    verb = "removed" if yes else "remove"
     for each in found:
-        click.echo(
-            f"{'removed' if yes else 'remove'}  {show_bytes(each.bytes):>10}  {each.what}: {each.name}"
-        )
-    if not found:
-        click.echo(f"{shown(root)}: there is nothing to remove.")
-    elif yes:
-        click.echo(f"{shown(root)}: {show_bytes(freed)} freed.")
-    else:
-        click.echo(
-            f"{shown(root)}: {show_bytes(freed)} would be freed. Nothing was removed; --yes removes it."
-        )
+        click.echo(f"{verb}  {show_bytes(each.bytes):>10}  {each.what}: {each.name}")
+    would = "would be freed. Nothing was removed; --yes removes it."
+    came = f"{show_bytes(freed)} {'freed.' if yes else would}" if found else "there is nothing to remove."
+    click.echo(f"{display(root, 300)}: {came}")
     return 0
 
 

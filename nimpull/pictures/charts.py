@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -49,7 +49,7 @@ def rate_chart(
     chart.value_formatter = show_rate
     for number, (name, line) in enumerate(lines.items()):
         chart.add(name, _points(line, interval), fill=number == 0)
-    return _drawn(chart, lambda plot, view: _add_bands(plot, view, bands, highest))
+    return _drawn(chart, bands, highest)
 
 
 def sparkline(line: Sequence[float], interval: float, highest: float) -> Markup:
@@ -58,7 +58,7 @@ def sparkline(line: Sequence[float], interval: float, highest: float) -> Markup:
         300, 34, len(line) * interval or 1.0, highest or 1.0, show_x_labels=False, show_y_labels=False
     )
     chart.add("", _points(line, interval))
-    return _drawn(chart, lambda *_: None, stretched=True)
+    return _drawn(chart, stretched=True)
 
 
 def _chart(width: int, height: int, length: float, highest: float, **options: float) -> Any:
@@ -101,7 +101,7 @@ def _rates(highest: float) -> list[float]:
 
 
 def _drawn(
-    chart: Any, adding: Callable[[ElementTree.Element, Any], None], *, stretched: bool = False
+    chart: Any, bands: Sequence[Band] = (), highest: float = 0.0, *, stretched: bool = False
 ) -> Markup:
     """Without pygal's own styles, comments and ids: the page's style sheet speaks for all charts.
 
@@ -118,7 +118,7 @@ def _drawn(
                 if not isinstance(child.tag, str) or child.tag in {"defs", "title", "desc"}:
                     parent.remove(child)
         plot = next(group for group in root.iter("g") if group.get("class") == "plot")
-        adding(plot, chart.view)
+        _add_bands(plot, chart.view, bands, highest)
         return root
 
     chart.add_xml_filter(finish)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, TemplateError
+from markupsafe import Markup
 
 from nimpull import __version__
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes, show_count, show_rate, show_seconds
+from nimpull.pictures.charts import Band, rate_chart, sparkline
 from nimpull.pictures.matrix import SIGNS, Matrix, matrix_of_report
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-    from nimpull.pictures.charts import Band
 
 MOST_FILES: Final = 200  # with a bar of their own, the largest
 MOST_SAMPLES: Final = 1200  # of a line; nimpull writes half as many
@@ -29,8 +28,6 @@ def report_page(document: Mapping[str, Any]) -> str:
 
     Raises LookupError, TypeError, ValueError, ArithmeticError or AttributeError for what is no report.
     """
-    from jinja2 import TemplateError
-
     try:
         return _report_page(document)
     except TemplateError as error:
@@ -70,9 +67,6 @@ def matrix_page(matrix: Matrix, title: str, notes: Sequence[str] = ()) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader
-    from markupsafe import Markup
-
     def shown(value: object) -> object:
         """Every text from elsewhere: without controls and bidi marks, which no escaping takes out."""
         return display(value, 4096) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -130,8 +124,6 @@ def _rate_charts(timeline: Mapping[str, Any]) -> list[Any]:
     rates = _line(timeline.get("bytesPerSecond", []))
     if not any(rates):
         return []
-    from nimpull.pictures.charts import rate_chart
-
     interval = float(timeline["intervalSeconds"])
     lines = {"all": rates}
     hosts = timeline["hosts"][:MOST_LINES]
@@ -145,8 +137,6 @@ def _rate_charts(timeline: Mapping[str, Any]) -> list[Any]:
 
 
 def _bands(timeline: Mapping[str, Any], length: float) -> list[Band]:
-    from nimpull.pictures.charts import Band
-
     return [
         Band(
             "pause" if pause["seconds"] else "retry",
@@ -169,8 +159,6 @@ def _connections(timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
     connections = timeline.get("connections", [])[:MOST_LINES]
     if not connections:
         return []
-    from nimpull.pictures.charts import sparkline
-
     interval = float(timeline["connectionIntervalSeconds"])
     lines = [_line(each["bytesPerSecond"]) for each in connections]
     hosts = [str(host["host"]) for host in timeline["hosts"]]

@@ -9,6 +9,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Self
 
 from nimpull import __version__
+from nimpull.clock import SystemClock
 from nimpull.core.artifacts import Artifact, Listing, Location, Outcome, Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.events import Event as JobEvent
@@ -50,21 +51,20 @@ class Edges:
         request: Request,
         settings: Settings,
         *,
-        clock: Clock,
         cancel: Event,
         progress: Progress,
         report_path: str = "",
         metrics_path: str = "",
     ) -> None:
         self.settings = settings
-        self.clock = clock
+        self.clock: Clock = SystemClock()
         self.cancel = cancel
         self.progress = progress
         self.finished: list[Outcome] = []  # so far: a failure's report has them too
         self._stack = ExitStack()
-        self.volume = Volume(request, settings, clock, cancel, self.emit, self._stack)
+        self.volume = Volume(request, settings, self.clock, cancel, self.emit, self._stack)
         self.reporter = ReportWriter(
-            request, settings, clock, progress, path=report_path, metrics_path=metrics_path
+            request, settings, self.clock, progress, path=report_path, metrics_path=metrics_path
         )
         self._loop: Loop | None = None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from nimpull.core.artifacts import Action, Artifact, Outcome
-from nimpull.core.events import Note
+from nimpull.core.artifacts import Action, Artifact, Listing, Outcome
+from nimpull.core.events import Note, Phase
 from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
+from nimpull.core.plan import distinct
 from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
 from nimpull.store.layouts import Found, FoundBy
@@ -17,15 +18,18 @@ from nimpull.wiring.volume import Places, Volume
 
 
 def look(
-    volume: Volume, places: Places, artifacts: Sequence[Artifact], selection: str
+    volume: Volume, places: Places, listings: Sequence[Listing], selection: str
 ) -> tuple[tuple[Found, ...], tuple[Artifact, ...]]:
     """(what needs no byte, what is missing). The NIM cache is looked into last. Raises StoreError, and
     NotWritableError for files of another model that are in the way."""
+    volume.emit(Phase("checking what is there"))
     found: list[Found] = []
     missing: list[Artifact] = []
+    if not volume.exists:  # a dry run makes none
+        return (), distinct(listings)
     cache = volume.cache
     with volume.store.tree.holding():
-        for artifact in artifacts:
+        for artifact in distinct(listings):
             there = places.first.find(artifact) or (cache.find(artifact) if cache else None)
             if there:
                 found.append(there)

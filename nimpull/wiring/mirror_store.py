@@ -53,15 +53,23 @@ class MirrorStore:
     @cached_property
     def repositories(self) -> tuple[MirrorRepository, ...]:
         """As they were asked for. Raises StoreIOError for a file that is not as it was committed."""
-        needs = self._needs
-        endpoints = self._edges.endpoints(needs.repositories)
-        key = self._request.selection_key(self._chosen, endpoints)
-        ready = self._edges.volume.ready(key, needs.repositories)
-        if ready is None:  # a dry run of what is not there
-            sources = [ModelUri.parse(source.uri) for source in self._report.sources]
-            return self._paired(needs, sources, ())
-        at = [ModelUri.parse(text) for text in ready.revisions]
-        return self._paired(needs, at, ready.files)
+        needs = self._needs.repositories
+        key = self._request.selection_key(self._chosen, self._edges.endpoints(needs))
+        ready = self._edges.volume.ready(key, needs)
+        # without a marker it is a dry run of what is not there
+        at = ready.revisions if ready else tuple(source.uri for source in self._report.sources)
+        if len(needs) != len(at):
+            raise StoreIOError(
+                f"the store {display(self._request.store, 300)} is marked ready for other repositories",
+                hint="Run again with --refresh.",
+            )
+        repositories = []
+        for (uri, wanted), text in zip(needs.items(), at, strict=True):
+            revision = ModelUri.parse(text).repo
+            files = self._stored(revision, ready.files) if ready else self._listed(revision)
+            whole = wanted == Wanted() and not uri.path
+            repositories.append(MirrorRepository(uri.repo, revision, files, whole))
+        return tuple(repositories)
 
     @property
     def _chosen(self) -> tuple[str, ...]:
@@ -75,25 +83,6 @@ class MirrorStore:
         chosen = frozenset(self._chosen)
         profiles = parse_manifest(self._request.manifest).profiles
         return needs_of(profile for profile in profiles if profile.id in chosen)
-
-    def _paired(
-        self, needs: Needs, at: Sequence[ModelUri], stored: Sequence[ReadyFile]
-    ) -> tuple[MirrorRepository, ...]:
-        asked = list(needs.repositories.items())
-        if len(asked) != len(at):
-            raise StoreIOError(
-                f"the store {display(self._request.store, 300)} is marked ready for other repositories",
-                hint="Run again with --refresh.",
-            )
-        return tuple(
-            MirrorRepository(
-                uri.repo,
-                revision.repo,
-                self._stored(revision.repo, stored) if stored else self._listed(revision.repo),
-                wanted == Wanted() and not uri.path,
-            )
-            for (uri, wanted), revision in zip(asked, at, strict=True)
-        )
 
     def _stored(self, at: ModelUri, stored: Sequence[ReadyFile]) -> tuple[MirrorFile, ...]:
         """The files of one revision among all of a ready marker."""
@@ -124,17 +113,15 @@ class MirrorStore:
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def open(self, file: MirrorFile) -> BinaryIO:
-        return self._open(file.stored)
-
-    def _open(self, stored: str) -> BinaryIO:
+    def open(self, stored: str) -> BinaryIO:
+        """By its path in the store. Raises StoreError."""
         tree = self._edges.volume.store.tree
         with tree.storing("read", stored):
             return os.fdopen(tree.open(stored), "rb", buffering=0)
 
     def read(self, file: MirrorFile) -> bytes:
         """A small one, as it was committed. Raises IntegrityError for another."""
-        with VerifiedReader(self.open(file), file, self._edges.cancel) as content:
+        with VerifiedReader(self.open(file.stored), file, self._edges.cancel) as content:
             return content.read()
 
     # -- the target ------------------------------------------------------------------------------------
@@ -151,7 +138,7 @@ class MirrorStore:
         target = self._to.target
         return DirectoryTarget(
             str(directory_of(ModelUri.parse(target))) if target.startswith("file://") else target,
-            opened=self._open,
+            opened=self.open,
             cancel=self._edges.cancel,
             emit=self._edges.emit,
             read_only=self._request.dry_run,
@@ -176,7 +163,7 @@ class MirrorStore:
             client,
             uri.name,
             uri.location,
-            opened=self._open,
+            opened=self.open,
             connections=self.workers,
             retry_seconds=settings.retry_seconds,
             clock=self._edges.clock,
