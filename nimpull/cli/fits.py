@@ -9,9 +9,9 @@ from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import quiet_edges
 from nimpull.core.fits_table import FitTable, Machine, closing, nothing_known, render_json, render_text
 from nimpull.core.names import Url
-from nimpull.core.published_profiles import PublishedProfile, parse_resource
+from nimpull.core.published_profiles import parse_resource
 from nimpull.core.request import Request
-from nimpull.settings import Settings, from_process
+from nimpull.settings import from_process
 
 
 @click.command(
@@ -36,12 +36,15 @@ def fits(nim: str, gpus: tuple[str, ...], explain: bool, output: str, html: str)
     resource, tag = parse_resource(nim)
     settings = from_process()
     from nimpull.detect import hardware_of, shipped_table
+    from nimpull.sources.nim_metadata import NimMetadata
 
     devices = shipped_table()
     named = gpus or tuple(filter(None, (settings.gpus,))) or ("",)
     machines = [Machine(each or "here", hardware_of(each, devices)) for each in named]
     machines = [machine for machine in machines if machine.hardware.gpus]  # there may be none here
-    table = FitTable.of(f"{resource}:{tag}", machines, _ask(resource, tag, settings), devices)
+    with quiet_edges(Request(store=""), settings) as edges:
+        published = NimMetadata(edges.api, Url(settings.ngc_api)).profiles(resource, tag)
+    table = FitTable.of(f"{resource}:{tag}", machines, published, devices)
     if html:
         show_page(table, html)
         return
@@ -64,10 +67,3 @@ def show_page(table: FitTable, path: str) -> None:
     matrix = pictures.matrix_of(columns, chosen=[published[place].profile.id for place in best])
     notes = closing(table) if published else [f"It is {nothing_known(table)}"]
     write_page(path, pictures.matrix_page(matrix, f"Profiles of {table.nim}", notes))
-
-
-def _ask(resource: str, tag: str, settings: Settings) -> tuple[PublishedProfile, ...] | None:
-    from nimpull.sources.nim_metadata import NimMetadata
-
-    with quiet_edges(Request(store=""), settings) as edges:
-        return NimMetadata(edges.api, Url(settings.ngc_api)).profiles(resource, tag)

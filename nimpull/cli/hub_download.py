@@ -81,15 +81,8 @@ def hugging_face() -> None:
     type=click.Choice(["auto", "human", "agent", "json", "quiet"]),
     help="json and quiet are --json and --quiet, the others one.",
 )
-@click.option(
-    "--local-dir-use-symlinks",
-    "_symlinks",
-    expose_value=False,
-    help="Accepted and ignored, as in huggingface-cli.",
-)
-@click.option(
-    "--resume-download", "_resume", is_flag=True, expose_value=False, help="Accepted; nimpull always resumes."
-)
+@_ignored("--local-dir-use-symlinks", help="Accepted and ignored, as in huggingface-cli.")
+@_ignored("--resume-download", is_flag=True, help="Accepted; nimpull always resumes.")
 @_ignored("--no-truncate", is_flag=True, help="Accepted and ignored.")
 def hub_download(
     repo_id: str,
@@ -109,11 +102,9 @@ def hub_download(
     form: str | None,
 ) -> int:
     """Download a repository, or some files of it, from the Hub or a DataStore (HF_ENDPOINT)."""
-    where = ""
     as_json = as_json or form == "json"
 
     def ask() -> tuple[Request, Settings]:
-        nonlocal where
         if cache_dir and local_dir:
             raise UsageError("--cache-dir and --local-dir do not go together", hint="Give one of them.")
         settings = from_process(lambda _: {"HF_TOKEN": token} if token else {})
@@ -121,9 +112,8 @@ def hub_download(
         settings = replace(settings, connections=max_workers or settings.connections, repository_override="")
         uri, inside = repository(repo_id, repo_type, revision)
         hub = os.path.abspath(cache_dir or settings.hub_cache)
-        where = os.path.abspath(local_dir) if local_dir else hub
         request = Request(
-            store=where if local_dir else os.path.dirname(hub),
+            store=os.path.abspath(local_dir) if local_dir else os.path.dirname(hub),
             uris=(uri,),
             wanted=wanted((*inside, *filenames), include, exclude),
             layout=LayoutKind.LOCAL_DIR if local_dir else LayoutKind.CACHE,
@@ -135,7 +125,7 @@ def hub_download(
         return (placed(request, settings) if local_dir else request), settings
 
     progress = "quiet" if quiet or form == "quiet" else "auto"
-    output = Output(as_json, progress=progress, closing=True, answer=lambda: where)
+    output = Output(as_json, progress=progress, closing=True, answer=True)
     return execute(ask, output, store="" if dry_run else local_dir or "")
 
 

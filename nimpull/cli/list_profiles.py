@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
@@ -45,9 +44,6 @@ from nimpull.errors import (
     UsageError,
 )
 from nimpull.settings import Settings, from_process
-
-if TYPE_CHECKING:
-    from nimpull.wiring.edges import Edges
 
 Judged = tuple[tuple[Profile, Verdict], ...]
 
@@ -188,34 +184,30 @@ def best_id(judged: Judged) -> str:
 
 def ask_sizes(profiles: Sequence[Profile], store: str, settings: Settings) -> Sizes:
     """What cannot be had is a note, not an error: the profiles can be listed without. Raises Cancelled."""
-    with quiet_edges(placed(Request(store=store, dry_run=True), settings), settings) as edges:
-        return _ask(profiles, edges)
-
-
-def _ask(profiles: Sequence[Profile], edges: Edges) -> Sizes:
     causes: list[NimpullError] = []
     readable = _readable(profiles, causes)
     needs = needs_of(readable)
     listings: dict[ModelUri, Listing] = {}
-    for uri, wanted in needs.repositories.items():
+    with quiet_edges(placed(Request(store=store, dry_run=True), settings), settings) as edges:
+        for uri, wanted in needs.repositories.items():
+            try:
+                listings[uri] = edges.list(uri, wanted, {})
+            except (SourceError, UsageError) as error:  # this repository; another may answer
+                causes.append(error)
+            except TransferError as error:  # the way there: every other would wait as long for the same
+                causes.append(error)
+                break
+        missing: list[Artifact] | None = None
         try:
-            listings[uri] = edges.list(uri, wanted, {})
-        except (SourceError, UsageError) as error:  # this repository; another may answer
+            promised, volume = resolved(needs.promised, listings), edges.volume
+            # With the manifest's digests, as a pull has them: the store is asked for the same files.
+            complete = [
+                completed(each, promised, edges.registries.endpoint(uri)) for uri, each in listings.items()
+            ]
+            layout = volume.places({}).first
+            missing = [each for each in distinct(complete) if not (volume.exists and layout.committed(each))]
+        except StoreError as error:
             causes.append(error)
-        except TransferError as error:  # the way there: every other would wait as long for the same
-            causes.append(error)
-            break
-    missing: list[Artifact] | None = None
-    try:
-        promised, volume = resolved(needs.promised, listings), edges.volume
-        # With the manifest's digests, as a pull has them: the store is asked for the same files.
-        complete = [
-            completed(each, promised, edges.registries.endpoint(uri)) for uri, each in listings.items()
-        ]
-        layout = volume.places({}).first
-        missing = [each for each in distinct(complete) if not (volume.exists and layout.committed(each))]
-    except StoreError as error:
-        causes.append(error)
     return Sizes.of(readable, listings, missing, _note(causes))
 
 

@@ -44,27 +44,25 @@ def ask_mirror(options: Options, to: MirrorTo) -> tuple[Request, Settings]:
     return replace(request, mirror=to, dry_run=request.dry_run or to.check), settings
 
 
-_TO = click.Option(["--to"], required=True, metavar="s3://BUCKET|DIR", help="Where the mirror is.")
-_CHECK = click.Option(
-    ["--check"],
-    is_flag=True,
-    help="Compare and send nothing: by the checksums that S3 keeps, else by reading back. Exit 33: differs.",
-)
-_ADDRESSING = click.Option(
-    ["--s3-addressing"],
-    type=OneOf(["auto", "virtual", "path"]),
-    default="auto",
-    show_default=True,
-    help="Bucket before the host's name, or in the path.",
-)
 command = Command(
     "mirror",
     callback=mirror,
     params=[
         *(param for param in download.params if param.name != "layout"),
-        _TO,
-        _CHECK,
-        _ADDRESSING,
+        click.Option(["--to"], required=True, metavar="s3://BUCKET|DIR", help="Where the mirror is."),
+        click.Option(
+            ["--check"],
+            is_flag=True,
+            help="Compare and send nothing: by the checksums that S3 keeps, else by reading back. "
+            "Exit 33: differs.",
+        ),
+        click.Option(
+            ["--s3-addressing"],
+            type=OneOf(["auto", "virtual", "path"]),
+            default="auto",
+            show_default=True,
+            help="Bucket before the host's name, or in the path.",
+        ),
     ],
     help=mirror.__doc__,
     examples=(

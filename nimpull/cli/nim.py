@@ -17,7 +17,7 @@ from nimpull.cli.options import MANIFEST, SERVING_HUB, criteria, find_manifest, 
 from nimpull.cli.program import Command
 from nimpull.cli.running import execute
 from nimpull.core.criteria import Criteria
-from nimpull.core.manifest import Manifest, parse_manifest
+from nimpull.core.manifest import parse_manifest
 from nimpull.core.names import display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.selection import named
@@ -92,18 +92,17 @@ def print_unknown(manifest: bytes, names: Sequence[str]) -> None:
         parsed = parse_manifest(manifest)
     except ManifestError:
         return  # the job says so, in its report
-    unknown = [name for name in names if name != "all" and not is_known(parsed, name)]
+    unknown = []
+    for name in names:
+        try:
+            if name != "all":
+                named(parsed, (name,))
+        except NoProfileError:
+            unknown.append(name)
     if unknown:
         click.echo("Error: Not all of the provided profiles are supported.", err=True)
         click.echo(f"Unknown profiles provided: {as_set(unknown)}", err=True)
         click.echo(f"All valid profiles: {as_set(profile.id for profile in parsed.profiles)}", err=True)
-
-
-def is_known(manifest: Manifest, name: str) -> bool:
-    try:
-        return bool(named(manifest, (name,)))
-    except NoProfileError:
-        return False
 
 
 def as_set(names: Iterable[str]) -> str:
@@ -156,19 +155,15 @@ def create_model_store(profiles: tuple[str, ...], model_repo: str | None, direct
                 return placed(request, settings), settings
             # the operator's Job for ``modelEndpoint: hf://…`` has no HF_HOME; the pods that serve it will
             return replace(request, hub=SERVING_HUB if is_served(directory, settings) else ""), settings
-        asked = criteria(settings, Criteria(profiles=profiles))
-        manifest = find_manifest("", settings)
-        return (
-            Request(
-                store=directory,
-                manifest=manifest,
-                criteria=asked,
-                layout=LayoutKind.WORKSPACE,
-                cache=cache,
-                gpus=settings.gpus,
-            ),
-            settings,
+        request = Request(
+            store=directory,
+            criteria=criteria(settings, Criteria(profiles=profiles)),
+            manifest=find_manifest("", settings),
+            layout=LayoutKind.WORKSPACE,
+            cache=cache,
+            gpus=settings.gpus,
         )
+        return request, settings
 
     return execute(ask, store=directory)
 

@@ -99,8 +99,6 @@ class Command(HelpEpilog):
 class CommandGroup(HelpEpilog, click.Group):
     """Commands that are not there are told with the nearest that are."""
 
-    command_class = Command
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nimpull.clock import SystemClock
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
 from nimpull.core.report import Failure, Report, State, closing_line, to_bytes
-from nimpull.core.request import Request
+from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for
 from nimpull.settings import Settings, in_pod, is_dumb_terminal, termination_log
@@ -39,7 +40,7 @@ class Output:
     ``metrics_path``: "" = where the environment says, else in the store.
 
     ``closing``: the last line goes to stderr also on success, because stdout has another reader; ``answer``:
-    what that reader gets of a run that is Ready.
+    who gets the place of the files of a run that is Ready.
     """
 
     as_json: bool = False
@@ -47,7 +48,7 @@ class Output:
     progress: str = "auto"
     metrics_path: str = ""
     closing: bool = False
-    answer: Callable[[], str] = str
+    answer: bool = False
 
     @property
     def report_to_stdout(self) -> bool:
@@ -128,8 +129,9 @@ def show(report: Report, request: Request, output: Output) -> int:
         asked = iter((to_bytes(report).decode(),))
     elif unfinished:
         asked = plan_text(report, request)
-    elif report.state is State.READY:
-        asked = filter(None, (output.answer(),))
+    elif output.answer and report.state is State.READY:
+        is_cache = request.layout is LayoutKind.CACHE
+        asked = iter((os.path.join(request.store, request.hub) if is_cache else request.store,))
     unwritten = hand_over(asked)
     if not unfinished:
         # a source, the network or the volume: not a mistake in what was asked, a bug, or a stop

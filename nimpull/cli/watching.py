@@ -78,16 +78,19 @@ def _ended(report: dict[str, Any], screen: Screen) -> int:
 def lines_of(report: dict[str, Any], runs: tuple[Running, ...], files: tuple[Partial, ...]) -> list[str]:
     """The bar of the whole, a line for each file in flight, and who works here."""
     progress = progress_of(report)
-    lines = [moving(progress), bar(progress)] if progress else ["starting"]
+    lines = ["starting"]
+    if progress:
+        share = min(1.0, progress.done / progress.total) if progress.total else 1.0
+        lines = [moving(progress), f"  |{'#' * int(share * _BAR):<{_BAR}}|"]
     writing = {run.token for run in runs}
     # where a store has but one writer, an ingest has no token
     under_way = [each for each in files if each.name.partition(".")[2] in {*writing, ""}]
     for each in sorted(under_way, key=lambda part: -part.modified)[:_MOST_FILES]:
         name = each.identity.rpartition("?file=")[2] or each.name[:16]
-        share = (
+        part = (
             f"{min(100, 100 * each.bytes // each.size):>3}% of {show_bytes(each.size)}" if each.size else ""
         )
-        lines.append(f"  {display(name, 60)}  {share or show_bytes(each.bytes)}")
+        lines.append(f"  {display(name, 60)}  {part or show_bytes(each.bytes)}")
     if len(under_way) > _MOST_FILES:
         lines.append(f"  and {len(under_way) - _MOST_FILES} more files")
     return [*lines, *([f"writing: {', '.join(run.owner for run in runs)}"] if runs else [])]
@@ -108,12 +111,6 @@ def progress_of(report: dict[str, Any]) -> ProgressSummary | None:
         files=int(_number(found.get("filesDone")) or 0),
         files_total=None if files_total is None else int(files_total),
     )
-
-
-def bar(progress: ProgressSummary) -> str:
-    """Nothing to fetch is all of it."""
-    share = min(1.0, progress.done / progress.total) if progress.total else 1.0
-    return f"  |{'#' * int(share * _BAR):<{_BAR}}|"
 
 
 def _part(report: dict[str, Any], name: str) -> dict[str, Any]:
