@@ -11,7 +11,8 @@ from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.names import ModelUri, SafePath, Url
 from nimpull.store import preflight
-from nimpull.store.layouts import FoundBy, StoredFile, StoreLayout
+from nimpull.store.layouts import FoundBy, StoreLayout
+from nimpull.store.record import StoredFile
 from nimpull.store.store import Store
 
 NGC = ModelUri.parse("ngc://nim/meta/llama-3_1-8b-instruct:hf-8c22764-b")

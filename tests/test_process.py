@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from nimpull.store.claims import CLAIMS, Claims
 from nimpull.store.presence import EXPIRY
-from nimpull.store.ready import Ready, ReadyFile
+from nimpull.store.ready import Ready
+from nimpull.store.record import StoredFile
 from nimpull.store.tree import Tree
 from tests.clocks import HandClock
 from tests.committing import digest_of, open_store
@@ -227,7 +228,7 @@ GARBAGE = st.one_of(
         max_leaves=9,
     ).map(lambda value: json.dumps(value).encode()),
 )
-MARKER = Ready("all", "nim-cache", 1.0, (ReadyFile("f", 1, 2, digest_of(b"x")),), ("hf://a/b:1",), ("p",))
+MARKER = Ready("all", "nim-cache", 1.0, (StoredFile("f", 1, 2, digest_of(b"x")),), ("hf://a/b:1",), ("p",))
 
 
 @ANYTHING

@@ -17,7 +17,8 @@ import pytest
 from nimpull.core.artifacts import Artifact
 from nimpull.errors import Cancelled, NotWritableError, StoreError, StoreIOError
 from nimpull.store.layouts import FoundBy, StoreLayout
-from nimpull.store.ready import Ready, ReadyFile, marker_of, missing_of
+from nimpull.store.ready import Ready, marker_of, missing_of
+from nimpull.store.record import StoredFile
 from nimpull.store.store import Store
 from nimpull.store.tree import Tree
 from tests.committing import HUB, NGC, artifact, commit, digest_of, listing, open_store, take, tree_of
@@ -216,7 +217,7 @@ def test_f26_a_marker_that_no_longer_holds_is_none(store: Store, damage: str) ->
 def test_a_selection_with_any_text_has_a_marker(store: Store) -> None:
     (Path(store.root) / "file").write_bytes(b"content")
     time = (Path(store.root) / "file").stat().st_mtime_ns
-    file = ReadyFile("file", 7, time, digest_of(b"content"))
+    file = StoredFile("file", 7, time, digest_of(b"content"))
     ready = Ready("hf://a/b:main ../../x\n", "nim-cache", 0.0, (file,))
     path = store.mark_ready(ready)
     assert path.startswith(".nimpull/ready/") and path.count("/") == 2
@@ -228,7 +229,7 @@ def test_f26_ten_thousand_files_are_checked_in_under_a_second(store: Store) -> N
     files = []
     for number in range(10_000):
         descriptor = os.open(f"{store.root}/{number}", os.O_CREAT | os.O_WRONLY, 0o444)
-        files.append(ReadyFile(str(number), 0, os.fstat(descriptor).st_mtime_ns, digest))
+        files.append(StoredFile(str(number), 0, os.fstat(descriptor).st_mtime_ns, digest))
         os.close(descriptor)
     store.mark_ready(Ready("many", "workspace", 0.0, tuple(files)))
     start = time.process_time()

@@ -25,12 +25,11 @@ from nimpull.errors import ListingError, StoreError
 from nimpull.store import preflight
 from nimpull.store.durable import set_mode, write_all
 from nimpull.store.record import Entry, Record
-from nimpull.store.tree import NO_LINKS, TEMPORARY, Tree
+from nimpull.store.tree import NO_LINKS, STATE_MODE, Tree
 
 NGINX_CONF: Final = "nginx.conf"
 _BLOCK: Final = 1 << 20  # bytes
 _HUB_DIGESTS: Final = ("sha256", "git")
-FILE_MODE: Final = 0o644  # a web server of another user reads it, a later run replaces it
 
 
 class DirectoryTarget:
@@ -102,7 +101,14 @@ class DirectoryTarget:
         temporary = self._tree.temporary()
         try:
             with self._tree.storing("write", key):
-                self._copy(content, temporary)
+                with self._tree.writing(temporary) as target:
+                    position = 0
+                    while block := content.read(_BLOCK):
+                        write_all(target, block, position)
+                        position += len(block)
+                        self._emit(Advanced(len(block)))
+                    set_mode(target, STATE_MODE)  # a web server of another user reads it
+                    os.fsync(target)
                 self._tree.sync(self._tree.rename(temporary, key))
         except BaseException:
             self._tree.drop(temporary)
@@ -159,20 +165,6 @@ class DirectoryTarget:
             if not self._read_only:
                 self._record.add(entry)
         return ExistingObject(status.st_size, (entry.digest,))
-
-    def _copy(self, content: VerifiedReader, temporary: str) -> None:
-        with self._tree.directory(TEMPORARY, create=True):
-            target = self._tree.open_at(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            position = 0
-            while block := content.read(_BLOCK):
-                write_all(target, block, position)
-                position += len(block)
-                self._emit(Advanced(len(block)))
-            set_mode(target, FILE_MODE)
-            os.fsync(target)
-        finally:
-            os.close(target)
 
     def _alias(self, name: str, own: str, file: MirrorFile) -> None:
         """Another name of a file. Where no link can be made, the bytes of a key are written twice."""

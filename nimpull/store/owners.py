@@ -17,8 +17,8 @@ from functools import cached_property
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, display
 from nimpull.errors import NotWritableError, UsageError
-from nimpull.store.ready import Ready, ReadyFile, all_ready
-from nimpull.store.record import Record
+from nimpull.store.ready import Ready, all_ready
+from nimpull.store.record import Record, StoredFile
 from nimpull.store.tree import Tree
 
 _SHOWN = 3  # names of files in one message
@@ -74,16 +74,16 @@ class Owners:
             return _uris(entry.identity for entry in matching), True
         rows = self._rows.get(path, ())
         for ready, row in rows:  # where the record is lost
-            if (row.size, row.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            if row.matches(status):
                 return _uris(ready.revisions), True
         if entries:
             return _uris((max(entries, key=lambda entry: entry.mtime_ns).identity,)), False
         return (_uris(rows[0][0].revisions) if rows else ()), False
 
     @cached_property
-    def _rows(self) -> dict[str, list[tuple[Ready, ReadyFile]]]:
+    def _rows(self) -> dict[str, list[tuple[Ready, StoredFile]]]:
         """Of every marker, by path; read only where something stands in the way."""
-        found: dict[str, list[tuple[Ready, ReadyFile]]] = {}
+        found: dict[str, list[tuple[Ready, StoredFile]]] = {}
         for ready in all_ready(self._tree):
             for row in (*ready.files, *ready.names):
                 found.setdefault(row.path, []).append((ready, row))

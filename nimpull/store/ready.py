@@ -20,7 +20,7 @@ from typing import Final
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
 from nimpull.errors import StoreError
-from nimpull.store.record import UNREADABLE
+from nimpull.store.record import UNREADABLE, StoredFile
 from nimpull.store.tree import Tree
 
 READY: Final = f"{STATE_DIRECTORY}/ready"
@@ -30,18 +30,9 @@ _KEY: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class ReadyFile:
-    """``path``: what a reader opens, below the root; ``size`` bytes; ``mtime_ns`` of the file behind it."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
 class Ready:
-    """A selection that stands whole in the store.
+    """A selection that stands whole in the store. The path of a file: what a reader opens; its time: of the
+    file behind that.
 
     ``selection``: any text that is equal for the same request; ``layout``: its name; ``time``: seconds
     since the epoch; ``revisions``: the repositories as resolved; ``profiles``: ids of the profiles;
@@ -52,10 +43,10 @@ class Ready:
     selection: str
     layout: str
     time: float
-    files: tuple[ReadyFile, ...]
+    files: tuple[StoredFile, ...]
     revisions: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
-    names: tuple[ReadyFile, ...] = ()
+    names: tuple[StoredFile, ...] = ()
     endpoints: tuple[str, ...] = ()
 
     @property
@@ -88,13 +79,13 @@ def write_ready(tree: Tree, ready: Ready) -> str:
     return path
 
 
-def _row(file: ReadyFile) -> tuple[str, int, int, str]:
+def _row(file: StoredFile) -> tuple[str, int, int, str]:
     return file.path, file.size, file.mtime_ns, str(file.digest)
 
 
-def _files(rows: Iterable[tuple[str, int, int, str]]) -> tuple[ReadyFile, ...]:
+def _files(rows: Iterable[tuple[str, int, int, str]]) -> tuple[StoredFile, ...]:
     return tuple(
-        ReadyFile(str(SafePath(path, MAX_STORED_BYTES)), int(size), int(mtime_ns), Digest.parse(digest))
+        StoredFile(str(SafePath(path, MAX_STORED_BYTES)), int(size), int(mtime_ns), Digest.parse(digest))
         for path, size, mtime_ns, digest in rows
     )
 
@@ -121,7 +112,7 @@ def read_ready(tree: Tree, selection: str) -> Ready | None:
     return ready
 
 
-def _read_again(tree: Tree, file: ReadyFile) -> ReadyFile | None:
+def _read_again(tree: Tree, file: StoredFile) -> StoredFile | None:
     """With the time that it has now; None where its content is another."""
     path, status = behind(tree, file.path)
     if status is None or status.st_size != file.size:
@@ -153,13 +144,13 @@ def parse_ready(tree: Tree, path: str) -> Ready | None:
         return None
 
 
-def missing_of(tree: Tree, ready: Ready) -> tuple[ReadyFile, ...]:
+def missing_of(tree: Tree, ready: Ready) -> tuple[StoredFile, ...]:
     """Those that are gone or no longer as committed. Reads no content."""
     missing = []
     with tree.holding():
         for file in (*ready.files, *ready.names):
             _, status = behind(tree, file.path)
-            if status is None or (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            if status is None or not file.matches(status):
                 missing.append(file)
     return tuple(missing)
 

@@ -16,14 +16,14 @@ import os
 import secrets
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.digest import Digest
 from nimpull.core.names import MAX_STORED_BYTES, STATE_DIRECTORY, SafePath
 from nimpull.errors import ListingError, StoreIOError, UnrecordedError
-from nimpull.store.durable import let_go, store_error
+from nimpull.store.durable import closing, let_go, store_error
 from nimpull.store.tree import Tree
 
 RECORD = f"{STATE_DIRECTORY}/record"
@@ -41,23 +41,28 @@ _MOST = 1 << 63  # what size and time of a file are below, see struct stat
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A committed file. ``path`` below the root; ``size`` bytes; ``mtime_ns`` since the epoch.
-
-    ``identity``: of the artifact it was fetched as; ``etag``: the validator it came with ("" = none);
-    ``endpoint``: of the registry that had it ("" = its URI says it all, or an earlier version wrote this).
-    """
+class StoredFile:
+    """A file whose content is known. ``path``: below the root; ``size``: bytes; ``mtime_ns``: its time."""
 
     path: str
     size: int
     mtime_ns: int
     digest: Digest
-    identity: str
-    etag: str = ""
-    endpoint: str = ""
 
     def matches(self, status: os.stat_result) -> bool:
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(StoredFile):
+    """A committed file. ``identity``: of the artifact it was fetched as; ``etag``: the validator it came with
+    ("" = none); ``endpoint``: of the registry that had it ("" = its URI says it all, or an earlier version
+    wrote this).
+    """
+
+    identity: str
+    etag: str = ""
+    endpoint: str = ""
 
     def is_content_of(self, artifact: Artifact) -> bool:
         """By digest where both have one algorithm, else by identity, endpoint, size and ETag.
@@ -127,14 +132,13 @@ class Record:
         self._by_path.setdefault(entry.path, []).append(entry)
         self._by_digest.setdefault(entry.digest, []).append(entry)
 
-    def at(self, path: str, status: os.stat_result) -> Entry | None:
-        """The latest entry that ``status`` of the file at ``path`` still agrees with."""
-        return next((entry for entry in self.of_path(path) if entry.matches(status)), None)
+    def at(self, path: str, status: os.stat_result, artifact: Artifact | None = None) -> Entry | None:
+        """The latest entry that ``status`` of the file at ``path`` still agrees with.
 
-    def content_at(self, path: str, status: os.stat_result, artifact: Artifact) -> Entry | None:
-        """The same for the content of ``artifact``: one blob may have been committed for several."""
+        ``artifact``: with its content: one blob may have been committed for several.
+        """
         for entry in self.of_path(path):
-            if entry.matches(status) and entry.is_content_of(artifact):
+            if entry.matches(status) and (artifact is None or entry.is_content_of(artifact)):
                 return entry
         return None
 
@@ -160,26 +164,15 @@ class Record:
     def add(self, entry: Entry) -> None:
         """Raises StoreError; UnrecordedError where the file system reports a fault. Survives the process at
         once, a power cut once ``sync`` returned."""
-        line = json.dumps(
-            {
-                "path": entry.path,
-                "size": entry.size,
-                "mtimeNs": entry.mtime_ns,
-                "digest": str(entry.digest),
-                "identity": entry.identity,
-                "etag": entry.etag,
-                "endpoint": entry.endpoint,
-            }
-        )
         with self._lock:
             self._read()
             if entry in self._by_path.get(entry.path, ()):
                 return
             self._index(entry)
             if self._together.lines is None:
-                self._append([line])
+                self._append([_line(entry)])
             else:
-                self._together.lines.append(line)
+                self._together.lines.append(_line(entry))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -196,26 +189,22 @@ class Record:
     def _append(self, lines: Sequence[str]) -> None:
         """An error costs one more try, in another file: what stands in this one may end in half a line."""
         content = "".join(f"{line}\n" for line in lines).encode()
-        try:
-            self._write(content)
-        except OSError:
-            with suppress(OSError):
-                self._close()
+        failure = None
+        for _ in range(2 if content else 0):
             try:
-                self._write(content)
+                if (count := os.write(self._descriptor(), content)) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._lengths[self._own] = self._lengths.get(self._own, 0) + count
+                return
             except OSError as error:
-                self._known = False  # what was taken in beforehand is not there: all is read again
-                failure = store_error(error, "write", self._tree.absolute(RECORD))
-                if isinstance(failure, StoreIOError):
-                    failure = UnrecordedError(failure.message, hint=failure.hint)
-                raise failure from error
-
-    def _write(self, content: bytes) -> None:
-        if not content:
-            return
-        if (count := os.write(self._descriptor(), content)) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._lengths[self._own] = self._lengths.get(self._own, 0) + count
+                failure = error
+                self._close()
+        if failure:
+            self._known = False  # what was taken in beforehand is not there: all is read again
+            told = store_error(failure, "write", self._tree.absolute(RECORD))
+            if isinstance(told, StoreIOError):
+                told = UnrecordedError(told.message, hint=told.hint)
+            raise told from failure
 
     def forget(self, paths: Collection[str]) -> None:
         """Drop what is said of them. Only where no other run writes: its lines could be lost."""
@@ -230,9 +219,8 @@ class Record:
     def _descriptor(self) -> int:
         if self._file is None:
             self._own = f"{secrets.token_hex(8)}.jsonl"
-            with self._tree.directory(RECORD, create=True):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-                self._file = self._tree.open_at(f"{RECORD}/{self._own}", flags)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            self._file = self._tree.open_at(f"{RECORD}/{self._own}", flags)
         return self._file
 
     def sync(self) -> None:
@@ -242,13 +230,8 @@ class Record:
             file, self._file = self._file, None
             if file is None:
                 return
-            try:
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-            except OSError as error:
-                raise store_error(error, "sync", self._tree.absolute(RECORD)) from error
+            with self._tree.storing("sync", RECORD), closing(file):
+                os.fsync(file)
         self._tree.sync(RECORD)
 
     def close(self) -> None:
@@ -259,6 +242,20 @@ class Record:
         file, self._file = self._file, None
         if file is not None:
             let_go(file)  # a line that is lost costs a hash
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(
+        {
+            "path": entry.path,
+            "size": entry.size,
+            "mtimeNs": entry.mtime_ns,
+            "digest": str(entry.digest),
+            "identity": entry.identity,
+            "etag": entry.etag,
+            "endpoint": entry.endpoint,
+        }
+    )
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -17,9 +17,9 @@ from nimpull.core.names import MAX_STORED_BYTES, ModelUri, SafePath, display
 from nimpull.core.request import LostFile, Repair
 from nimpull.errors import SourceChangedError, UsageError
 from nimpull.store.durable import store_error
-from nimpull.store.layouts import StoredFile, WorkspaceLayout
+from nimpull.store.layouts import WorkspaceLayout
 from nimpull.store.ready import all_ready
-from nimpull.store.record import Entry, Record
+from nimpull.store.record import Entry, Record, StoredFile
 from nimpull.store.tree import NO_LINKS, Tree
 from nimpull.store.verify import Verification
 
@@ -88,12 +88,8 @@ class RestoredLayout(WorkspaceLayout):
                 f"{display(artifact.identity, 300)} is another file now: {digest}, it was {lost.digest}",
                 hint="The source has replaced it. Pull the model anew: nimpull download … --refresh.",
             )
-        with self._tree.storing("set the time of", staged):
-            descriptor = self._tree.open(staged)
-            try:
-                os.utime(descriptor, ns=(lost.mtime_ns, lost.mtime_ns))
-            finally:
-                os.close(descriptor)
+        with self._tree.storing("set the time of", staged), self._tree.reading(staged) as file:
+            os.utime(file, ns=(lost.mtime_ns, lost.mtime_ns))
         changed = super().place(artifact, staged, digest=digest, etag=etag)
         return changed + self._name(lost)
 

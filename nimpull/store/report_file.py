@@ -12,8 +12,7 @@ from typing import Final
 
 from nimpull.core.names import STATE_DIRECTORY
 from nimpull.errors import NoSpaceError, StoreError
-from nimpull.store import durable
-from nimpull.store.durable import store_error
+from nimpull.store.durable import write_all
 from nimpull.store.tree import Tree
 
 REPORT: Final = f"{STATE_DIRECTORY}/report.json"
@@ -41,24 +40,17 @@ def write_report(tree: Tree, content: bytes, *, last: bool, shorter: bytes = b""
         spare = tree.lstat(SPARE)
         if not last or spare is None:
             raise
-        fits = len(content) <= spare.st_size or not shorter
-        _write_into_spare(tree, content if fits else shorter)
+        _write_into_spare(tree, shorter if shorter and len(content) > spare.st_size else content)
 
 
 def _write_into_spare(tree: Tree, content: bytes) -> None:
     temporary = tree.temporary()
     tree.rename(SPARE, temporary)  # from here on it is this process's alone
     try:
-        file = tree.open_at(temporary, os.O_WRONLY)
-        try:
-            durable.write_all(file, content, 0)
+        with tree.storing("write", REPORT), tree.writing(temporary, os.O_WRONLY) as file:
+            write_all(file, content, 0)
             os.ftruncate(file, len(content))
-        finally:
-            os.close(file)
         tree.rename(temporary, REPORT)
-    except OSError as error:
-        tree.drop(temporary)
-        raise store_error(error, "write", tree.absolute(REPORT)) from error
     except StoreError:
         tree.drop(temporary)
         raise

@@ -30,8 +30,8 @@ from nimpull.core.request import LostFile
 from nimpull.errors import StoreIOError
 from nimpull.store.durable import store_error
 from nimpull.store.layouts import FoundBy, HubLayout, LocalDirLayout, StoreLayout, WorkspaceLayout
-from nimpull.store.ready import Ready, ReadyFile, marker_of, read_ready, superseded, write_ready
-from nimpull.store.record import Record
+from nimpull.store.ready import Ready, marker_of, read_ready, superseded, write_ready
+from nimpull.store.record import Record, StoredFile
 from nimpull.store.repair import RestoredLayout
 from nimpull.store.status import Status, status_of
 from nimpull.store.tree import Tree
@@ -72,12 +72,12 @@ class Store:
 
     # -- markers -----------------------------------------------------------------------------------------
 
-    def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[ReadyFile, ...]:
+    def files_of(self, layout: StoreLayout, artifacts: Iterable[Artifact]) -> tuple[StoredFile, ...]:
         """What a marker says of committed artifacts. StoreIOError naming one that is not as committed."""
         with self.tree.holding():
             return tuple(self._ready_file(layout, artifact) for artifact in artifacts)
 
-    def _ready_file(self, layout: StoreLayout, artifact: Artifact) -> ReadyFile:
+    def _ready_file(self, layout: StoreLayout, artifact: Artifact) -> StoredFile:
         file, path = layout.committed(artifact), layout.path_of(artifact)
         if file is None and self.record.news():  # another run put the same content there once more
             file = layout.committed(artifact)
@@ -88,7 +88,7 @@ class Store:
                 f"{self.tree.absolute(path)} is not as it was committed",
                 hint="Something else writes into this store. Stop it, then run again.",
             )
-        return ReadyFile(path, file.size, file.mtime_ns, file.digest)
+        return StoredFile(path, file.size, file.mtime_ns, file.digest)
 
     def ready(self, selection: str) -> Ready | None:
         return read_ready(self.tree, selection)

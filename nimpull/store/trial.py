@@ -9,11 +9,9 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from nimpull.core.abilities import Abilities
-from nimpull.errors import StoreError
 from nimpull.store.tree import TEMPORARY, Tree
 
 _PAGE: Final = 4096
@@ -24,11 +22,12 @@ _FAULTS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 def try_out(tree: Tree) -> Abilities:
     """Raises NotWritableError, NoSpaceError, StoreIOError where not even a new file can be written."""
-    names = tuple(tree.temporary() for _ in range(3))
-    first, second, third = names
-    with tree.storing("write in", TEMPORARY), tree.directory(TEMPORARY, create=True):
-        _write_once(tree, first)
-        _write_once(tree, second)
+    first, second, third = names = tuple(tree.temporary() for _ in range(3))
+    with tree.storing("write in", TEMPORARY):
+        for name in (first, second):
+            with tree.writing(name) as file:
+                os.write(file, os.path.basename(name).encode())
+                os.fsync(file)
     try:
         return Abilities(
             offsets=_can(lambda: _write_behind(tree, third)),
@@ -40,8 +39,7 @@ def try_out(tree: Tree) -> Abilities:
         )
     finally:
         for name in (*names, f"{first}.l", f"{first}.s"):
-            with suppress(OSError, StoreError):  # an hour later ``Tree.sweep`` comes again
-                tree.unlink(name)
+            tree.drop(name)
 
 
 def _can(attempt: Callable[[], object]) -> bool:
@@ -55,25 +53,13 @@ def _can(attempt: Callable[[], object]) -> bool:
     return True
 
 
-def _write_once(tree: Tree, path: str) -> None:
-    file = tree.open_at(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        os.write(file, os.path.basename(path).encode())
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 def _write_behind(tree: Tree, path: str) -> None:
     """A page behind the end, then the one before it: as the segments of a large file come."""
-    file = tree.open_at(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
+    with tree.writing(path) as file:
         for offset in (_PAGE, 0):
             os.pwrite(file, bytes([offset and 1]) * _PAGE, offset)
         os.fsync(file)
         os.pwrite(file, b"2", 1)  # and again once it was flushed
-    finally:
-        os.close(file)
     found = tree.read(path) or b""
     if len(found) != 2 * _PAGE or found[:2] != b"\0002" or found[_PAGE] != 1:
         raise OSError(errno.EIO, "other bytes were read than were written")
@@ -92,11 +78,8 @@ def _name_twice(tree: Tree, path: str, other: str) -> None:
     and Linux 6.1 answers EINVAL to the other one (MS-SMB2 3.3.5.9.8)."""
     tree.hard_link(path, other)
     for one, two in ((other, path), (path, other)):
-        reading = tree.open_at(one, os.O_RDONLY)
-        try:
-            os.close(tree.open_at(two, os.O_WRONLY))
-        finally:
-            os.close(reading)
+        with tree.writing(one, os.O_RDONLY), tree.writing(two, os.O_WRONLY):
+            pass
 
 
 def _link(tree: Tree, path: str) -> None:
@@ -105,19 +88,12 @@ def _link(tree: Tree, path: str) -> None:
 
 
 def _make_hole(tree: Tree, path: str) -> None:
-    file = tree.open_at(path, os.O_RDWR)
-    try:
+    with tree.writing(path, os.O_RDWR) as file:
         os.ftruncate(file, _SPARSE)
         if os.fstat(file).st_blocks * 512 >= _SPARSE:
             raise OSError(errno.EOPNOTSUPP, "a hole takes room")
-    finally:
-        os.close(file)
 
 
 def _write_direct(tree: Tree, path: str) -> None:
-    file = tree.open_at(path, os.O_RDWR | os.O_DIRECT)
-    try:
-        with mmap.mmap(-1, _PAGE) as page:  # aligned, as O_DIRECT asks for
-            os.pwrite(file, page, 0)
-    finally:
-        os.close(file)
+    with tree.writing(path, os.O_RDWR | os.O_DIRECT) as file, mmap.mmap(-1, _PAGE) as page:
+        os.pwrite(file, page, 0)  # aligned, as O_DIRECT asks for

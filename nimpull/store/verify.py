@@ -192,15 +192,11 @@ def _own_name(entry: Entry, found: Digest) -> Digest | None:
 
 def _stamp(tree: Tree, path: str, mtime_ns: int | None = None) -> None:
     """None = now: no record matches the file any more. On a read-only volume the report must do."""
-    with suppress(OSError, StoreError):
-        descriptor = tree.open(path)
-        try:
-            if mtime_ns is None:
-                os.utime(descriptor)
-            else:
-                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-        finally:
-            os.close(descriptor)
+    with suppress(OSError, StoreError), tree.reading(path) as file:
+        if mtime_ns is None:
+            os.utime(file)
+        else:
+            os.utime(file, ns=(mtime_ns, mtime_ns))
 
 
 def sources_of(record: Record) -> dict[tuple[ModelUri, str], frozenset[str]]:

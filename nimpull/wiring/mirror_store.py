@@ -20,7 +20,7 @@ from nimpull.wiring.edges import Edges
 from nimpull.wiring.fetch_limits import usable_memory
 
 if TYPE_CHECKING:
-    from nimpull.store.ready import ReadyFile
+    from nimpull.store.record import StoredFile
 
 CONNECTIONS: Final = 8
 #: Of the memory limit, what the parts under way may take.
@@ -84,7 +84,7 @@ class MirrorStore:
         profiles = parse_manifest(self._request.manifest).profiles
         return needs_of(profile for profile in profiles if profile.id in chosen)
 
-    def _stored(self, at: ModelUri, stored: Sequence[ReadyFile]) -> tuple[MirrorFile, ...]:
+    def _stored(self, at: ModelUri, stored: Sequence[StoredFile]) -> tuple[MirrorFile, ...]:
         """The files of one revision among all of a ready marker."""
         layout, endpoint = self._edges.volume.places({}).first, self._edges.registries.endpoint(at)
         below = layout.path_of(Artifact(SafePath("x"), None, (), at)).removesuffix("x")

@@ -9,7 +9,7 @@ huggingface_hub reads as its cache,
 ``WorkspaceLayout``: plain files at chosen places, for ``create-model-store``.
 """
 
-from nimpull.store.layouts.base import Found, FoundBy, StoredFile, StoreLayout
+from nimpull.store.layouts.base import Found, FoundBy, StoreLayout
 from nimpull.store.layouts.hub import HubLayout
 from nimpull.store.layouts.plain import LocalDirLayout, WorkspaceLayout
 
@@ -19,6 +19,5 @@ __all__ = [
     "HubLayout",
     "LocalDirLayout",
     "StoreLayout",
-    "StoredFile",
     "WorkspaceLayout",
 ]

@@ -17,18 +17,8 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri
 from nimpull.errors import StoreError
 from nimpull.store.durable import store_error
-from nimpull.store.record import Entry, Record
+from nimpull.store.record import Entry, Record, StoredFile
 from nimpull.store.tree import NO_LINKS, Tree, refused
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file whose content is known. ``path``: the regular file, below the root; ``size`` in bytes."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: Digest
 
 
 class FoundBy(Enum):
@@ -140,8 +130,7 @@ class StoreLayout(ABC):
         return path, status if status and stat.S_ISREG(status.st_mode) else None
 
     def _recorded(self, artifact: Artifact, path: str, status: os.stat_result | None) -> StoredFile | None:
-        entry = self._record.content_at(path, status, artifact) if status else None
-        return StoredFile(path, entry.size, entry.mtime_ns, entry.digest) if entry else None
+        return self._record.at(path, status, artifact) if status else None
 
     def _hashed(self, artifact: Artifact, path: str, status: os.stat_result | None) -> StoredFile | None:
         """By the listing's digest, else by the one that this store computed when it committed the file: its
@@ -182,16 +171,13 @@ class StoreLayout(ABC):
             for directory in changed:
                 self._tree.sync(directory)
             file = replace(file, path=self._standing(artifact)[0])
-        self._note(artifact, file, "")
-        return file
+        return self._note(artifact, file, "")
 
-    def _note(self, artifact: Artifact, file: StoredFile, etag: str) -> None:
-        known = artifact.etag or etag
-        self._record.add(
-            Entry(
-                file.path, file.size, file.mtime_ns, file.digest, artifact.identity, known, artifact.endpoint
-            )
-        )
+    def _note(self, artifact: Artifact, file: StoredFile, etag: str) -> Entry:
+        facts = artifact.identity, artifact.etag or etag, artifact.endpoint
+        entry = Entry(file.path, file.size, file.mtime_ns, file.digest, *facts)
+        self._record.add(entry)
+        return entry
 
     def _move(
         self, artifact: Artifact, staged: str, path: str, digest: Digest, etag: str
@@ -201,14 +187,15 @@ class StoreLayout(ABC):
         Also returns the directories that changed.
         """
         status = self._tree.lstat(staged)
-        if status is None or not stat.S_ISREG(status.st_mode):
+        if status is None:  # a cleaner took it away: it comes once more
+            raise store_error(FileNotFoundError(errno.ENOENT, ""), "place", self._tree.absolute(staged))
+        if not stat.S_ISREG(status.st_mode):
             raise refused(self._tree.absolute(staged), "it is not the file that was written there")
         changed = self._with_parents(self._tree.rename(staged, path))
         if self._tree.abilities.mode is not WriteMode.DIRECT:  # a rename that copies makes another file
             status = self._tree.lstat(path) or status
         file = StoredFile(path, status.st_size, status.st_mtime_ns, digest)
-        self._note(artifact, file, etag)
-        return changed, file
+        return changed, self._note(artifact, file, etag)
 
     def _check_replaceable(self, path: str, status: os.stat_result | None) -> None:
         """``status`` of what stands at ``path``, None = nothing. Raises NotWritableError."""

@@ -12,9 +12,9 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.store.layouts.base import StoredFile, StoreLayout
+from nimpull.store.layouts.base import StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
-from nimpull.store.record import Entry, Record
+from nimpull.store.record import Entry, Record, StoredFile
 from nimpull.store.tree import Tree
 
 #: A blob's name comes from a server's header: one plain segment, or the digest is used instead.

@@ -9,10 +9,10 @@ from typing import Final
 from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
-from nimpull.store.layouts.base import Found, FoundBy, StoredFile, StoreLayout
+from nimpull.store.layouts.base import Found, FoundBy, StoreLayout
 from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
 from nimpull.store.owners import check_late
-from nimpull.store.record import Record
+from nimpull.store.record import Record, StoredFile
 from nimpull.store.tree import Tree
 
 
