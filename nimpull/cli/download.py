@@ -136,7 +136,7 @@ def download(**given: Any) -> int:
 
 
 def output_of(options: Options) -> Output:
-    return Output(options.output == "json", options.report_path, options.progress, options.metrics)
+    return Output(options.output == "json" or options.report_path == "-", options.progress)
 
 
 def ask(options: Options) -> tuple[Request, Settings]:
@@ -175,6 +175,8 @@ def _with_options(settings: Settings, options: Options) -> Settings:
         memory_limit=options.memory_limit or settings.memory_limit,
         retry_seconds=settings.retry_seconds if retry_seconds is None else retry_seconds,
         log_level=level,
+        report_path="" if options.report_path == "-" else options.report_path,
+        metrics_path=options.metrics,
         nimcache=settings.nimcache or bool(options.nimcache_file),
     )
 

@@ -156,17 +156,14 @@ def run_program(command: click.Command, arguments: Sequence[str], name: str = ""
     except BrokenPipeError:  # the reader of stdout has gone, as "head" does
         code = 1
         _silence_stdout()
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if limit := LimitError.of(error):
-            sys.exit(fail_unasked(limit))
-        if not _stdout_fails():
+            code = fail_unasked(limit)
+        elif isinstance(error, OSError) and _stdout_fails():
+            _silence_stdout()
+            code = fail(OutputError.of("the output", error))
+        else:
             raise
-        _silence_stdout()
-        code = fail(OutputError.of("the output", error))
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if (limit := LimitError.of(error)) is None:
-            raise
-        code = fail_unasked(limit)
     sys.exit(code)
 
 

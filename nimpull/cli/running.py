@@ -36,23 +36,16 @@ Ask = Callable[[], tuple[Request, Settings]]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a run is told. ``report_path``: "" = in the store only, ``-`` = stdout; ``progress``: see Mode.
-    ``metrics_path``: "" = where the environment says, else in the store.
+    """How a run is told. ``as_report``: as its report on stdout; ``progress``: see Mode.
 
     ``closing``: the last line goes to stderr also on success, because stdout has another reader; ``answer``:
     who gets the place of the files of a run that is Ready.
     """
 
-    as_json: bool = False
-    report_path: str = ""
+    as_report: bool = False
     progress: str = "auto"
-    metrics_path: str = ""
     closing: bool = False
     answer: bool = False
-
-    @property
-    def report_to_stdout(self) -> bool:
-        return self.as_json or self.report_path == "-"
 
 
 def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
@@ -70,14 +63,7 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     cancel = Event()
     settings = replace(settings, drop_in=_is_drop_in())
     shown = progress_of(output, settings)
-    edges = Edges(
-        request,
-        settings,
-        cancel=cancel,
-        progress=shown,
-        report_path=output.report_path,
-        metrics_path=output.metrics_path,
-    )
+    edges = Edges(request, settings, cancel=cancel, progress=shown)
 
     def tell(report: Report) -> int:
         # What is not where an option wants it is a failure (exit 50), but not in place of the run's own.
@@ -125,7 +111,7 @@ def show(report: Report, request: Request, output: Output) -> int:
     """The closing line comes last, also where a log has stdout and stderr as one. Returns the exit code."""
     unfinished = report.state is State.IN_PROGRESS  # a dry run ends before it fetches
     asked: Iterator[str] = iter(())
-    if output.report_to_stdout:
+    if output.as_report:
         asked = iter((to_bytes(report).decode(),))
     elif unfinished:
         asked = plan_text(report, request)
@@ -137,7 +123,7 @@ def show(report: Report, request: Request, output: Output) -> int:
         # a source, the network or the volume: not a mistake in what was asked, a bug, or a stop
         forgiven = request.ignore_failure and bool(report.error) and report.exit_code in DOWNLOAD_FAILURES
         line = closing_line(report) + (IGNORED if forgiven else "")
-        to_stderr = bool(report.error) or output.closing or output.report_to_stdout
+        to_stderr = bool(report.error) or output.closing or output.as_report
         unsaid = say(line, err=to_stderr)
         if report.error:
             return 0 if forgiven else report.error.exit_code

@@ -10,7 +10,8 @@ import math
 from collections import deque
 from contextlib import suppress
 from enum import StrEnum
-from threading import Condition, Lock, Thread
+from threading import Event as ThreadEvent
+from threading import Lock, Thread
 from typing import Final, Self, TextIO
 
 from nimpull.core.events import Advanced, Event, Level, Spent, Waiting, level_of
@@ -70,10 +71,8 @@ class Progress:
         self._unshown: deque[tuple[float, Event]] = deque(maxlen=MOST_UNSHOWN)
         self._told = 0
         self._pauses: dict[str, float] = {}
-        self._lock = Lock()
-        # Not the lock of the counters: a slow reader must not hold up the threads that count.
-        self._wake = Condition(Lock())
-        self._closing = False
+        self._lock = Lock()  # of the counters: writing, which may be slow, is done without it
+        self._closing = ThreadEvent()
         self._thread: Thread | None = None
         # At DEBUG lines come too often below a bar; above INFO there is nothing to draw.
         mode = Mode.LINES if mode is Mode.BAR and level is not Level.INFO else mode
@@ -138,9 +137,7 @@ class Progress:
 
     def close(self) -> None:
         """Write the rest and stop. Leaves a reader that does not read behind after two seconds."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
+        self._closing.set()
         if self._thread is None:
             self._end()
         else:
@@ -148,10 +145,9 @@ class Progress:
             self._thread = None
 
     def _run(self) -> None:
-        while not self._closing:
+        self.beat()
+        while not self._closing.wait(BEAT):
             self.beat()
-            with self._wake:
-                self._wake.wait_for(lambda: self._closing, BEAT)
         self._end()
 
     def _end(self) -> None:

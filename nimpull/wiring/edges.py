@@ -53,8 +53,6 @@ class Edges:
         *,
         cancel: Event,
         progress: Progress,
-        report_path: str = "",
-        metrics_path: str = "",
     ) -> None:
         self.settings = settings
         self.clock: Clock = SystemClock()
@@ -63,9 +61,7 @@ class Edges:
         self.finished: list[Outcome] = []  # so far: a failure's report has them too
         self._stack = ExitStack()
         self.volume = Volume(request, settings, self.clock, cancel, self.emit, self._stack)
-        self.reporter = ReportWriter(
-            request, settings, self.clock, progress, path=report_path, metrics_path=metrics_path
-        )
+        self.reporter = ReportWriter(request, settings, self.clock, progress)
         self._loop: Loop | None = None
 
     def emit(self, event: JobEvent) -> None:

@@ -32,24 +32,14 @@ MARGIN: Final = 128 << 10
 
 
 class ReportWriter:
-    """``path``: where the report was asked for, "" = in the store, ``-`` = not in a file; ``metrics_path``:
-    where the metrics were, "" = where the environment wants them, else beside the report in the store.
+    """``settings``: where report and metrics were asked for, else they are in the store.
 
     ``progress`` knows how far the run is; ``draft`` is its report so far. No method raises: a report that
     cannot be written is told, and hides no outcome; ``unwritten``: why a file that was asked for has not got
     the last report, or the last metrics.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        settings: Settings,
-        clock: Clock,
-        progress: Progress,
-        *,
-        path: str = "",
-        metrics_path: str = "",
-    ) -> None:
+    def __init__(self, request: Request, settings: Settings, clock: Clock, progress: Progress) -> None:
         now = clock.time()
         self.draft = Report(State.IN_PROGRESS, now, now, version=__version__)
         self.selection = ""  # the key of its marker, once it is known
@@ -59,8 +49,6 @@ class ReportWriter:
         self._settings = settings
         self._clock = clock
         self._progress = progress
-        self._path = "" if path == "-" else path
-        self._metrics_path = metrics_path
         self._done = Event()
         self._unpublished = Lock()
         self._worked = False
@@ -78,7 +66,7 @@ class ReportWriter:
 
     def set_aside(self) -> None:
         """Room in the store for the report of a failure, while the volume still has some."""
-        if not (self._path or self._request.dry_run or self._request.repair):
+        if not (self._settings.report_path or self._request.dry_run or self._request.repair):
             with suppress(StoreError):  # what is wrong with the volume is about to be told
                 size = len(to_bytes(self.draft)) + MARGIN
                 report_file.set_aside(Tree(self._request.store), size)
@@ -119,8 +107,9 @@ class ReportWriter:
 
     def _write(self, report: Report, *, last: bool) -> None:
         unwritten, ours = None, True
-        if self._path:
-            unwritten = replaced(self._path, "the report", to_bytes(report))
+        settings = self._settings
+        if settings.report_path:
+            unwritten = replaced(settings.report_path, "the report", to_bytes(report))
             self._tell(unwritten.message if unwritten else "")
         elif not self._request.repair:  # a repair is not what the store was filled by
             works = self.work is not None and self.work.works
@@ -134,11 +123,11 @@ class ReportWriter:
                 begins=begins,
             )
             self._tell(problem)
-        if metrics := self._metrics_path or self._settings.metrics:
+        if metrics := settings.metrics_path or settings.metrics:
             # its temporary does not end in .prom: no collector reads it
             unkept = replaced(metrics, "the metrics", metrics_text(report))
             self._tell(unkept.message if unkept else "")
-            unwritten = unwritten or (unkept if self._metrics_path else None)
+            unwritten = unwritten or (unkept if settings.metrics_path else None)
         elif ours and not self._request.repair:
             self._tell(leave_metrics(self._request.store, report))
         self.unwritten = unwritten
