@@ -31,7 +31,7 @@ from nimpull.core.mirror_objects import (
 )
 from nimpull.core.names import SafePath, display
 from nimpull.core.report import MirrorSummary, Report, State
-from nimpull.core.request import MirrorTo, Request
+from nimpull.core.request import MirrorTo
 from nimpull.core.units import show_count
 from nimpull.errors import IntegrityError
 from nimpull.wiring.edges import Edges
@@ -75,8 +75,12 @@ def mirrored(wanted: MirrorTo, edges: Edges, report: Report) -> Report:
         known: dict[tuple[str, str], str] = {}
         for each in work:
             known |= _written(each, store, edges)
-        manifest = _manifest(request, store, known)
-    summary = replace(_summary(wanted, target, work), manifest=manifest)
+        # the manifest that was given, or one that names what was mirrored
+        manifest = request.manifest or mirror_manifest(repositories, known)
+        key = target.beside(manifest_key(manifest))
+        if target.read(key) != manifest:
+            target.write(key, manifest)
+    summary = replace(_summary(wanted, target, work), manifest=key)
     return replace(draft, state=State.READY, mirror=summary, updated=edges.clock.time(), progress=None)
 
 
@@ -205,12 +209,3 @@ def _known_blake3(
 
 def _with_blake3(file: MirrorFile, sums: Mapping[str, str]) -> MirrorFile:
     return replace(file, digests=tuple(dict.fromkeys((*file.digests, Digest("blake3", sums[file.path])))))
-
-
-def _manifest(request: Request, store: MirrorStore, blake3: Mapping[tuple[str, str], str]) -> str:
-    """The manifest that was given, or one that names what was mirrored. Returns its key."""
-    content = request.manifest or mirror_manifest(store.repositories, blake3)
-    key = store.target.beside(manifest_key(content))
-    if store.target.read(key) != content:
-        store.target.write(key, content)
-    return key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 
@@ -43,17 +44,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 def stores(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Directories that nimpull has written to; where there is none, the shell's own completion."""
-    above = os.path.dirname(incomplete)
-    try:
-        names = sorted(os.listdir(above or "."))
-    except OSError:
-        names = []
-    found = [os.path.join(above, name) for name in names]
-    known = [
-        each
-        for each in found
-        if each.startswith(incomplete) and os.path.isdir(os.path.join(each, STATE_DIRECTORY))
-    ]
+    pattern = f"{glob.escape(incomplete)}*/{STATE_DIRECTORY}/"
+    known = sorted(os.path.dirname(each[:-1]) for each in glob.glob(pattern, include_hidden=True))
     return [CompletionItem(each) for each in known] or [CompletionItem(incomplete, type="dir")]
 
 

@@ -30,7 +30,7 @@ from nimpull.cli.options import (
 from nimpull.cli.program import Command, OneOf
 from nimpull.cli.running import Output, execute
 from nimpull.core.artifacts import Wanted
-from nimpull.core.criteria import Criteria
+from nimpull.core.criteria import Criteria, GpuCriterion
 from nimpull.core.events import Level
 from nimpull.core.names import display
 from nimpull.core.nimcache import HubRepository, NimCache, parse_nimcache
@@ -213,6 +213,7 @@ def _given(options: Options, names: Iterable[str]) -> list[str]:
 
 
 def _criteria(options: Options, settings: Settings) -> Criteria:
+    products = options.products or ([""] if options.gpu_ids else [])  # "": of any product
     asked = Criteria(
         profiles=options.profiles,
         all=options.everything,
@@ -222,8 +223,9 @@ def _criteria(options: Options, settings: Settings) -> Criteria:
         qos=options.qos,
         lora=_bool(options.lora),
         buildable=_bool(options.buildable),
+        gpus=tuple(GpuCriterion(product, options.gpu_ids) for product in products),
     )
-    return criteria(settings, asked, products=options.products, gpu_ids=options.gpu_ids)
+    return criteria(settings, asked)
 
 
 def _bool(value: str | None) -> bool | None:

@@ -12,7 +12,7 @@ import click
 import nimpull.cli.completion as complete
 from nimpull.cli.program import OneOf
 from nimpull.core.addresses import as_model
-from nimpull.core.criteria import Criteria, GpuCriterion, parse_tags_selector
+from nimpull.core.criteria import Criteria, parse_tags_selector
 from nimpull.core.names import ModelUri, display
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import parse_quantity
@@ -193,25 +193,11 @@ def store_path(option: str | None, settings: Settings) -> str:
     return option or settings.cache_path or DEFAULT_STORE
 
 
-def criteria(
-    settings: Settings,
-    asked: Criteria,
-    *,
-    products: tuple[str, ...] = (),
-    gpu_ids: tuple[str, ...] = (),
-) -> Criteria:
+def criteria(settings: Settings, asked: Criteria) -> Criteria:
     """``asked`` by options, with NIM_TAGS_SELECTOR; NIM_MODEL_PROFILE where no option chooses a profile."""
     named = tuple(part for name in asked.profiles for part in name.split(",") if part)
-    gpus = [GpuCriterion(product, gpu_ids) for product in products]
-    if gpu_ids and not gpus:
-        gpus = [GpuCriterion("", gpu_ids)]
-    asked = replace(
-        asked,
-        profiles=named,
-        all=asked.all or "all" in named,
-        gpus=tuple(gpus),
-        tags=parse_tags_selector(settings.tags_selector),
-    )
+    everything, tags = asked.all or "all" in named, parse_tags_selector(settings.tags_selector)
+    asked = replace(asked, profiles=named, all=everything, tags=tags)
     if settings.model_profile and not (asked.profiles or asked.all or asked.restricts):
         return Criteria(profiles=(settings.model_profile,), tags=asked.tags)
     return asked

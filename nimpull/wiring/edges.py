@@ -46,14 +46,7 @@ def transport_policy(settings: Settings) -> TransportPolicy:
 class Edges:
     """Context manager around one run. Everything with a socket, a file or a clock hangs here."""
 
-    def __init__(
-        self,
-        request: Request,
-        settings: Settings,
-        *,
-        cancel: Event,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, request: Request, settings: Settings, *, cancel: Event, progress: Progress) -> None:
         self.settings = settings
         self.clock: Clock = SystemClock()
         self.cancel = cancel
@@ -92,17 +85,12 @@ class Edges:
         self._stack.callback(api.close)
         return api
 
-    @cached_property
-    def limits(self) -> FetchLimits:
-        """What a fetch may use. Raises LimitError where that is too little for any."""
-        return fetch_limits(self.settings)
-
     def prepare(self) -> None:
         """Before the first request: a volume that cannot be written is told in under a second, and a limit
         that is too low later looks like a fault of network or volume. Raises NotWritableError, LimitError.
         """
         self.volume.probe()
-        _ = self.limits
+        self.limits: FetchLimits = fetch_limits(self.settings)
 
     @property
     def connections(self) -> int:
