@@ -53,7 +53,7 @@ from nimpull.store.layouts import Found, StoreLayout
 from nimpull.store.repair import make_links
 from nimpull.store.resuming import present_of
 from nimpull.wiring.edges import Edges
-from nimpull.wiring.filling import check_targets, finish, mark_ready, sharing, take
+from nimpull.wiring.filling import check_targets, finish, sharing, take
 from nimpull.wiring.looking import look, outcomes_of, tell_of_ready
 from nimpull.wiring.volume import Places
 
@@ -138,11 +138,8 @@ def _pull(request: Request, edges: Edges, report: Report) -> Report:
         found, missing = look(volume, places, listings, key)
         # from here on readers may see a change: what would take another model's files has been refused
         outcomes, transfer = _fill(places.first, found, missing, edges, claims)
-        named = finish(volume, places, listings)
-        # last: a marker that is there speaks for files that are durable
-        mark_ready(
-            volume, places, listings, outcomes, named, selection=key, profiles=ids, endpoints=endpoints
-        )
+        # the marker comes last: one that is there speaks for files that are durable
+        finish(volume, places, listings, outcomes, selection=key, profiles=ids, endpoints=endpoints)
     return _ready(report, profiles, outcomes, transfer, edges)
 
 

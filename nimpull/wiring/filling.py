@@ -99,9 +99,21 @@ def check_targets(volume: Volume, layout: StoreLayout, artifacts: Sequence[Artif
 # -- what stands beside the files, and the marker ---------------------------------------------------------
 
 
-def finish(volume: Volume, places: Places, listings: Sequence[Listing]) -> tuple[Artifact, ...]:
-    """What stands beside the files. Returns those that have a second name. Raises StoreError."""
-    request = volume.request
+def finish(
+    volume: Volume,
+    places: Places,
+    listings: Sequence[Listing],
+    outcomes: Sequence[Outcome],
+    *,
+    selection: str,
+    profiles: tuple[str, ...],
+    endpoints: tuple[str, ...],
+) -> None:
+    """What stands beside the files, and last of all, once every file is durable, the marker.
+
+    ``profiles``: ids. Raises StoreError.
+    """
+    request, store = volume.request, volume.store
     # whether the listings are all of their repositories: a hub cache must not take a part for the whole
     one_file = any(uri.path for uri in request.uris)
     complete = request.wanted == Wanted() and not request.manifest and not one_file
@@ -112,25 +124,7 @@ def finish(volume: Volume, places: Places, listings: Sequence[Listing]) -> tuple
         with storing("write", request.runtime_manifest):
             replace_file(request.runtime_manifest, runtime_manifest(listings))
     _tell_of_homes(volume, listings)
-    return named
-
-
-def mark_ready(
-    volume: Volume,
-    places: Places,
-    listings: Sequence[Listing],
-    outcomes: Sequence[Outcome],
-    named: Sequence[Artifact],
-    *,
-    selection: str,
-    profiles: tuple[str, ...],
-    endpoints: tuple[str, ...],
-) -> None:
-    """Last of all, once every file is durable. ``profiles``: ids; ``named``: what has a second name.
-
-    Raises StoreError.
-    """
-    store, now = volume.store, volume.clock.time()
+    now = volume.clock.time()
     files = store.files_of(places.first, [outcome.artifact for outcome in outcomes])
     names = store.files_of(places.second, named) if places.second else ()
     revisions = tuple(str(listing.uri) for listing in listings)
