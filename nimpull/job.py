@@ -49,9 +49,9 @@ from nimpull.errors import (
 )
 from nimpull.mirroring import mirrored
 from nimpull.store.claims import Claims
+from nimpull.store.ingest import present_of
 from nimpull.store.layouts import Found, StoreLayout
 from nimpull.store.repair import make_links
-from nimpull.store.resuming import present_of
 from nimpull.wiring.edges import Edges
 from nimpull.wiring.filling import check_targets, finish, sharing, take
 from nimpull.wiring.looking import look, outcomes_of, tell_of_ready

@@ -17,6 +17,7 @@ from nimpull.core.names import Url
 from nimpull.core.ports import Connections, Emit, Ingests
 from nimpull.fetch import Batch, Fetcher, FetchLimits
 from nimpull.store.area import IngestArea
+from nimpull.store.ingest import present_of
 from nimpull.store.tree import Tree
 from nimpull.transport import Network, TransportPolicy
 from nimpull.transport.loop import Loop
@@ -66,6 +67,10 @@ class Pull:
 
     def area(self) -> IngestArea:
         return IngestArea(Tree(str(self.root)), PlainLayout(self.root))
+
+    def present(self, *artifacts: Artifact) -> int:
+        """Bytes that journals speak of."""
+        return present_of(Tree(str(self.root)), artifacts)
 
     def run(
         self,

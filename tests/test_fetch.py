@@ -83,7 +83,7 @@ def test_a_second_run_fetches_only_what_is_missing(tmp_path: Path) -> None:
             stopped.run(one, limits=limits)
     assert not (tmp_path / "model").exists()
     with pulling(tmp_path, serve({"model": content})) as pull:
-        assert pull.area().present([one]) >= 4 * MIB
+        assert pull.present(one) >= 4 * MIB
         (outcome,) = pull.run(one, limits=limits)
     assert pull.committed(one) == {"model": content}
     assert outcome.action is Action.RESUMED

@@ -90,7 +90,7 @@ def test_f30_a_full_volume_ends_the_run_and_the_next_one_resumes(
             patch.setattr(os, "pwrite", failing(errno.ENOSPC, range(3, 99), os.pwrite))
             with pytest.raises(NoSpaceError, match=r"no space left, .* free"):
                 pull.run(one, limits=limits)
-        assert pull.area().present([one]) == 3 * MIB
+        assert pull.present(one) == 3 * MIB
         (outcome,) = pull.run(one, limits=limits)
     assert pull.committed(one) == {"model": content}
     assert outcome.action is Action.RESUMED

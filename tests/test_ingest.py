@@ -21,7 +21,7 @@ from nimpull.core.ranges import Checkpoint
 from nimpull.errors import NimpullError, NoSpaceError, NotWritableError, StoreIOError, StoreLimitError
 from nimpull.store.area import IngestArea
 from nimpull.store.durable import store_error
-from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest
+from nimpull.store.ingest import FLUSH_INTERVAL, FileIngest, present_of, remove_ingest
 from nimpull.store.journal import journal_line, parse_journal
 from nimpull.store.tree import Tree
 from tests.committing import artifact, digest_of
@@ -66,7 +66,7 @@ def test_a_claim_survives_and_its_bytes_read_back(tmp_path: Path) -> None:
     assert again.read(memoryview(back), 0) == MIB
     assert back == CONTENT[:MIB]
     again.close()
-    assert area(tmp_path).present([ONE]) == MIB
+    assert present_of(Tree(str(tmp_path)), [ONE]) == MIB
 
 
 @pytest.mark.parametrize("offset", [0, 4096, 1000])
@@ -119,11 +119,11 @@ def test_f32_a_file_shorter_than_what_was_written_is_never_placed(tmp_path: Path
 
 def test_bytes_of_two_lines_count_once(tmp_path: Path) -> None:
     ingest = half(tmp_path)
-    before = area(tmp_path).present([ONE])
+    before = present_of(Tree(str(tmp_path)), [ONE])
     for start, end in ((0, MIB // 4), (MIB // 2, MIB)):
         ingest.record(checkpoint(start, end))
     ingest.close()
-    assert area(tmp_path).present([ONE]) <= before
+    assert present_of(Tree(str(tmp_path)), [ONE]) <= before
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_f43_a_header_of_something_else_starts_the_file_over(
     assert again.checkpoints == ()
     again.begin(len(CONTENT), "")
     again.close()
-    assert area(tmp_path).present([ONE]) == 0
+    assert present_of(Tree(str(tmp_path)), [ONE]) == 0
 
 
 @given(st.binary(max_size=300))
@@ -228,7 +228,7 @@ def test_f51_a_link_planted_above_the_data_is_not_followed(tmp_path: Path, place
         lambda: store.open(ONE),
         lambda: store.sweep([ONE]),
         lambda: ingest.begin(len(CONTENT), "other"),
-        ingest.remove,
+        lambda: remove_ingest(Tree(str(root)), str(Path(ingest.path).parent)),
     )
     for step in steps[place.endswith("NAME") * 2 :]:
         with pytest.raises(NotWritableError, match="is a link"):
@@ -243,8 +243,6 @@ def test_a_journal_that_cannot_be_opened_leaves_no_descriptor(tmp_path: Path) ->
     journal = tmp_path / ingest.path.replace("/data", "/journal")
     journal.unlink()
     journal.mkdir()
-    store = area(tmp_path)
-    store.present([])
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(NotWritableError):

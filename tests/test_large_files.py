@@ -47,7 +47,7 @@ def test_f39_no_connection_runs_further_than_a_window_ahead_of_the_hash(tmp_path
         with pytest.raises(Cancelled):
             pull.run(one, limits=FEW)
     with pulling(tmp_path, serve({"model": content})) as again:
-        assert again.area().present([one]) >= 14 * MIB - WINDOW
+        assert again.present(one) >= 14 * MIB - WINDOW
         (outcome,) = again.run(one, limits=FEW)
     assert again.committed(one) == {"model": content}
     assert outcome.fetched <= len(content) - 14 * MIB + WINDOW
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_costs_its_own_bytes_only(tmp_path: Path) -> None:
         stop_at(pull, 6 * MIB, Flag())
         with pytest.raises(Cancelled):
             pull.run(one, limits=limits)
-        present = pull.area().present([one])
+        present = pull.present(one)
         (data,) = tmp_path.glob(".nimpull/ingest/*/data")
         with data.open("r+b") as file:
             file.seek(2 * MIB + 17)

@@ -17,9 +17,8 @@ from nimpull.core.events import Advanced
 from nimpull.core.ports import Verified
 from nimpull.errors import StoreIOError
 from nimpull.fetch import FetchLimits
-from nimpull.store import barrier
-from nimpull.store.area import IngestArea
-from nimpull.store.barrier import Barrier, find_syncfs
+from nimpull.store import area as ingest_area
+from nimpull.store.area import Barrier, IngestArea, find_syncfs
 from nimpull.store.tree import Tree
 from tests.clocks import StepClock
 from tests.committing import artifact, digest_of
@@ -49,7 +48,7 @@ class Volume:
 def volume(monkeypatch: pytest.MonkeyPatch) -> Callable[[range], Volume]:
     def make(bad: range = range(0)) -> Volume:
         made = Volume(bad)
-        monkeypatch.setattr(barrier, "find_syncfs", lambda descriptor: made)
+        monkeypatch.setattr(ingest_area, "find_syncfs", lambda descriptor: made)
         return made
 
     return make
@@ -103,7 +102,7 @@ def test_f40_no_file_of_a_group_has_its_name_before_all_are_durable(
 def test_f40_without_syncfs_each_file_is_synced_when_it_is_written(
     tmp_path: Path, synced_names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(barrier, "find_syncfs", lambda descriptor: None)
+    monkeypatch.setattr(ingest_area, "find_syncfs", lambda descriptor: None)
     area = IngestArea(Tree(str(tmp_path)), PlainLayout(tmp_path))
     staged = stage_all(area)
     assert sum(name.endswith(".whole") for name in synced_names) == len(FILES)

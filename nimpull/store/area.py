@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +22,14 @@ from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Content, Verified
 from nimpull.errors import StoreIOError
-from nimpull.store.barrier import Barrier
-from nimpull.store.durable import set_mode, write_all
-from nimpull.store.ingest import WHOLE, FileIngest, left_of, name_of, remove_ingest
-from nimpull.store.resuming import make_own, present_of
+from nimpull.store.durable import let_go, set_mode, write_all
+from nimpull.store.ingest import WHOLE, FileIngest, left_in, make_own, name_of, remove_ingest
 from nimpull.store.sharing import SharedWork
 from nimpull.store.tree import FILE_MODE, INGESTS, NEW, Tree
 
+#: ``f_type`` of statfs(2): ext2, 3 and 4, XFS, Btrfs, F2FS, tmpfs.
+_LOCAL: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
+_SINCE: Final = (5, 8)
 _FEW: Final = 8  # small files that are synced one by one, and leave the rest of the file system alone
 
 
@@ -36,7 +38,7 @@ class WholeIngest:
     """A small file on its way: written in one call, then waiting for the commit of its group.
 
     ``path``: below the root; ``size``: bytes that the file system says it has; ``errors``: see
-    ``nimpull.store.barrier.Barrier``.
+    :class:`Barrier`.
     """
 
     artifact: Artifact
@@ -122,10 +124,6 @@ class IngestArea:
                     tree.sync(above)
             return self._made
 
-    def present(self, artifacts: Iterable[Artifact]) -> int:
-        """See :func:`nimpull.store.resuming.present_of`."""
-        return present_of(self._tree, artifacts)
-
     def settle(self, batch: Sequence[Verified]) -> None:
         """See ``core.ports.Ingests``. What another run took over may be gone: it is left alone."""
         batch, _ = self._fenced(batch)
@@ -184,7 +182,7 @@ class IngestArea:
             content = _own(each.ingest)
             if isinstance(content, FileIngest):
                 content.close()
-                content.remove()
+                remove_ingest(self._tree, os.path.dirname(content.path))
             elif each in lost:
                 remove_ingest(self._tree, content.path)
         if self._fence:
@@ -203,7 +201,7 @@ class IngestArea:
 
     def sweep(self, artifacts: Iterable[Artifact]) -> None:
         """Drop what is left of the ingests of committed artifacts, whoever's they were. Raises StoreError."""
-        if left := left_of(self._tree):
+        if left := left_in(self._tree):
             for artifact in artifacts:
                 for path in left.get(name_of(artifact), ()):
                     remove_ingest(self._tree, path)
@@ -220,3 +218,69 @@ def _own(content: Content) -> FileIngest | WholeIngest:
     if not isinstance(content, FileIngest | WholeIngest):
         raise TypeError(f"an ingest of another store: {type(content).__name__}")
     return content
+
+
+class Barrier:
+    """Making the content of many small files durable at once. Thread-safe.
+
+    ``fsync`` commits the journal of a file system for each file; ``syncfs`` writes all back and commits it
+    once. It is used (``whole``) where it does that and tells what failed: on file systems that keep their
+    blocks themselves (a FUSE daemon or a server across the network may never hear of it), and on Linux 5.8 or
+    later, which reports an error of any file's write-back to the next ``syncfs`` on a descriptor that was
+    open before (syncfs(2), "ERRORS").
+
+    An error belongs to every file that was written before it was told, not only to those of the caller that
+    hears of it. So a file remembers ``errors`` from before its first byte, and is lost once that has changed.
+    """
+
+    def __init__(self, directory: int) -> None:
+        """``directory``: a descriptor of it, which stays the caller's. Raises OSError."""
+        self.errors = 0
+        self._lock = threading.Lock()
+        self._descriptor = os.dup(directory)
+        self._syncfs = find_syncfs(self._descriptor)
+
+    @property
+    def whole(self) -> bool:
+        return self._syncfs is not None
+
+    def wait(self) -> None:
+        """All that was written before is durable. Raises OSError."""
+        if self._syncfs is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        with self._lock:
+            try:
+                self._syncfs(self._descriptor)
+            except OSError:
+                self.errors += 1
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._descriptor >= 0:
+                let_go(self._descriptor)
+            self._descriptor = -1
+
+
+def find_syncfs(descriptor: int) -> Callable[[int], None] | None:
+    """syncfs(2), None where it is missing or says too little on this file system or kernel."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release is None or (int(release[1]), int(release[2])) < _SINCE:
+        return None
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    about = ctypes.create_string_buffer(512)  # struct statfs begins with f_type, a word
+    try:
+        if libc.fstatfs(descriptor, about) or ctypes.c_ulong.from_buffer(about).value not in _LOCAL:
+            return None
+        function = libc.syncfs
+    except AttributeError:
+        return None
+
+    def syncfs(descriptor: int) -> None:
+        if function(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    return syncfs

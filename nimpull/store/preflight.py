@@ -55,9 +55,7 @@ def probe(root: str) -> Abilities:
         if abilities.mode is WriteMode.SEQUENTIAL:
             tree.create(final, b"probe")
         else:
-            temporary = tree.temporary()
-            tree.write(temporary, b"probe", durable=False)
-            tree.rename(temporary, final)
+            tree.write(final, b"probe", durable=False)
         tree.unlink(final)
         return abilities
     except NotWritableError as error:
@@ -72,9 +70,8 @@ def make_scratch(place: str, root: str) -> str:
 
     Its name is the store's, so that the next run goes on with what is there. NotWritableError.
     """
-    scratch = os.path.join(
-        place, f"nimpull-{hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]}"
-    )
+    name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
+    scratch = os.path.join(place, f"nimpull-{name}")
     try:
         os.makedirs(scratch, 0o700, exist_ok=True)
         status = os.lstat(scratch)
@@ -131,10 +128,7 @@ def _explained(
             reason = f"{shown} is a link to “{display(os.readlink(place), 200)}”, which leads to no directory"
         else:
             reason = f"{shown} is a file, not a directory"
-        return NotWritableError(
-            f"{display(root, 300)} cannot be {purpose}: {reason}",
-            hint=hint,
-        )
+        return NotWritableError(f"{display(root, 300)} cannot be {purpose}: {reason}", hint=hint)
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
         return store_error(error, f"make {purpose}", root)
     try:

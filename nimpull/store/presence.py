@@ -24,13 +24,14 @@ from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
 from nimpull.errors import StoreError
 from nimpull.store.durable import write_all
-from nimpull.store.tree import Tree
+from nimpull.store.tree import PROBE, TEMPORARY, Tree
 
 RUNS: Final = f"{STATE_DIRECTORY}/runs"
 RENEWAL: Final = 4.0  # seconds between two renewals
 EXPIRY: Final = 20.0  # seconds without one: four were missed. With the looks of those who wait, below 30
 _FRESH: Final = 1.0  # seconds for which a reading of the volume's clock is carried on by the own one
 _KEPT: Final = 86400.0  # seconds that the file of a run stays which never came to its end
+_STALE: Final = 3600.0  # seconds that a temporary stays: a live process keeps one for milliseconds
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 _LIMIT: Final = 4096  # bytes of a file here
 
@@ -175,13 +176,17 @@ class Presence:
         return run is None or run.ended
 
     def sweep(self) -> None:
-        """Drop the files of runs that were killed long ago, and temporaries that any left."""
-        self._tree.sweep(self.path)
-        for name in self._tree.names(RUNS):
-            modified = self._modified(f"{RUNS}/{name}")
-            if modified is not None and self.now() - modified > _KEPT:
-                with suppress(FileNotFoundError):
-                    self._tree.unlink(f"{RUNS}/{name}")
+        """Drop what runs left that were killed long ago: their files, and temporaries of any.
+
+        By the volume's own clock, since that of another node may be wrong.
+        """
+        for above, begins, kept in (("", PROBE, _STALE), (TEMPORARY, "", _STALE), (RUNS, "", _KEPT)):
+            for name in self._tree.names(above):
+                path = f"{above}/{name}" if above else name
+                status = self._tree.lstat(path) if name.startswith(begins) else None
+                if status and self.now() - status.st_mtime > kept:
+                    with suppress(FileNotFoundError):
+                        self._tree.unlink(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from nimpull.core.artifacts import Artifact
 from nimpull.core.names import display
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError
-from nimpull.store.ingest import WHOLE, left_of, name_of
+from nimpull.store.ingest import WHOLE, left_in, name_of
 from nimpull.store.journal import DATA
 from nimpull.store.tree import INGESTS, Tree
 
@@ -29,7 +29,7 @@ class ScratchRoom:
 
     def fits(self, wanted: Sequence[Artifact], under_way: Iterable[Artifact]) -> bool:
         """Whether ``wanted`` can be assembled beside what is ``under_way``."""
-        left = left_of(self._tree)
+        left = left_in(self._tree)
         needed = sum((each.size or 0) - self._taken(each, left) for each in (*wanted, *under_way))
         return needed <= self._free()
 

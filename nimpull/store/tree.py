@@ -35,7 +35,6 @@ TEMPORARY = f"{STATE_DIRECTORY}/new"
 INGESTS = f"{STATE_DIRECTORY}/ingest"
 BROUGHT = f"{STATE_DIRECTORY}/brought"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
-STALE = 3600.0  # seconds
 _BLOCK = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
 _CACHED = 32 << 20  # bytes of page cache that a file may hold while it is hashed: a pod's limit counts them
 _TRIES = 3  # to make a directory that somebody keeps removing
@@ -346,20 +345,6 @@ class Tree:
     def temporary(self) -> str:
         """A fresh name for something that a rename will make visible; never longer than any name may be."""
         return f"{TEMPORARY}/{secrets.token_hex(16)}"
-
-    def sweep(self, fresh: str) -> None:
-        """Remove temporaries of processes that were killed: an hour older than the file ``fresh``.
-
-        By the volume's own clock, since that of another node may be wrong; a live process keeps one for
-        milliseconds.
-        """
-        now = self.lstat(fresh)
-        probes = (name for name in self.names("") if name.startswith(PROBE))
-        for path in (*probes, *(f"{TEMPORARY}/{name}" for name in self.names(TEMPORARY))):
-            status = self.lstat(path)
-            if now and status and status.st_mtime < now.st_mtime - STALE:
-                with suppress(FileNotFoundError):
-                    self.unlink(path)
 
     def rename(self, source: str, path: str) -> str:
         """Move the file ``source`` over ``path``; returns the directory that changed.

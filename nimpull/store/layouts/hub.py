@@ -13,7 +13,7 @@ from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import ModelUri, SafePath
 from nimpull.store.layouts.base import StoreLayout
-from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.layouts.hub_files import CACHEDIR_TAG, write_once, write_tree
 from nimpull.store.record import Entry, Record, StoredFile
 from nimpull.store.tree import Tree
 
@@ -161,11 +161,7 @@ class HubLayout(StoreLayout):
         return changed + self._symlink(path, f"{blobs}/{name}")
 
     def finish(self, listing: Listing, *, complete: bool = False) -> None:
-        """``refs/<requested>`` (the commit, no newline), and what stands beside it in either cache.
-
-        By the tree file an offline ``snapshot_download`` tells a partial snapshot. Written for a filtered
-        listing it would make huggingface_hub take the part for the whole, so it is not.
-        """
+        """``refs/<requested>`` (the commit, no newline), and what stands beside it in either cache."""
         repository, revision = self.repository(listing.uri), self._revision(listing.uri)
         if listing.uri.scheme != "hf":
             self._write_reference(f"{repository}/refs/{revision}", revision)
@@ -173,9 +169,8 @@ class HubLayout(StoreLayout):
                 return  # a NIM container makes it beside the models
         self.refer(listing.uri, listing.requested)
         write_once(self._tree, f"{self._hub}/CACHEDIR.TAG", CACHEDIR_TAG)
-        tree_file = hub_tree(listing) if complete else None
-        if tree_file:
-            self._tree.write(f"{repository}/trees/{revision}.json", tree_file)
+        if complete:
+            write_tree(self._tree, f"{repository}/trees/{revision}.json", listing)
 
     def refer(self, uri: ModelUri, requested: str) -> None:
         """A reader that asks for ``requested`` (``main``) gets the revision of ``uri`` from now on."""

@@ -24,23 +24,28 @@ def write_once(tree: Tree, path: str, content: bytes) -> None:
         tree.write(path, content)
 
 
-def hub_tree(listing: Listing) -> bytes | None:
-    """huggingface_hub's ``trees/<commit>.json``, format 1; None if the listing lacks a size or a blob id."""
+def write_tree(tree: Tree, path: str, listing: Listing) -> None:
+    """``trees/<commit>.json``, by which an offline ``snapshot_download`` tells a partial snapshot.
+
+    Only for a whole repository: of a part huggingface_hub would take it for the whole.
+    """
+    if content := _hub_tree(listing):
+        tree.write(path, content)
+
+
+def _hub_tree(listing: Listing) -> bytes | None:
+    """Format 1; None if the listing lacks a size or a blob id."""
     files: dict[str, dict[str, object]] = {}
     for artifact in sorted(listing.artifacts, key=lambda one: one.path):
-        by_algorithm = {digest.algorithm: digest.hex for digest in artifact.digests}
-        sha256, git = by_algorithm.get("sha256"), by_algorithm.get("git")
-        if artifact.size is None or not (sha256 or git):
-            return None
+        digests = {digest.algorithm: digest.hex for digest in artifact.digests}
+        blob_id, lfs, sha256 = digests.get("git"), {}, digests.get("sha256")
         if sha256 and artifact.etag == sha256:
             # the blob id of a large file is that of its pointer, which git-lfs fixes byte for byte
-            blob_id = _pointer_id(sha256, artifact.size)
-            lfs: dict[str, object] = {"lfs_sha256": sha256, "lfs_size": artifact.size}
-            files[artifact.path] = {"size": artifact.size, "blob_id": blob_id, **lfs}
-        elif git:
-            files[artifact.path] = {"size": artifact.size, "blob_id": git}
-        else:
+            blob_id = _pointer_id(sha256, artifact.size or 0)
+            lfs = {"lfs_sha256": sha256, "lfs_size": artifact.size}
+        if artifact.size is None or not blob_id:
             return None
+        files[artifact.path] = {"size": artifact.size, "blob_id": blob_id, **lfs}
     return json.dumps({"format_version": 1, "files": files}).encode()
 
 

@@ -10,17 +10,25 @@ from nimpull.core.artifacts import Artifact, Listing
 from nimpull.core.digest import Digest
 from nimpull.core.names import SafePath
 from nimpull.store.layouts.base import Found, FoundBy, StoreLayout
-from nimpull.store.layouts.hub_files import CACHEDIR_TAG, hub_tree, write_once
+from nimpull.store.layouts.hub_files import CACHEDIR_TAG, write_once, write_tree
 from nimpull.store.owners import check_late
 from nimpull.store.record import Record, StoredFile
 from nimpull.store.tree import Tree
 
 
-class PlainLayout(StoreLayout):
-    """Plain files below the root, at their own paths."""
+class WorkspaceLayout(StoreLayout):
+    """Plain files. ``destinations``: artifact identity -> path below the root, else the artifact's own."""
+
+    name = "workspace"
+
+    def __init__(
+        self, tree: Tree, record: Record, destinations: Mapping[str, SafePath] | None = None
+    ) -> None:
+        super().__init__(tree, record)
+        self._destinations = destinations or {}
 
     def path_of(self, artifact: Artifact) -> str:
-        return str(artifact.path)
+        return str(self._destinations.get(artifact.identity, artifact.path))
 
     def place(self, artifact: Artifact, staged: str, *, digest: Digest, etag: str) -> tuple[str, ...]:
         changed, file = self._move(artifact, staged, self._free_path(artifact), digest, etag)
@@ -47,25 +55,7 @@ class PlainLayout(StoreLayout):
         """Nothing stands beside the files."""
 
 
-class WorkspaceLayout(PlainLayout):
-    """Plain files. ``destinations``: artifact identity -> path below the root, else the artifact's own."""
-
-    name = "workspace"
-
-    def __init__(
-        self,
-        tree: Tree,
-        record: Record,
-        destinations: Mapping[str, SafePath] | None = None,
-    ) -> None:
-        super().__init__(tree, record)
-        self._destinations = destinations or {}
-
-    def path_of(self, artifact: Artifact) -> str:
-        return str(self._destinations.get(artifact.identity, artifact.path))
-
-
-class LocalDirLayout(PlainLayout):
+class LocalDirLayout(WorkspaceLayout):
     """Plain files with the metadata by which huggingface_hub takes them as downloaded."""
 
     name = "local-dir"
@@ -110,7 +100,5 @@ class LocalDirLayout(PlainLayout):
                     self._describe(artifact, artifact.etag or file.digest.hex, file)
         write_once(self._tree, f"{self._BESIDE}/.gitignore", b"*")
         write_once(self._tree, f"{self._BESIDE}/CACHEDIR.TAG", CACHEDIR_TAG)
-        tree_file = hub_tree(listing) if complete else None
-        if tree_file:
-            commit = SafePath(listing.uri.revision)
-            self._tree.write(f"{self._BESIDE}/trees/{commit}.json", tree_file)
+        if complete:
+            write_tree(self._tree, f"{self._BESIDE}/trees/{SafePath(listing.uri.revision)}.json", listing)
