@@ -249,7 +249,7 @@ def _fill(
         ingests.sweep(outcome.artifact for outcome in outcomes)
     seconds = edges.clock.monotonic() - begun
     count = sum(outcome.fetched for outcome in fetched)
-    return outcomes, TransferSummary(count, seconds, edges.progress.retries, edges.connections)
+    return outcomes, TransferSummary(count, seconds, edges.progress.timeline().retries, edges.connections)
 
 
 def _planned(present: tuple[Outcome, ...], missing: tuple[Artifact, ...], edges: Edges) -> Plan:

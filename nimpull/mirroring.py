@@ -161,7 +161,10 @@ def _written(work: _Work, store: MirrorStore, edges: Edges) -> dict[tuple[str, s
         content = checksum_list(sums, b"" if repository.whole else before or b"")
     if content != before:
         target.write(mark, content)
-    described: dict[str, MirrorFile] = {file.path: _with_blake3(file, sums) for file in repository.contents}
+    described: dict[str, MirrorFile] = {}
+    for file in repository.contents:
+        digests = dict.fromkeys((*file.digests, Digest("blake3", sums[file.path])))
+        described[file.path] = replace(file, digests=tuple(digests))
     listed = repository.own_list or MirrorFile(SafePath(CHECKSUMS), "", len(content), ())
     target.publish(repository, {**described, CHECKSUMS: replace(listed, size=len(content))})
     return {(str(repository.uri), path): hexadecimal for path, hexadecimal in sums.items()}
@@ -205,7 +208,3 @@ def _known_blake3(
         while block := opened.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
-
-
-def _with_blake3(file: MirrorFile, sums: Mapping[str, str]) -> MirrorFile:
-    return replace(file, digests=tuple(dict.fromkeys((*file.digests, Digest("blake3", sums[file.path])))))

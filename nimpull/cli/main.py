@@ -9,29 +9,25 @@ import click
 
 from nimpull.cli.program import Command, CommandGroup
 
-#: name -> (module, attribute, one line for ``nimpull --help``)
+#: name -> (module of this package, attribute, one line for ``nimpull --help``)
 COMMANDS: Final = {
-    "download": ("nimpull.cli.download", "download", "Pull models or manifest profiles into a store."),
-    "mirror": ("nimpull.cli.mirror", "command", "Fill a bucket or a directory that others pull from."),
-    "gpus": ("nimpull.cli.gpus", "show_gpus", "Show the GPUs that profiles are chosen for."),
+    "download": ("download", "download", "Pull models or manifest profiles into a store."),
+    "mirror": ("mirror", "command", "Fill a bucket or a directory that others pull from."),
+    "gpus": ("gpus", "show_gpus", "Show the GPUs that profiles are chosen for."),
     "list-profiles": (
-        "nimpull.cli.list_profiles",
+        "list_profiles",
         "list_profiles",
         "List a manifest's profiles: what runs here, and why not.",
     ),
-    "fits": (
-        "nimpull.cli.fits",
-        "fits",
-        "Ask whether a NIM runs on some machine, before its image is pulled.",
-    ),
-    "manifest": ("nimpull.cli.nim", "manifest", "Print the model manifest that this image carries."),
-    "verify": ("nimpull.cli.store_commands", "verify", "Hash every file of a store again."),
-    "report": ("nimpull.cli.report", "report", "What a pull did, in words or as a page to look at."),
-    "status": ("nimpull.cli.store_commands", "status", "What is in a store, and what is half done."),
-    "prune": ("nimpull.cli.store_commands", "prune", "What nobody needs in a store, and remove it."),
-    "doctor": ("nimpull.cli.doctor", "doctor", "What would go wrong here, before anything is pulled."),
-    "completion": ("nimpull.cli.completion", "completion", "Make bash, zsh or fish complete nimpull."),
-    "help": ("nimpull.cli.main", "show_help", "Show the help of a command."),
+    "fits": ("fits", "fits", "Ask whether a NIM runs on some machine, before its image is pulled."),
+    "manifest": ("nim", "manifest", "Print the model manifest that this image carries."),
+    "verify": ("store_commands", "verify", "Hash every file of a store again."),
+    "report": ("report", "report", "What a pull did, in words or as a page to look at."),
+    "status": ("store_commands", "status", "What is in a store, and what is half done."),
+    "prune": ("store_commands", "prune", "What nobody needs in a store, and remove it."),
+    "doctor": ("doctor", "doctor", "What would go wrong here, before anything is pulled."),
+    "completion": ("completion", "completion", "Make bash, zsh or fish complete nimpull."),
+    "help": ("main", "show_help", "Show the help of a command."),
 }
 
 
@@ -45,7 +41,7 @@ class LazyGroup(CommandGroup):
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(import_module(module), attribute)
+        command = getattr(import_module(f"nimpull.cli.{module}"), attribute)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
         return command
 

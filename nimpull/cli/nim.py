@@ -68,19 +68,24 @@ def download_to_cache(
                 raise UsageError("--model-uri goes without profiles", hint="A model-free pull has none.")
             uri = model_of(model_uri, settings)
             request = Request(store=store, uris=(uri,), runtime_manifest=manifest_file or "")
-            return under_flags(request, settings), settings
-        if lora and (profiles or everything):
+        elif lora and (profiles or everything):
             raise UsageError(
                 "--lora goes without --profiles and --all",
                 hint="It takes the best profile with LoRA by itself.",
             )
-        wanted = Criteria(profiles=profiles, all=everything, lora=True if lora else None, best_only=lora)
-        asked = criteria(settings, wanted)
-        manifest = find_manifest(manifest_file or "", settings)
-        # In the words of the container's tool, before the job refuses them in its own.
-        print_unknown(manifest, asked.profiles)
-        request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
-        return under_flags(request, settings), settings
+        else:
+            wanted = Criteria(profiles=profiles, all=everything, lora=True if lora else None, best_only=lora)
+            asked = criteria(settings, wanted)
+            manifest = find_manifest(manifest_file or "", settings)
+            # In the words of the container's tool, before the job refuses them in its own.
+            print_unknown(manifest, asked.profiles)
+            request = Request(store=store, manifest=manifest, criteria=asked, gpus=settings.gpus)
+        request = replace(
+            placed(request, settings),
+            offline=settings.offline,
+            ignore_failure=settings.ignore_download_failure,
+        )
+        return request, settings
 
     return execute(ask, store=cache_path() or DEFAULT_CACHE)
 
@@ -107,15 +112,6 @@ def print_unknown(manifest: bytes, names: Sequence[str]) -> None:
 
 def as_set(names: Iterable[str]) -> str:
     return "{" + ", ".join(f"'{display(name)}'" for name in names) + "}"
-
-
-def under_flags(request: Request, settings: Settings) -> Request:
-    """HF_HOME and NGC_HOME, NIM_DISABLE_MODEL_DOWNLOAD and NIM_IGNORE_MODEL_DOWNLOAD_FAIL."""
-    return replace(
-        placed(request, settings),
-        offline=settings.offline,
-        ignore_failure=settings.ignore_download_failure,
-    )
 
 
 # -- create-model-store --------------------------------------------------------------------------------

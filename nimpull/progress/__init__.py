@@ -107,10 +107,6 @@ class Progress:
         with self._lock:
             return self._recorder.timeline(self._clock.monotonic())
 
-    @property
-    def retries(self) -> int:
-        return self._recorder.retries
-
     def beat(self, *, last: bool = False) -> None:
         """Write what is new. One thread at a time: the writing thread, or a test."""
         now = self._clock.monotonic()
