@@ -200,13 +200,12 @@ def left_in(tree: Tree) -> Mapping[str, Sequence[str]]:
 
 def remove_ingest(tree: Tree, path: str) -> None:
     """What is at ``path`` in the ingest area. Raises StoreError."""
+    if path.endswith(WHOLE):
+        tree.remove(path)
+        return
+    for name in (JOURNAL, ARTIFACT, DATA):
+        tree.remove(f"{path}/{name}")
     with tree.storing("remove", path), suppress(FileNotFoundError):
-        if path.endswith(WHOLE):
-            tree.unlink(path)
-            return
-        for name in (JOURNAL, ARTIFACT, DATA):
-            with suppress(FileNotFoundError):
-                tree.unlink(f"{path}/{name}")
         tree.remove_directory(path)
 
 

@@ -12,82 +12,73 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, display
 from nimpull.errors import NotWritableError, UsageError
 from nimpull.store.ready import Ready, all_ready
-from nimpull.store.record import Record, StoredFile
+from nimpull.store.record import Entry, Record, StoredFile
 from nimpull.store.tree import Tree
 
 _SHOWN = 3  # names of files in one message
 
 
-class Owners:
-    """What the record and the markers say of the files there. ``selection``: that is about to write."""
+def foreign(
+    tree: Tree, record: Record, selection: str, targets: Iterable[tuple[str, Artifact]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of paths that ``selection`` is about to write: those with a file that nobody here knows, and those with
+    one that was changed since it was committed.
 
-    def __init__(self, tree: Tree, record: Record, selection: str) -> None:
-        self._tree = tree
-        self._record = record
-        self._selection = selection
+    Raises NotWritableError for files of another model, before any of them is touched.
+    """
+    unknown: list[str] = []
+    changed: list[str] = []
+    others: list[tuple[str, ModelUri, ModelUri]] = []
+    with tree.holding():
+        standing = [  # what is no file is free, or refused by the layout
+            (path, artifact, status)
+            for path, artifact in targets
+            if (status := tree.lstat(path)) and stat.S_ISREG(status.st_mode)
+        ]
+    if standing:
+        record.news()  # another run puts there just now what this one wants too
+    markers = _by_path(all_ready(tree)) if standing else {}
+    for path, artifact, status in standing:
+        rows = markers.get(path, ())
+        owners, as_committed = _owners_of(record.of_path(path), rows, status)
+        if not owners:
+            unknown.append(path)
+        elif not as_committed:
+            changed.append(path)
+        own = any(ready.selection == selection for ready, _ in rows)
+        mine = _model(artifact.repo, any_version=own)
+        theirs = [uri for uri in owners if _model(uri, any_version=own) != mine]
+        others += [(path, uri, artifact.repo) for uri in theirs[:1]]
+    if others:
+        raise occupied(tree, others)
+    return tuple(unknown), tuple(changed)
 
-    def foreign(self, targets: Sequence[tuple[str, Artifact]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of paths that are about to be written: (those with a file that nobody here knows, those with one
-        that was changed since it was committed).
 
-        Raises NotWritableError for files of another model, before any of them is touched.
-        """
-        unknown, changed, others = self._judge(targets)
-        if unknown and self._record.news():  # another run puts there just now what this one wants too
-            unknown, changed, others = self._judge(targets)
-        if others:
-            raise occupied(self._tree, others)
-        return tuple(unknown), tuple(changed)
+def _owners_of(
+    entries: Sequence[Entry], rows: Sequence[tuple[Ready, StoredFile]], status: os.stat_result
+) -> tuple[Sequence[ModelUri], bool]:
+    """The models whose file it is, and whether it is as it was committed."""
+    if matching := [entry for entry in entries if entry.matches(status)]:
+        return _uris(entry.identity for entry in matching), True
+    for ready, row in rows:  # where the record is lost
+        if row.matches(status):
+            return _uris(ready.revisions), True
+    if entries:
+        return _uris((max(entries, key=lambda entry: entry.mtime_ns).identity,)), False
+    return (_uris(rows[0][0].revisions) if rows else ()), False
 
-    def _judge(
-        self, targets: Sequence[tuple[str, Artifact]]
-    ) -> tuple[list[str], list[str], list[tuple[str, ModelUri, ModelUri]]]:
-        unknown: list[str] = []
-        changed: list[str] = []
-        others: list[tuple[str, ModelUri, ModelUri]] = []
-        with self._tree.holding():
-            for path, artifact in targets:
-                status = self._tree.lstat(path)
-                if status is None or not stat.S_ISREG(status.st_mode):
-                    continue  # free, or refused by the layout
-                owners, as_committed = self._of(path, status)
-                if not owners:
-                    unknown.append(path)
-                elif not as_committed:
-                    changed.append(path)
-                own = any(ready.selection == self._selection for ready, _ in self._rows.get(path, ()))
-                mine = _model(artifact.repo, any_version=own)
-                theirs = [uri for uri in owners if _model(uri, any_version=own) != mine]
-                others += [(path, uri, artifact.repo) for uri in theirs[:1]]
-        return unknown, changed, others
 
-    def _of(self, path: str, status: os.stat_result) -> tuple[Sequence[ModelUri], bool]:
-        """The models whose file it is, and whether it is as it was committed."""
-        entries = self._record.of_path(path)
-        if matching := [entry for entry in entries if entry.matches(status)]:
-            return _uris(entry.identity for entry in matching), True
-        rows = self._rows.get(path, ())
-        for ready, row in rows:  # where the record is lost
-            if row.matches(status):
-                return _uris(ready.revisions), True
-        if entries:
-            return _uris((max(entries, key=lambda entry: entry.mtime_ns).identity,)), False
-        return (_uris(rows[0][0].revisions) if rows else ()), False
-
-    @cached_property
-    def _rows(self) -> dict[str, list[tuple[Ready, StoredFile]]]:
-        """Of every marker, by path; read only where something stands in the way."""
-        found: dict[str, list[tuple[Ready, StoredFile]]] = {}
-        for ready in all_ready(self._tree):
-            for row in (*ready.files, *ready.names):
-                found.setdefault(row.path, []).append((ready, row))
-        return found
+def _by_path(markers: Iterable[Ready]) -> dict[str, list[tuple[Ready, StoredFile]]]:
+    found: dict[str, list[tuple[Ready, StoredFile]]] = {}
+    for ready in markers:
+        for row in (*ready.files, *ready.names):
+            found.setdefault(row.path, []).append((ready, row))
+    return found
 
 
 def _uris(texts: Iterable[str]) -> tuple[ModelUri, ...]:

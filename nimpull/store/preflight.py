@@ -48,8 +48,7 @@ def probe(root: str) -> Abilities:
         raise _explained(error, root) from error
     tree = Tree(root)
     try:
-        with tree.directory(STATE_DIRECTORY, create=True) as state:
-            _same_device(tree, os.fstat(state).st_dev)
+        check_one_file_system(tree, (f"{name}/" for name in tree.names("")))
         abilities = try_out(tree)
         final = f"{PROBE}{secrets.token_hex(8)}"
         if abilities.mode is WriteMode.SEQUENTIAL:
@@ -148,16 +147,9 @@ def _explained(
     )
 
 
-def _same_device(tree: Tree, device: int) -> None:
-    """A finished ingest is renamed into place; that needs one file system."""
-    for name in tree.names(""):
-        status = tree.lstat(name)
-        if status and stat.S_ISDIR(status.st_mode) and status.st_dev != device:
-            raise _split(tree, name)
-
-
 def check_one_file_system(tree: Tree, paths: Iterable[str]) -> None:
-    """NotWritableError if the nearest existing directory above any of ``paths`` is on another file system."""
+    """NotWritableError if a directory above any of ``paths`` is on another file system than nimpull's own: a
+    finished ingest is renamed into place."""
     with tree.directory(STATE_DIRECTORY, create=True) as state:
         device = os.fstat(state).st_dev
     seen: set[str] = set()
@@ -166,17 +158,13 @@ def check_one_file_system(tree: Tree, paths: Iterable[str]) -> None:
         while above and above not in seen:
             seen.add(above)
             status = tree.lstat(above)
-            if status and status.st_dev != device:
-                raise _split(tree, above)
+            if status and stat.S_ISDIR(status.st_mode) and status.st_dev != device:
+                raise NotWritableError(
+                    f"{display(tree.absolute(above), 300)} is on another file system than "
+                    f"{display(tree.absolute(STATE_DIRECTORY), 300)}: no file can be renamed to there",
+                    hint="Mount one volume at the store's root; no mount, subPath or bind mount below it.",
+                )
             above = os.path.dirname(above)
-
-
-def _split(tree: Tree, path: str) -> NotWritableError:
-    return NotWritableError(
-        f"{display(tree.absolute(path), 300)} is on another file system than {display(tree.root, 300)}"
-        f"/{STATE_DIRECTORY}: a finished file cannot be renamed into place",
-        hint="Mount one volume at the store's root; no mount, subPath or bind mount below it.",
-    )
 
 
 def room(root: str) -> Room:

@@ -63,8 +63,7 @@ def carry_out(tree: Tree, record: Record, removable: Removable) -> None:
         if status and stat.S_ISDIR(status.st_mode):
             remove_ingest(tree, path)
             continue
-        with tree.storing("remove", path), suppress(FileNotFoundError):
-            tree.unlink(path)
+        tree.remove(path)
         _remove_empty(tree, path.rpartition("/")[0])
 
 

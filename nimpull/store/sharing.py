@@ -112,7 +112,10 @@ class SharedWork:
             if any(run.age < 2 * POLL for run in holders.values()):
                 progressed = self._clock.monotonic()
             elif self._clock.monotonic() - progressed > self._patience:
-                raise self._held(holders)
+                raise LeaseHeldError(
+                    f"nothing has come for {self._patience:.0f} s from {self._describe(holders)}",
+                    hint="Look at the logs of these pods. What is there is kept: run again to continue.",
+                )
             self._tell(holders)
             self._clock.wait(min(POLL, (self._count_others() + 1) / _POLLS), self._cancel)
 
@@ -153,15 +156,17 @@ class SharedWork:
 
     def _fitting(self) -> list[WorkUnit]:
         """What is not known to be there, nor under way here, and can be begun now."""
-        with self._lock:
-            left = [unit for name, unit in self._open.items() if name not in self._handed]
-            under_way = [self._open[name].artifacts for name in self._handed]
-        fits = self._fits
+        left, fits = self._left(), self._fits
         if fits is None:
             return left
-        others = [each for artifacts in under_way for each in artifacts]
-        fitting = [unit for unit in left if fits(unit.artifacts, others)]
+        with self._lock:
+            under_way = [each for name in self._handed for each in self._open[name].artifacts]
+        fitting = [unit for unit in left if fits(unit.artifacts, under_way)]
         return fitting if fitting or under_way else left
+
+    def _left(self) -> list[WorkUnit]:
+        with self._lock:
+            return [unit for name, unit in self._open.items() if name not in self._handed]
 
     def _begin(self, unit: WorkUnit) -> tuple[Artifact, ...]:
         """What the store lacks of a unit that was just claimed; () if that is nothing.
@@ -174,7 +179,7 @@ class SharedWork:
         missing = []
         for artifact in unit.artifacts:
             if self._accompanied and (outcome := self._look(artifact)):
-                self._found(outcome)
+                self._note_brought(outcome)
             else:
                 missing.append(artifact)
         with self._lock:
@@ -195,15 +200,15 @@ class SharedWork:
         for unit in units:
             with self._claims.tree.holding():
                 outcomes = [self._look(artifact) for artifact in unit.artifacts]
-            if all(outcomes):
-                for outcome in outcomes:
-                    if outcome:
-                        self._found(outcome)
+            brought = [each for each in outcomes if each]
+            if len(brought) == len(outcomes):
+                for outcome in brought:
+                    self._note_brought(outcome)
                 with self._lock:
                     self._open.pop(unit.name, None)
         return bool(news)
 
-    def _found(self, outcome: Outcome) -> None:
+    def _note_brought(self, outcome: Outcome) -> None:
         if outcome.artifact.identity in self._unit_of:
             del self._unit_of[outcome.artifact.identity]
             self.elsewhere.append(outcome)
@@ -221,8 +226,7 @@ class SharedWork:
     @property
     def unfinished(self) -> bool:
         """Whether a unit came back, because its claim was lost, after the supply had ended."""
-        with self._lock:
-            return any(name not in self._handed for name in self._open)
+        return bool(self._left())
 
     # -- what an ingest area asks ------------------------------------------------------------------------
 
@@ -282,8 +286,7 @@ class SharedWork:
             self._emit(Note(f"waiting for {self.waiting}"))
 
     def _describe(self, holders: Mapping[str, Run]) -> str:
-        with self._lock:
-            left = [unit for name, unit in self._open.items() if name not in self._handed]
+        left = self._left()
         files = [each for unit in left for each in unit.artifacts]
         size = show_bytes(sum(unit.size for unit in left))
         first = f"{display(files[0].path, 200)}" if files else ""
@@ -291,9 +294,3 @@ class SharedWork:
         owners = sorted({run.owner for run in holders.values()})
         others = f" and {len(owners) - 3} other pods" if len(owners) > 3 else ""
         return f"{', '.join(owners[:3])}{others}: {show_count(len(files), 'file')}, {size} ({first}{more})"
-
-    def _held(self, holders: Mapping[str, Run]) -> LeaseHeldError:
-        return LeaseHeldError(
-            f"nothing has come for {self._patience:.0f} s from {self._describe(holders)}",
-            hint="Look at the logs of these pods. What is there is kept: run again to continue.",
-        )

@@ -28,7 +28,6 @@ from nimpull.core.names import STATE_DIRECTORY, SafePath
 from nimpull.core.ports import Cancel
 from nimpull.core.request import LostFile
 from nimpull.errors import StoreIOError
-from nimpull.store.durable import store_error
 from nimpull.store.layouts import FoundBy, HubLayout, LocalDirLayout, StoreLayout, WorkspaceLayout
 from nimpull.store.ready import Ready, marker_of, read_ready, superseded, write_ready
 from nimpull.store.record import Record, StoredFile
@@ -112,12 +111,7 @@ class Store:
     def remove(self, paths: Iterable[str]) -> None:
         """Files that no reader should meet."""
         for path in paths:
-            try:
-                self.tree.unlink(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise store_error(error, "remove", self.tree.absolute(path)) from error
+            self.tree.remove(path)
 
     def status(self) -> Status:
         return status_of(self.tree, self.record)

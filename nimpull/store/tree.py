@@ -319,8 +319,7 @@ class Tree:
             if not isinstance(cause, OSError) or cause.errno not in _NO_RENAME:
                 raise
             # for state that a reader checks: it may find none for a moment
-            with self.storing("write", path), suppress(FileNotFoundError):
-                self.unlink(path)
+            self.remove(path)
             self.create(path, content)
             above = self._split(path)[0]
         if durable:
@@ -408,8 +407,7 @@ class Tree:
         except OSError as error:
             raise store_error(error, "make the link", self.absolute(path)) from error
         temporary = self.temporary()
-        with self.directory(TEMPORARY, create=True) as descriptor:
-            os.symlink(target, os.path.basename(temporary), dir_fd=descriptor)
+        self.symlink(target, temporary)
         return self.rename(temporary, path)
 
     def link(self, existing: str, path: str, *, of: Tree | None = None) -> str:
@@ -435,6 +433,11 @@ class Tree:
         above, name = self._split(path)
         with self.directory(above) as descriptor:
             os.unlink(name, dir_fd=descriptor)
+
+    def remove(self, path: str) -> None:
+        """The same, and nothing is to do where there is nothing. Raises StoreError alone."""
+        with self.storing("remove", path), suppress(FileNotFoundError):
+            self.unlink(path)
 
     def remove_directory(self, path: str) -> None:
         """OSError where it is not empty, FileNotFoundError where there is none."""

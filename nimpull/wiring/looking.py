@@ -12,7 +12,7 @@ from nimpull.core.plan import distinct
 from nimpull.core.units import show_count, show_seconds
 from nimpull.errors import NotWritableError, UsageError
 from nimpull.store.layouts import Found, FoundBy
-from nimpull.store.owners import Owners
+from nimpull.store.owners import foreign
 from nimpull.store.ready import Ready
 from nimpull.wiring.volume import Places, Volume
 
@@ -53,7 +53,7 @@ def _check_owners(
                     there = second.find(artifact)
                     if there is None or there.by is FoundBy.ELSEWHERE:
                         targets.append((second.path_of(artifact), artifact))
-    unknown, changed = Owners(store.tree, store.record, selection).foreign(targets)
+    unknown, changed = foreign(store.tree, store.record, selection, targets)
     for paths, why, level in (
         (unknown, "nimpull did not write it", "warning"),
         (changed, "it was changed since it was downloaded", "info"),

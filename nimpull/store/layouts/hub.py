@@ -131,8 +131,7 @@ class HubLayout(StoreLayout):
         blob, status, entry = self._blob_for(artifact, digest, etag)
         if entry is not None and entry.digest == digest:  # another file's, which must not lose its record
             self._record.add(replace(entry, identity=artifact.identity, endpoint=artifact.endpoint))
-            with self._tree.storing("drop", staged):
-                self._tree.unlink(staged)
+            self._tree.remove(staged)
             return self._symlink(path, blob)
         self._check_replaceable(blob, status)
         # the blob first: a link that leads nowhere would be a snapshot that lies
