@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -90,12 +90,12 @@ class IngestArea:
         barrier, path = self._made or self._barrier(), f"{self._path(artifact)}{WHOLE}"
         errors = barrier.errors  # from before the first byte
         with self._tree.storing("write", path):
-            with suppress(FileExistsError):
+            try:
                 size = self._write_whole(path, content, sync=not barrier.whole)
-                return WholeIngest(artifact, path, size, errors)
-            self._tree.unlink(path)  # left by a run that was killed
-            size = self._write_whole(path, content, sync=not barrier.whole)
-            return WholeIngest(artifact, path, size, errors)
+            except FileExistsError:  # left by a run that was killed
+                self._tree.unlink(path)
+                size = self._write_whole(path, content, sync=not barrier.whole)
+        return WholeIngest(artifact, path, size, errors)
 
     def _write_whole(self, path: str, content: memoryview, *, sync: bool) -> int:
         """Make the read-only file ``path``, durable if ``sync``; returns its size in bytes."""
@@ -127,13 +127,13 @@ class IngestArea:
     def settle(self, batch: Sequence[Verified]) -> None:
         """See ``core.ports.Ingests``. What another run took over may be gone: it is left alone."""
         batch, _ = self._fenced(batch)
-        contents = [(each.size, _own(each.ingest)) for each in batch]
-        files = [(size, each) for size, each in contents if isinstance(each, FileIngest)]
-        whole = [
-            (size, each) for size, each in contents if isinstance(each, WholeIngest) and not each.durable
-        ]
-        for size, file in files:
-            self._sync(file.path, size)
+        whole: list[tuple[int, WholeIngest]] = []
+        for each in batch:
+            content = _own(each.ingest)
+            if isinstance(content, FileIngest):
+                self._sync(content.path, each.size)
+            elif not content.durable:
+                whole.append((each.size, content))
         if whole:
             self._settle_whole(whole)
 

@@ -71,7 +71,7 @@ class Claims:
                 raise Cancelled("the run has ended")
             other: Run | None = None
             for _ in range(_TRIES):
-                standing = self._generations(unit)
+                standing = _generations(unit, self.tree.names(CLAIMS))
                 if standing:
                     other = self._run_of(unit, standing[-1])
                     if other is None:
@@ -106,26 +106,19 @@ class Claims:
         with self._lock:
             generation = self._held.pop(unit, None)
             if generation is not None:
-                self._remove(unit, generation)
+                self.tree.drop(_path(unit, generation))
 
     def _sweep(self) -> None:
         """Claims of runs that died between the last file of a unit and dropping it: nobody asks for these."""
         for name in self.tree.names(CLAIMS):
             found = _NAME.fullmatch(name)
             if found and self._is_over(self._run_of(found[1], int(found[2]))):
-                self._remove(found[1], int(found[2]))
-
-    def _remove(self, unit: str, generation: int) -> None:
-        with suppress(OSError, StoreError):
-            self.tree.unlink(_path(unit, generation))
+                self.tree.drop(_path(found[1], int(found[2])))
 
     def standing(self) -> frozenset[str]:
         """The units that anybody has claimed, by one look; some of these claims may be over."""
         found = (_NAME.fullmatch(name) for name in self.tree.names(CLAIMS))
         return frozenset(each[1] for each in found if each)
-
-    def _generations(self, unit: str) -> tuple[int, ...]:
-        return _generations(unit, self.tree.names(CLAIMS))
 
     def _run_of(self, unit: str, generation: int) -> Run | None:
         return self.presence.run_at(_path(unit, generation))
@@ -148,15 +141,15 @@ class Claims:
         run = self._run_of(unit, generation)
         if run is None or run.token != self.presence.token:
             return False
-        now = self._generations(unit)
+        now = _generations(unit, self.tree.names(CLAIMS))
         if now[-1:] != (generation,) or not all(self._is_over(self._run_of(unit, each)) for each in now[:-1]):
             # Others came between the look and the link, took over and gave back: number 1 is a claim again.
             # Both withdraw, rather than both having it.
-            self._remove(unit, generation)
+            self.tree.drop(_path(unit, generation))
             return False
         self._held[unit] = generation
         for older in now[:-1]:
-            self._remove(unit, older)
+            self.tree.drop(_path(unit, older))
         return True
 
 

@@ -152,19 +152,24 @@ def check_one_file_system(tree: Tree, paths: Iterable[str]) -> None:
     finished ingest is renamed into place."""
     with tree.directory(STATE_DIRECTORY, create=True) as state:
         device = os.fstat(state).st_dev
-    seen: set[str] = set()
+    for above in sorted(_directories_above(paths)):
+        status = tree.lstat(above)
+        if status and stat.S_ISDIR(status.st_mode) and status.st_dev != device:
+            raise NotWritableError(
+                f"{display(tree.absolute(above), 300)} is on another file system than "
+                f"{display(tree.absolute(STATE_DIRECTORY), 300)}: no file can be renamed to there",
+                hint="Mount one volume at the store's root; no mount, subPath or bind mount below it.",
+            )
+
+
+def _directories_above(paths: Iterable[str]) -> set[str]:
+    found: set[str] = set()
     for path in paths:
         above = os.path.dirname(path)
-        while above and above not in seen:
-            seen.add(above)
-            status = tree.lstat(above)
-            if status and stat.S_ISDIR(status.st_mode) and status.st_dev != device:
-                raise NotWritableError(
-                    f"{display(tree.absolute(above), 300)} is on another file system than "
-                    f"{display(tree.absolute(STATE_DIRECTORY), 300)}: no file can be renamed to there",
-                    hint="Mount one volume at the store's root; no mount, subPath or bind mount below it.",
-                )
+        while above and above not in found:
+            found.add(above)
             above = os.path.dirname(above)
+    return found
 
 
 def room(root: str) -> Room:
@@ -185,15 +190,10 @@ def inodes_for(tree: Tree, paths: Iterable[str], *, each: int) -> int:
     ``each``: how many for a file or a directory: in a hub cache a blob and its link, in a local directory a
     file and its description. State of nimpull's own comes on top (a record, a marker, a journal).
     """
-    count, new = 0, set()
+    paths = tuple(paths)
     with tree.holding():
-        for path in paths:
-            count += each
-            above = os.path.dirname(path)
-            while above and above not in new and tree.lstat(above) is None:
-                new.add(above)
-                above = os.path.dirname(above)
-    return count + each * len(new) + _STATE_INODES
+        new = sum(tree.lstat(above) is None for above in _directories_above(paths))
+    return each * (len(paths) + new) + _STATE_INODES
 
 
 def check_room(root: str, need: int, *, files: int = 0) -> None:

@@ -81,7 +81,7 @@ class Presence:
             thread = threading.Thread(target=self._keep_renewing, name="nimpull-presence", daemon=True)
             thread.start()
         except RuntimeError:  # no thread is left (pids.max)
-            self._drop()
+            self._tree.drop(self.path)
             raise
         self._thread = thread
         return self
@@ -91,12 +91,7 @@ class Presence:
             self._done.set()
         if self._thread:
             self._thread.join()
-        self._drop()
-
-    def _drop(self) -> None:
-        """What failed before says more than a file that stays: others find out that it is of no live run."""
-        with suppress(OSError, StoreError):
-            self._tree.unlink(self.path)
+        self._tree.drop(self.path)
 
     def _keep_renewing(self) -> None:
         while not self._done.wait(RENEWAL):
@@ -118,8 +113,7 @@ class Presence:
         """Write, and return the time that the volume gives it: utime(2) would be given the node's on some."""
         tree = self._tree
         if tree.abilities.mode is WriteMode.SEQUENTIAL:
-            with suppress(FileNotFoundError):
-                tree.unlink(self.path)  # no file is written twice there
+            tree.remove(self.path)  # no file is written twice there
         with tree.writing(self.path, os.O_WRONLY | os.O_CREAT) as file:
             write_all(file, self.content, 0)
         # on NFS its end sent what was written, and opening asks the server again
@@ -185,8 +179,7 @@ class Presence:
                 path = f"{above}/{name}" if above else name
                 status = self._tree.lstat(path) if name.startswith(begins) else None
                 if status and self.now() - status.st_mtime > kept:
-                    with suppress(FileNotFoundError):
-                        self._tree.unlink(path)
+                    self._tree.remove(path)
 
 
 @dataclass(frozen=True, slots=True)

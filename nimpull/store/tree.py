@@ -43,8 +43,6 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What a file system answers that has no symbolic or no hard links (FAT, some FUSE and CSI drivers).
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EMLINK})
-
-
 #: What mounts of object stores answer to rename(2).
 _NO_RENAME = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -325,10 +323,10 @@ class Tree:
         if durable:
             self.sync(above)
 
-    def drop(self, temporary: str) -> None:
-        """Remove what an error left, if that can be done."""
-        with suppress(OSError, StoreError):  # what went wrong before says more; ``sweep`` comes again
-            self.unlink(temporary)
+    def drop(self, path: str) -> None:
+        """Remove it if that can be done: where not, what went wrong before says more, and others sweep it."""
+        with suppress(OSError, StoreError):
+            self.unlink(path)
 
     def create(self, path: str, content: bytes) -> bool:
         """Make a small file where nothing is, not durable yet; False where something stands.
