@@ -23,9 +23,9 @@ from nimpull.core.names import MAX_SEGMENT_BYTES, display
 from nimpull.core.ports import Cancel, Emit
 from nimpull.errors import ListingError, StoreError
 from nimpull.store import preflight
-from nimpull.store.durable import set_mode, write_all
+from nimpull.store.durable import write_all
 from nimpull.store.record import Entry, Record
-from nimpull.store.tree import NO_LINKS, STATE_MODE, Tree
+from nimpull.store.tree import NO_LINKS, Tree
 
 NGINX_CONF: Final = "nginx.conf"
 _BLOCK: Final = 1 << 20  # bytes
@@ -98,21 +98,12 @@ class DirectoryTarget:
 
     def _store(self, key: str, file: MirrorFile, opened: BinaryIO) -> str:
         content = VerifiedReader(opened, file, self._cancel)
-        temporary = self._tree.temporary()
-        try:
-            with self._tree.storing("write", key):
-                with self._tree.writing(temporary) as target:
-                    position = 0
-                    while block := content.read(_BLOCK):
-                        write_all(target, block, position)
-                        position += len(block)
-                        self._emit(Advanced(len(block)))
-                    set_mode(target, STATE_MODE)  # a web server of another user reads it
-                    os.fsync(target)
-                self._tree.sync(self._tree.rename(temporary, key))
-        except BaseException:
-            self._tree.drop(temporary)
-            raise
+        position = 0
+        with self._tree.replacing(key) as target:
+            while block := content.read(_BLOCK):
+                write_all(target, block, position)
+                position += len(block)
+                self._emit(Advanced(len(block)))
         status = self._tree.lstat(key)
         if status:
             digest = file.digest or Digest("blake3", content.blake3)

@@ -123,11 +123,8 @@ def _read_again(tree: Tree, file: StoredFile) -> StoredFile | None:
 
 def parse_ready(tree: Tree, path: str) -> Ready | None:
     """A marker as written, its files not looked at; None where there is none that can be understood."""
-    content = tree.read(path, 1 << 30)
-    if content is None:
-        return None
     try:
-        document = json.loads(content)
+        document = json.loads(tree.read(path, 1 << 30) or b"")
         if document["version"] != VERSION or not document["files"]:
             return None
         return Ready(

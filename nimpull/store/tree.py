@@ -301,27 +301,37 @@ class Tree:
 
     # -- changing --------------------------------------------------------------------------------------
 
-    def write(self, path: str, content: bytes, *, durable: bool = True) -> None:
-        """Replace a small file atomically; durable (content and name) on return unless told otherwise."""
+    @contextmanager
+    def replacing(self, path: str, *, durable: bool = True) -> Iterator[int]:
+        """A descriptor of a new file, which takes the place of ``path`` at the end of the block; content and
+        name are durable then, unless told otherwise."""
         temporary = self.temporary()
         try:
             with self.storing("write", path), self.writing(temporary) as file:
-                write_all(file, content, 0)
+                yield file
                 set_mode(file, STATE_MODE)
                 if durable:
                     os.fsync(file)
             above = self.rename(temporary, path)
-        except StoreError as error:
+        except BaseException:
             self.drop(temporary)
-            cause = error.__cause__
-            if not isinstance(cause, OSError) or cause.errno not in _NO_RENAME:
+            raise
+        if durable:
+            self.sync(above)
+
+    def write(self, path: str, content: bytes, *, durable: bool = True) -> None:
+        """The same for a small file."""
+        try:
+            with self.replacing(path, durable=durable) as file:
+                write_all(file, content, 0)
+        except StoreError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_RENAME:
                 raise
             # for state that a reader checks: it may find none for a moment
             self.remove(path)
             self.create(path, content)
-            above = self._split(path)[0]
-        if durable:
-            self.sync(above)
+            if durable:
+                self.sync(self._split(path)[0])
 
     def drop(self, path: str) -> None:
         """Remove it if that can be done: where not, what went wrong before says more, and others sweep it."""
