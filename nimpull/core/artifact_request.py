@@ -35,7 +35,7 @@ class ArtifactRequest:
         self.attempts = 0
         self.validator = ""  # a strong ETag, of the bytes that are here
         self.etag = ""
-        self.host = self.server = ""  # the same with its port, for people
+        self.host = self.server = ""  # who answered last, with its port, for people
         self.fresh_connection = False
         self.coding = ""  # a Content-Encoding that was not asked for
         self._patience = Patience(budget, now)
@@ -70,21 +70,22 @@ class ArtifactRequest:
     def judge(self, head: Head, start: int, end: int | None, size: int | None, epoch: float) -> Verdict:
         asked = Asked(start, end, size, self.validator, self._markup)
         verdict = judge(asked, head.status, head.headers, epoch)
+        self.server = head.url.authority
         if isinstance(verdict, Accept):
             self.fresh_connection = False
             self.validator = self.validator or verdict.validator
-            self.etag, self.host, self.server = verdict.etag, head.url.host, head.url.authority
+            self.etag, self.host = verdict.etag, head.url.host
             coding = head.headers.get("content-encoding", "").strip().lower()
             self.coding = "" if coding == "identity" else coding
         return verdict
 
-    def forgive(self, verdict: Relocate | Fail, host: str, location: Location) -> None:
+    def forgive(self, verdict: Relocate | Fail, location: Location | None) -> None:
         """Count it, and want a new location. Raises the NimpullError once it came too often."""
         if location is not self.location:
             return  # another response met the same, and a new location was asked for already
         self._faults[verdict.cause] = self._faults.get(verdict.cause, 0) + 1
         if self._faults[verdict.cause] > _FORGIVEN.get(verdict.cause, 0):
-            raise failure(verdict.cause, verdict.reason, self.artifact, host)
+            raise failure(verdict.cause, verdict.reason, self.artifact, self.server)
         self.location, self.stale, self.fresh_connection = None, True, True
 
     def forget(self) -> None:

@@ -14,11 +14,11 @@ from nimpull.core.digest import Digest
 from nimpull.core.events import Advanced, Note, Spent
 from nimpull.core.names import display
 from nimpull.core.ports import Ingest, Verified
-from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Span, Verdict, Wait, disjoint, gaps
+from nimpull.core.ranges import Accept, Cause, Restart, Span, Verdict, Wait, disjoint, gaps
 from nimpull.core.reply import Head
 from nimpull.core.schedule import LargeFile, Segment
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
-from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
+from nimpull.errors import NimpullError, NotFoundError, StoreIOError, TransferError
 from nimpull.fetch.buffers import Buffer
 from nimpull.fetch.ordered import Hashed, OrderedFile
 from nimpull.fetch.receiver import SegmentReceiver
@@ -123,7 +123,7 @@ class LargeTransfer:
                 self.run.schedule.broke_off(segment, self.run.now)
                 return
         self.request.attempts += 1
-        receiver = SegmentReceiver(self, segment, self.run.number_connection())
+        receiver = SegmentReceiver(self, segment, self.run.number_connection(), location)
         end = None if receiver.whole else segment.asked
         fresh = self.request.fresh_connection or self.request.failing
         receiver.response = self.run.connections.ask(location, segment.position, end, receiver, fresh=fresh)
@@ -193,45 +193,26 @@ class LargeTransfer:
         ranged = self._plan is not None and self._plan.ranged
         came = segment.position - receiver.began
         came = self.request.came(came, segment.position, self.run.now, ranged=ranged)
-        if isinstance(verdict, Wait | Relocate | Fail | Restart):
-            self._refused(receiver, verdict)
-        elif segment.position == segment.end:
+        refused = verdict is not None and not isinstance(verdict, Accept)
+        if not refused and segment.position == segment.end:
             if receiver.excess and receiver.asked == segment.end:
                 reason = "it sends more bytes than the file has"
-                raise failure(Cause.MISLED, reason, self.artifact, receiver.server)
+                raise failure(Cause.MISLED, reason, self.artifact, self.request.server)
             self.run.schedule.whole(segment)
-        elif error is None and segment.end is None:
+        elif not refused and error is None and segment.end is None:
             self._end_of_stream(segment)
-        elif error is None and segment.position == receiver.asked:
+        elif not refused and error is None and segment.position == receiver.asked:
             self.run.schedule.broke_off(segment, self.run.now)
-        elif error is not None and not error.retryable:
-            raise error
         else:
-            self._pause(segment, error or receiver.ended_early(), brought=came)
-
-    def _refused(self, receiver: SegmentReceiver, verdict: Wait | Relocate | Fail | Restart) -> None:
-        if isinstance(verdict, Restart):
-            self.restart(f"{receiver.server}: {verdict.reason}")
-        elif isinstance(verdict, Wait):
-            busy = NetworkError(
-                f"{receiver.server} answers {verdict.reason}",
-                hint="The registry is busy or limits this client. Run again later; finished chunks are kept.",
+            again = self.run.again(
+                self.request, verdict, error, receiver.location, position=segment.position, brought=came
             )
-            self._pause(receiver.segment, busy, asked=verdict.seconds or 0.0)
-        else:
-            if receiver.location is not None:
-                self.request.forgive(verdict, receiver.server, receiver.location)
-            if verdict.cause is Cause.CHANGED:
-                self.restart(f"{receiver.server}: {verdict.reason}")
+            # where there is no asking for the rest, the file comes from its first byte
+            rest = not segment.position or (ranged and segment.end is not None)
+            if again.anew or (again.pause and self._plan is not None and not rest):
+                self.restart(again.reason, again.pause)
             else:
-                self.run.schedule.broke_off(receiver.segment, self.run.now)
-
-    def _pause(self, segment: Segment, error: TransferError, *, asked: float = 0.0, brought: int = 0) -> None:
-        seconds = self.run.pause(self.request, error, asked=asked, brought=brought)
-        if segment.position and self._plan is not None and (not self._plan.ranged or segment.end is None):
-            self.restart(error.message, seconds)  # there is no asking for the rest
-        else:
-            self.run.schedule.broke_off(segment, self.run.now, seconds)
+                self.run.schedule.broke_off(segment, self.run.now, again.pause)
 
     def drop(self, segment: Segment) -> None:
         """Let its connection go: the rest comes over another one."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nimpull.core.artifacts import Location
 from nimpull.core.ports import PAUSE, STOP, Response
 from nimpull.core.ranges import Accept, Verdict
 from nimpull.core.reply import Head
 from nimpull.core.schedule import Segment
-from nimpull.errors import NetworkError
 
 if TYPE_CHECKING:
     from nimpull.fetch.large import LargeTransfer
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class SegmentReceiver:
     """Implements :class:`nimpull.core.ports.Receiver`: the bytes of one response for one segment."""
 
-    def __init__(self, transfer: LargeTransfer, segment: Segment, number: int) -> None:
+    def __init__(self, transfer: LargeTransfer, segment: Segment, number: int, location: Location) -> None:
         self.segment = segment
         self.number = number  # of its connection
-        self.location = transfer.request.location
+        self.location = location
         self.began = self.told = segment.position
         self.asked = segment.asked
-        self.host = self.server = ""  # the same with its port, for people
+        self.host = ""
         self.verdict: Verdict | None = None
         self.excess = False
         self.response: Response | None = None
@@ -35,7 +35,7 @@ class SegmentReceiver:
         return self.began == 0 and self.asked == self._transfer.size
 
     def head(self, head: Head) -> bool:
-        self.host, self.server = head.url.host, head.url.authority
+        self.host = head.url.host
         self.verdict = self._transfer.judge(self, head)
         return isinstance(self.verdict, Accept)
 
@@ -61,9 +61,3 @@ class SegmentReceiver:
 
     def ended(self, error: BaseException | None) -> None:
         self._transfer.ended(self, error)
-
-    def ended_early(self) -> NetworkError:
-        return NetworkError(
-            f"{self.server}: the response ended early, at byte {self.segment.position}",
-            hint="Something between here and the registry cuts connections. Run again later.",
-        )

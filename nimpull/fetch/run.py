@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,9 +20,9 @@ from nimpull.core.connections import SHARING
 from nimpull.core.events import Finished, Waiting
 from nimpull.core.limits import FetchLimits
 from nimpull.core.ports import Cancel, Clock, Connections, Emit, Ingests, Pauses, Supply
-from nimpull.core.ranges import Wait
+from nimpull.core.ranges import Cause, Fail, Relocate, Restart, Verdict, Wait
 from nimpull.core.schedule import Begin, FetchSegment, FetchSmall, LargeFile, Schedule, Segment
-from nimpull.errors import Cancelled, NimpullError, NotFoundError
+from nimpull.errors import Cancelled, NetworkError, NimpullError, NotFoundError, TransferError
 from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.large import LargeTransfer
 from nimpull.fetch.receiver import SegmentReceiver
@@ -36,6 +37,15 @@ _FAST: Final = 0.001  # seconds that it takes to say where a file is, where nobo
 _LOCATORS: Final = 16
 _SMALL_WORKERS: Final = 6  # a file of a mount across the network takes its round trips
 _IDLE_TURNS: Final = 4  # after which a run that waits for nothing has a bug
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An artifact is asked for once more, ``pause`` seconds from now; ``anew``: from its first byte."""
+
+    reason: str
+    anew: bool = False
+    pause: float = 0.0
 
 
 class FetchRun:
@@ -277,15 +287,45 @@ class FetchRun:
             self._refused_until = self.now + verdict.seconds
             self.schedule.refused(self.now)
 
-    def pause(
-        self, request: ArtifactRequest, error: NimpullError, *, asked: float = 0.0, brought: int = 0
-    ) -> float:
-        """Seconds before the next attempt. Raises ``error`` once there is to be none."""
-        seconds = request.pause(error, self.now, self.clock.jitter(), asked=asked, brought=brought)
-        if seconds < asked:
+    def again(
+        self,
+        request: ArtifactRequest,
+        verdict: Verdict | None,
+        error: TransferError | None,
+        location: Location | None,
+        *,
+        position: int,
+        brought: int,
+    ) -> Again:
+        """What follows a response from ``location`` that ended at ``position``, short of what was asked for.
+
+        Raises NimpullError: it is over.
+        """
+        server = request.server
+        if isinstance(verdict, Relocate | Fail):
+            request.forgive(verdict, location)
+        if isinstance(verdict, Restart | Relocate | Fail):
+            anew = isinstance(verdict, Restart) or verdict.cause is Cause.CHANGED
+            return Again(f"{server}: {verdict.reason}", anew=anew)
+        wait = 0.0
+        if isinstance(verdict, Wait):
+            wait = verdict.seconds or 0.0
+            error = NetworkError(
+                f"{server} answers {verdict.reason}",
+                hint="The registry is busy or limits this client. Run again later; finished chunks are kept.",
+            )
+        elif error is None:
+            error = NetworkError(
+                f"{server}: the response ended early, at byte {position}",
+                hint="Something between here and the registry cuts connections. Run again later.",
+            )
+        elif not error.retryable:
+            raise error
+        seconds = request.pause(error, self.now, self.clock.jitter(), asked=wait, brought=brought)
+        if seconds < wait:
             self._pauses.cut(request.host, seconds)
         self.emit(Waiting(error.message, seconds))
-        return seconds
+        return Again(error.message, pause=seconds)
 
     def fail(self, error: BaseException) -> None:
         """The run ends with the first of them."""

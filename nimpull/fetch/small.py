@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nimpull.core.artifact_request import ArtifactRequest
-from nimpull.core.artifacts import Action, Artifact, Outcome
+from nimpull.core.artifacts import Action, Artifact, Location, Outcome
 from nimpull.core.digest import Digest, new_hasher
 from nimpull.core.events import Advanced, Spent
 from nimpull.core.ports import STOP, Ingests, Verified
-from nimpull.core.ranges import Accept, Cause, Fail, Relocate, Restart, Verdict, Wait
+from nimpull.core.ranges import Accept, Cause, Restart, Verdict, Wait
 from nimpull.core.reply import Head
 from nimpull.core.transfer_failures import algorithm_of, failure, mismatch, verified_by
-from nimpull.errors import NetworkError, NimpullError, NotFoundError, StoreIOError, TransferError
+from nimpull.errors import NimpullError, NotFoundError, StoreIOError, TransferError
 from nimpull.fetch.workers import FileJobs
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class SmallTransfer:
         self.content = bytearray()
         self._run = run
         self._start = 0  # of the response under way
+        self._location: Location | None = None
         self._ranged = True
         self._excess = False
         self._verdict: Verdict | None = None
@@ -50,7 +51,8 @@ class SmallTransfer:
         if not self._since:
             self._since = run.now
             self.request.began(run.now)
-        self._start, self._excess, self._verdict = len(self.content), False, None
+        self._start, self._location = len(self.content), location
+        self._excess, self._verdict = False, None
         self._connection, self._asked = run.number_connection(), time.monotonic()
         self.request.attempts += 1
         fresh = self.request.fresh_connection or self.request.failing
@@ -100,35 +102,14 @@ class SmallTransfer:
             run.fail(failed)
 
     def _go_on(self, error: TransferError | None) -> None:
-        verdict, run, server = self._verdict, self._run, self.request.server
-        position = len(self.content)
-        brought = self.request.came(position - self._start, position, run.now, ranged=self._ranged)
-        pause = 0.0
-        if isinstance(verdict, Wait):
-            busy = NetworkError(
-                f"{server} answers {verdict.reason}",
-                hint="The registry is busy or limits this client. Run again later.",
-            )
-            pause = run.pause(self.request, busy, asked=verdict.seconds or 0.0)
-        elif isinstance(verdict, Restart):
-            self._ranged = False
+        run, request, position = self._run, self.request, len(self.content)
+        brought = request.came(position - self._start, position, run.now, ranged=self._ranged)
+        again = run.again(request, self._verdict, error, self._location, position=position, brought=brought)
+        self._ranged = self._ranged and not isinstance(self._verdict, Restart)
+        if again.anew or (again.pause and not self._ranged):
             self._forget()
-        elif isinstance(verdict, Relocate | Fail):
-            if self.request.location is not None:
-                self.request.forgive(verdict, server, self.request.location)
-            if verdict.cause is Cause.CHANGED:
-                self._forget()
-        elif error is not None and not error.retryable:
-            raise error
-        else:
-            early = NetworkError(
-                f"{server}: the response ended early, at byte {position}",
-                hint="Something between here and the registry cuts connections. Run again later.",
-            )
-            pause = run.pause(self.request, error or early, brought=brought)
-            if not self._ranged:
-                self._forget()
-        run.schedule.add_small(self.number, self.size, self.request.host, run.now + pause if pause else 0.0)
+        not_before = run.now + again.pause if again.pause else 0.0
+        run.schedule.add_small(self.number, self.size, request.host, not_before)
 
     def _forget(self) -> None:
         self.content.clear()
