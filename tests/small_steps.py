@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import nimpull.fetch
+import nimpull.core.limits
 import nimpull.store.ingest
+import nimpull.wiring.fetch_limits
 from nimpull.__main__ import main
 
 SMALL = 8 << 10  # bytes; files above are fetched in segments
@@ -19,7 +20,7 @@ FLUSH = 0.3  # seconds between two flushes of what is journaled
 
 if __name__ == "__main__":
     limits = partial(
-        nimpull.fetch.FetchLimits,
+        nimpull.core.limits.FetchLimits,
         connections=CONNECTIONS,
         start=CONNECTIONS,
         chunk=SEGMENT,
@@ -28,6 +29,6 @@ if __name__ == "__main__":
         small=SMALL,
         batch_files=BATCH,
     )
-    setattr(nimpull.fetch, "FetchLimits", limits)  # noqa: B010 - to mypy a class is not for replacing
+    setattr(nimpull.wiring.fetch_limits, "FetchLimits", limits)  # noqa: B010 - to mypy a class is not for replacing
     setattr(nimpull.store.ingest, "FLUSH_INTERVAL", FLUSH)  # noqa: B010 - it is Final
     main()

@@ -80,7 +80,7 @@ class LargeTransfer:
         if spans:
             self._ask(file.fold, lambda _: None)
         if self._missing or self.size is None:
-            self.run.locate(self.request, self._located, self._lost_track)
+            self.run.locate((self.request, self._located, self._give_up))
         else:
             self._planned()
 
@@ -90,12 +90,6 @@ class LargeTransfer:
         waiting, self._unlocated = self._unlocated, []
         for segment in waiting:
             self.start(segment)
-
-    def _lost_track(self, error: BaseException) -> None:
-        if isinstance(error, NotFoundError):
-            self._give_up(error)
-        else:
-            self.run.fail(error)
 
     def _planned(self) -> None:
         host = self.request.host
@@ -115,7 +109,7 @@ class LargeTransfer:
         if location is None:
             self._unlocated.append(segment)
             if len(self._unlocated) == 1:
-                self.run.locate(self.request, self._located, self._lost_track)
+                self.run.locate((self.request, self._located, self._give_up))
             return
         if location.url.scheme == "file":  # libcurl reads it at one go, and cannot pause there
             segment.asked = min(segment.end or 1 << 62, segment.position + self.run.pool.block // 2)

@@ -27,9 +27,11 @@ from nimpull.fetch.buffers import BufferPool
 from nimpull.fetch.large import LargeTransfer
 from nimpull.fetch.receiver import SegmentReceiver
 from nimpull.fetch.small import Groups, SmallTransfer, stage_all
-from nimpull.fetch.workers import Answers, Failed, FileJobs, Workers
+from nimpull.fetch.workers import Answers, FileJobs, Workers
 
 Locate = Callable[[Artifact, bool], Location]
+#: What is looked up, who hears that it was found, and who that it is nowhere.
+Lookup = tuple[ArtifactRequest, Callable[[], None], Callable[[NotFoundError], None]]
 _TICK: Final = 0.1  # seconds between two looks at cancellation, speeds and the clock
 _TELL: Final = 1.0  # seconds between two tellings of what did not fill a buffer yet
 _STAGED: Final = 32  # small files that a worker takes at a time
@@ -89,9 +91,9 @@ class FetchRun:
         self._failure: BaseException | None = None
         self._large: dict[int, LargeTransfer] = {}
         self._small: dict[int, SmallTransfer] = {}
-        self._unlocated: deque[SmallTransfer] = deque()
-        self._locating = 0  # small files that locators have
-        self._at_once = 1  # small files that one locator is asked for
+        self._unlocated: deque[Lookup] = deque()
+        self._locating = 0  # that locators have
+        self._at_once = 1  # that one locator is asked for
         self._received: list[SmallTransfer] = []  # whole, for a worker to write
         self._staging = FileJobs(self.small_workers)
         self._groups = Groups(self)
@@ -201,7 +203,7 @@ class FetchRun:
                 continue
             transfer = self._small[number] = SmallTransfer(self, number, artifact)
             if artifact.size:
-                self._unlocated.append(transfer)
+                self.locate_small(transfer)
             else:
                 self._received.append(transfer)
 
@@ -232,30 +234,26 @@ class FetchRun:
 
     # -- locations -----------------------------------------------------------------------------------------
 
-    def locate(self, request: ArtifactRequest, done: Callable[[], None], failed: Failed) -> None:
-        """Look up where its artifact is; ``failed`` also hears that it is nowhere."""
-
-        def located(location: Location) -> None:
-            request.located(location, self.clock.time())
-            done()
-
-        self._locators.ask(partial(self._locate, request.artifact, request.stale), located, failed)
-
     def locate_small(self, transfer: SmallTransfer) -> None:
-        self._unlocated.appendleft(transfer)
+        """In its turn: there are far more of them than connections."""
+        self._unlocated.append((transfer.request, transfer.located, transfer.gone))
 
     def _locate_some(self) -> None:
         """Where no registry is asked for it many are looked up at once; else each by a thread of its own."""
         count = min(self._at_once, len(self._unlocated))
-        transfers = [self._unlocated.popleft() for _ in range(count)]
+        self.locate(*[self._unlocated.popleft() for _ in range(count)])
+
+    def locate(self, *asked: Lookup) -> None:
+        """Where these artifacts are, now; of the two that come with each, one is called."""
+        count = len(asked)
         self._locating += count
 
         def look_up() -> tuple[list[Location | NotFoundError], float]:
             began = time.monotonic()
             found: list[Location | NotFoundError] = []
-            for each in transfers:
+            for request, *_ in asked:
                 try:
-                    found.append(self._locate(each.artifact, each.request.stale))
+                    found.append(self._locate(request.artifact, request.stale))
                 except NotFoundError as error:
                     found.append(error)
             return found, (time.monotonic() - began) / count
@@ -264,13 +262,12 @@ class FetchRun:
             found, seconds = answer
             self._locating -= count
             self._at_once = min(64, 2 * self._at_once) if seconds < _FAST else 1
-            for transfer, location in zip(transfers, found, strict=True):
+            for (request, done, gone), location in zip(asked, found, strict=True):
                 if isinstance(location, NotFoundError):
-                    self.gone(transfer.artifact, location)
-                    self.small_ended(transfer)
-                    continue
-                transfer.request.located(location, self.clock.time())
-                self.schedule.add_small(transfer.number, transfer.size, location.url.host)
+                    gone(location)
+                else:
+                    request.located(location, self.clock.time())
+                    done()
 
         self._locators.ask(look_up, located, self.fail)
 

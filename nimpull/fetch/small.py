@@ -42,6 +42,16 @@ class SmallTransfer:
         self._since = self._asked = 0.0  # the latter by the real clock: it is a matter of milliseconds
         self._mismatches = self._lost = 0
 
+    def located(self) -> None:
+        location = self.request.location
+        host = self.request.host if location is None else location.url.host
+        self._run.schedule.add_small(self.number, self.size, host)
+
+    def gone(self, missing: NotFoundError) -> None:
+        """The host does not have it: the others go on."""
+        self._run.gone(self.artifact, missing)
+        self._run.small_ended(self)
+
     def start(self) -> None:
         run, location = self._run, self.request.where(self._run.clock.time())
         if location is None:
@@ -96,8 +106,7 @@ class SmallTransfer:
             else:
                 self._go_on(error)
         except NotFoundError as missing:
-            run.gone(self.artifact, missing)
-            run.small_ended(self)
+            self.gone(missing)
         except BaseException as failed:  # noqa: BLE001 - it ends the run
             run.fail(failed)
 
@@ -136,7 +145,7 @@ class SmallTransfer:
     def again(self) -> None:
         self._run.emit(Advanced(-self.size))
         self._forget()
-        self._run.schedule.add_small(self.number, self.size, self.request.host)
+        self.located()
 
     def outcome(self, found: Digest) -> Outcome:
         return Outcome(
