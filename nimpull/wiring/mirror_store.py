@@ -15,7 +15,6 @@ from nimpull.core.plan import Needs, needs_of
 from nimpull.core.report import Report
 from nimpull.core.request import MirrorTo
 from nimpull.errors import StoreIOError
-from nimpull.settings import Settings
 from nimpull.wiring.edges import Edges
 from nimpull.wiring.fetch_limits import usable_memory
 
@@ -129,9 +128,8 @@ class MirrorStore:
     @cached_property
     def target(self) -> Target:
         """To be closed. Raises UsageError, NotWritableError."""
-        return self._bucket() if self._to.target.startswith("s3://") else self._directory()
-
-    def _directory(self) -> Target:
+        if self._to.target.startswith("s3://"):
+            return self._bucket()
         from nimpull.sources.local import directory_of
         from nimpull.store.mirror_directory import DirectoryTarget
 
@@ -149,12 +147,12 @@ class MirrorStore:
         from nimpull.sources.aws import aws_session
 
         settings, uri = self._edges.settings, ModelUri.parse(self._to.target)
-        network = self._edges.network
+        network, region = self._edges.network, settings.s3_region or "us-east-1"
         client = s3_client(
             aws_session(settings.s3_region, network.authorities.path),
             endpoint=settings.s3_endpoint,
             addressing=Addressing(self._to.addressing),
-            proxy=network.proxy_for(_endpoint(settings)),
+            proxy=network.proxy_for(Url(settings.s3_endpoint or f"https://s3.{region}.amazonaws.com")),
             patient=settings.retry_seconds > 0,
             connections=self.workers + 2,
             emit=self._edges.emit,
@@ -170,8 +168,3 @@ class MirrorStore:
             cancel=self._edges.cancel,
             emit=self._edges.emit,
         )
-
-
-def _endpoint(settings: Settings) -> Url:
-    region = settings.s3_region or "us-east-1"
-    return Url(settings.s3_endpoint or f"https://s3.{region}.amazonaws.com")
