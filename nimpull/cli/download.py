@@ -245,8 +245,19 @@ def from_nimcache(path: str, options: Options) -> tuple[Request, Settings]:
         room=cache.room,
         gpus=options.gpus or settings.gpus,
     )
-    request = _with_source(request, cache, options.manifest_file or "", settings)
-    return request, settings
+    source = cache.source
+    if isinstance(source, HubRepository):
+        # As the operator's huggingface-cli Job: plain files, which NIM_MODEL_NAME=/model-store points at.
+        plain = replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR, hub=SERVING_HUB)
+        return plain, settings
+    if source.endpoint:
+        uri = registry_model(source.endpoint, settings)
+        hub = SERVING_HUB if uri.scheme == "hf" else ""
+        # As its create-model-store Job for modelEndpoint.
+        return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE, hub=hub), settings
+    asked = replace(source.criteria, as_operator=True)
+    manifest = find_manifest(options.manifest_file or "", settings)
+    return placed(replace(request, manifest=manifest, criteria=asked), settings), settings
 
 
 def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:
@@ -254,18 +265,3 @@ def _variables(cache: NimCache, own: Mapping[str, str]) -> dict[str, str]:
     if isinstance(cache.source, HubRepository):
         variables["HF_ENDPOINT"] = cache.source.endpoint.reveal()
     return variables
-
-
-def _with_source(request: Request, cache: NimCache, manifest_file: str, settings: Settings) -> Request:
-    source = cache.source
-    if isinstance(source, HubRepository):
-        # As the operator's huggingface-cli Job: plain files, which NIM_MODEL_NAME=/model-store points at.
-        return replace(request, uris=(source.uri,), layout=LayoutKind.LOCAL_DIR, hub=SERVING_HUB)
-    if source.endpoint:
-        uri = registry_model(source.endpoint, settings)
-        hub = SERVING_HUB if uri.scheme == "hf" else ""
-        # As its create-model-store Job for modelEndpoint.
-        return replace(request, uris=(uri,), layout=LayoutKind.WORKSPACE, hub=hub)
-    asked = replace(source.criteria, as_operator=True)
-    request = replace(request, manifest=find_manifest(manifest_file, settings), criteria=asked)
-    return placed(request, settings)
