@@ -74,6 +74,7 @@ def execute(ask: Ask, output: Output = Output(), *, store: str = "") -> int:
     def give_up() -> None:
         # From a thread beside the run, which hangs: what it holds is not touched.
         report = abandon(edges)
+        shown.close()  # what is still to be shown comes before the closing line
         tell(report)
         edges.reporter.publish(report)
 
