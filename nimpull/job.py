@@ -26,14 +26,7 @@ from nimpull.core.plan import (
     resolved,
 )
 from nimpull.core.preference import profile_name
-from nimpull.core.report import (
-    Failure,
-    Report,
-    Repository,
-    SelectionSummary,
-    State,
-    TransferSummary,
-)
+from nimpull.core.report.contents import Failure, Report, Repository, SelectionSummary, State, TransferSummary
 from nimpull.core.request import Repair, Request
 from nimpull.detect import hardware_of, shipped_table
 from nimpull.errors import (

@@ -30,7 +30,7 @@ from nimpull.core.mirror_objects import (
     mirror_manifest,
 )
 from nimpull.core.names import SafePath, display
-from nimpull.core.report import MirrorSummary, Report, State
+from nimpull.core.report.contents import MirrorSummary, Report, State
 from nimpull.core.request import MirrorTo
 from nimpull.core.units import show_count
 from nimpull.errors import IntegrityError

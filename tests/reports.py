@@ -13,7 +13,7 @@ from nimpull.core.fit import Match, MatchRule, Mismatch, Reason
 from nimpull.core.hardware import Gpu, Hardware, Origin
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.report import (
+from nimpull.core.report.contents import (
     Pause,
     PhaseSpan,
     RateLine,
@@ -24,8 +24,8 @@ from nimpull.core.report import (
     StoreSummary,
     Timeline,
     TransferSummary,
-    to_bytes,
 )
+from nimpull.core.report.document import to_bytes
 from nimpull.core.selection import Selection
 
 URI = ModelUri.parse("ngc://nim/meta/llama3-8b-instruct:hf")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from nimpull.core.report import Failure, Report, State
+from nimpull.core.report.contents import Failure, Report, State
 from nimpull.errors import NoSpaceError
 from nimpull.settings import load
 from nimpull.transport.cluster import announce

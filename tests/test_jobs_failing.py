@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from nimpull.core.report import CLOSING_LINE_LIMIT
+from nimpull.core.report.sentences import CLOSING_LINE_LIMIT
 from tests.cluster import Cluster
 from tests.jobs import JOBS, TO_CACHE, V1, Job
 from tests.pods import ROOT, mounted

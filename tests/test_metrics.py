@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
-from nimpull.core.report import Failure, ProgressSummary, Report, State
+from nimpull.core.report.contents import Failure, ProgressSummary, Report, State
 from nimpull.errors import NoSpaceError
 from nimpull.wiring.metrics import METRICS, leave_metrics, metrics_text
 from nimpull.wiring.report_writer import replaced

@@ -22,7 +22,7 @@ from nimpull.core.digest import Digest
 from nimpull.core.fit import Match, MatchRule, Mismatch, Reason
 from nimpull.core.manifest import Profile
 from nimpull.core.names import ModelUri, SafePath, Url
-from nimpull.core.report import (
+from nimpull.core.report.contents import (
     Failure,
     Pause,
     PhaseSpan,

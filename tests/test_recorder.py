@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nimpull.core.events import Advanced, Event, Phase, Spent, Waiting
-from nimpull.core.report import Timeline, seconds_by_phase
+from nimpull.core.report.contents import Timeline, seconds_by_phase
 from nimpull.progress.recorder import MOST_COLUMNS, MOST_CONNECTIONS, MOST_SAMPLES, TimelineRecorder
 
 MIB = 1 << 20

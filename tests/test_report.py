@@ -16,16 +16,10 @@ from hypothesis import strategies as st
 from nimpull import errors
 from nimpull.core.artifacts import Action
 from nimpull.core.manifest import Profile
-from nimpull.core.report import (
-    Failure,
-    ProgressSummary,
-    Report,
-    State,
-    TransferSummary,
-    closing_line,
-    termination_message,
-    to_bytes,
-)
+from nimpull.core.report.contents import Failure, ProgressSummary, Report, State, TransferSummary
+from nimpull.core.report.document import to_bytes
+from nimpull.core.report.sentences import closing_line
+from nimpull.core.report.termination import termination_message
 from nimpull.core.units import parse_quantity, show_bytes, show_seconds
 from tests.reports import CANARIES, a_report, an_outcome, to_json
 from tests.running import check

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nimpull.core.report import Failure, State
+from nimpull.core.report.contents import Failure, State
 from nimpull.errors import NoSpaceError
 from nimpull.store.report_file import REPORT, SPARE, set_aside
 from nimpull.store.tree import Tree

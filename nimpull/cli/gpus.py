@@ -11,7 +11,7 @@ from nimpull.cli.options import OUTPUT, gpus_option
 from nimpull.cli.output import wrapped_for_terminal
 from nimpull.cli.program import Command
 from nimpull.core.hardware import Gpu, Hardware, Origin
-from nimpull.core.report import hardware_json
+from nimpull.core.report.document import hardware_json
 from nimpull.core.units import show_bytes
 from nimpull.settings import from_process
 

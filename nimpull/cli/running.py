@@ -18,7 +18,9 @@ from nimpull.cli.signals import stopping
 from nimpull.clock import SystemClock
 from nimpull.core.mirror_objects import MirrorAction
 from nimpull.core.names import display
-from nimpull.core.report import Failure, Report, State, closing_line, to_bytes
+from nimpull.core.report.contents import Failure, Report, State
+from nimpull.core.report.document import to_bytes
+from nimpull.core.report.sentences import closing_line
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes, show_count
 from nimpull.errors import NimpullError, hint_for

@@ -17,7 +17,8 @@ from nimpull.cli.running import Output, execute, quiet_edges
 from nimpull.core.artifacts import Wanted
 from nimpull.core.digest import Digest
 from nimpull.core.names import STATE_DIRECTORY, display
-from nimpull.core.report import ProgressSummary, progress_json
+from nimpull.core.report.contents import ProgressSummary
+from nimpull.core.report.document import progress_json
 from nimpull.core.report.sentences import moving
 from nimpull.core.request import LayoutKind, Repair, Request
 from nimpull.core.units import show_bytes, show_count, show_time

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from nimpull.core.names import display
-from nimpull.core.report import ProgressSummary
+from nimpull.core.report.contents import ProgressSummary
 from nimpull.core.report.sentences import moving
 from nimpull.core.units import show_bytes
 from nimpull.errors import Cancelled

@@ -16,7 +16,7 @@ from typing import Final, Self, TextIO
 
 from nimpull.core.events import Advanced, Event, Level, Spent, Waiting, level_of
 from nimpull.core.ports import Clock
-from nimpull.core.report import ProgressSummary, Timeline
+from nimpull.core.report.contents import ProgressSummary, Timeline
 from nimpull.progress.meter import ProgressMeter
 from nimpull.progress.recorder import TimelineRecorder
 from nimpull.progress.stream import TextStream, await_writer

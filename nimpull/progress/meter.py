@@ -7,7 +7,7 @@ from typing import Final
 
 from nimpull.core.artifacts import Action
 from nimpull.core.events import Advanced, Event, Finished, Phase, Planned
-from nimpull.core.report import ProgressSummary
+from nimpull.core.report.contents import ProgressSummary
 
 RATE_WINDOW: Final = 30.0  # seconds; as long as a low-speed limit looks back, so that a stall shows as 0
 SAMPLE_SPACING: Final = 0.5  # seconds between two samples of the window

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final
 
 from nimpull.core.events import Advanced, Event, Phase, Spent, Waiting
-from nimpull.core.report import Pause, PhaseSpan, RateLine, Timeline
+from nimpull.core.report.contents import Pause, PhaseSpan, RateLine, Timeline
 
 MOST_SAMPLES: Final = 600  # one a second for ten minutes; then one for two seconds, and so on
 MOST_COLUMNS: Final = 120  # samples of a connection in the report: a line of a small picture

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from nimpull.core.artifacts import Outcome
 from nimpull.core.events import Event, Finished, Note, Phase, Planned, Waiting
 from nimpull.core.names import display
-from nimpull.core.report import ProgressSummary, progress_json, progress_text
+from nimpull.core.report.contents import ProgressSummary
+from nimpull.core.report.document import progress_json
+from nimpull.core.report.sentences import progress_text
 from nimpull.core.units import show_bytes, show_count, show_seconds, show_time
 from nimpull.progress.stream import ASCII, TextStream
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from nimpull.core.redaction import clean
-from nimpull.core.report import Report, State, closing_line
+from nimpull.core.report.contents import Report, State
+from nimpull.core.report.sentences import closing_line
 
 #: Where kubelet mounts the service account; Kubernetes, "Accessing the Kubernetes API from a Pod".
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"

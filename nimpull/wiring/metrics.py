@@ -9,7 +9,7 @@ from typing import Final
 
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.redaction import clean
-from nimpull.core.report import Report, State, seconds_by_phase
+from nimpull.core.report.contents import Report, State, seconds_by_phase
 from nimpull.errors import StoreError
 from nimpull.store.tree import Tree
 

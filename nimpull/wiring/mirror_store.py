@@ -12,7 +12,7 @@ from nimpull.core.manifest import parse_manifest
 from nimpull.core.mirror_objects import MirrorFile, MirrorRepository, Target, VerifiedReader
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Needs, needs_of
-from nimpull.core.report import Report
+from nimpull.core.report.contents import Report
 from nimpull.core.request import MirrorTo
 from nimpull.errors import StoreIOError
 from nimpull.wiring.edges import Edges

@@ -12,7 +12,9 @@ from nimpull import __version__
 from nimpull.core.events import Note
 from nimpull.core.names import STATE_DIRECTORY, display
 from nimpull.core.ports import Clock
-from nimpull.core.report import Report, State, termination_message, to_bytes
+from nimpull.core.report.contents import Report, State
+from nimpull.core.report.document import to_bytes
+from nimpull.core.report.termination import termination_message
 from nimpull.core.request import Request
 from nimpull.errors import OutputError, StoreError
 from nimpull.settings import Settings

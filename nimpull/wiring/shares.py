@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from nimpull.core.report import PodShare, Report, State, artifact_rows, to_bytes
+from nimpull.core.report.contents import PodShare, Report, State
+from nimpull.core.report.document import artifact_rows, to_bytes
 from nimpull.core.units import show_count
 from nimpull.errors import NoSpaceError, StoreError
 from nimpull.store import presence

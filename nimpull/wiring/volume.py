@@ -18,7 +18,7 @@ from nimpull.core.events import Note
 from nimpull.core.names import ModelUri, SafePath, Url, display
 from nimpull.core.plan import Plan
 from nimpull.core.ports import Cancel, Clock, Emit
-from nimpull.core.report import StoreSummary
+from nimpull.core.report.contents import StoreSummary
 from nimpull.core.request import LayoutKind, Request
 from nimpull.core.units import show_bytes
 from nimpull.errors import NoSpaceError, StoreError, UsageError
