@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Mapping
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from nimpull.core.events import Waiting
 from nimpull.core.names import Url, display
 from nimpull.core.ports import Emit
+from nimpull.core.s3_failures import CHECK_BUCKET, FREE_ROOM, coded, unreached, unusable
 from nimpull.errors import (
     AuthError,
+    Cancelled,
     ForbiddenError,
-    IntegrityError,
     NetworkError,
     NimpullError,
     NoSpaceError,
     NotFoundError,
-    ProxyError,
-    TlsError,
     UsageError,
 )
 
@@ -34,66 +31,24 @@ _READ_SECONDS: Final = 60
 _TRIES: Final = 3
 
 _KEYS: Final = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL."
-_SESSION: Final = "Get new credentials (AWS_SESSION_TOKEN), then run again: what was sent stays."
-_FULL: Final = "Raise the quota of the bucket, or free room there, then run again: what was sent stays."
-#: <Code> of S3's error document (S3 API Reference, "Error responses"), and what servers of its kind add.
-_CODES: Final[Mapping[str, tuple[type[NimpullError], str, str]]] = {
-    "NoSuchBucket": (
-        NotFoundError,
-        "there is no such bucket",
-        "Make it first, or check its name and AWS_ENDPOINT_URL: nimpull makes none.",
-    ),
-    "AccessDenied": (
-        ForbiddenError,
-        "these credentials may not do that",
-        "They need s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload on the bucket.",
-    ),
-    "AllAccessDisabled": (ForbiddenError, "the bucket is disabled", "Ask its owner."),
-    "InvalidAccessKeyId": (AuthError, "the access key is not known there", _KEYS),
-    "SignatureDoesNotMatch": (AuthError, "the secret key is not the one of this access key", _KEYS),
-    "ExpiredToken": (AuthError, "the session token has expired", _SESSION),
-    "TokenRefreshRequired": (AuthError, "the session token has expired", _SESSION),
-    "InvalidToken": (AuthError, "the session token is not valid", _SESSION),
-    "RequestTimeTooSkewed": (AuthError, "the clock here and the one there differ", "Set this node's clock."),
-    **dict.fromkeys(
-        ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "TooManyBuckets"),
-        (NoSpaceError, "its quota is used up", _FULL),
-    ),
-    **dict.fromkeys(
-        ("XMinioStorageFull", "InsufficientStorage", "InsufficientCapacity"),
-        (NoSpaceError, "its storage is full", _FULL),
-    ),
-    "EntityTooLarge": (UsageError, "the object is larger than it takes", "Use a store that takes 5 TiB."),
-    **dict.fromkeys(
-        ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"),
-        (IntegrityError, "it got other bytes than were sent", "Run again; check the way there."),
-    ),
-}
-_REGION: Final = frozenset(
-    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_RIGHTS: Final = (
+    "They need s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload on the bucket."
 )
-
-
-class Addressing(StrEnum):
-    """Where the bucket stands in a URL: before the host's name, or first in the path. ``auto``: boto3's own
-    rule, which takes the path for hosts that are IP addresses."""
-
-    AUTO = "auto"
-    VIRTUAL = "virtual"
-    PATH = "path"
 
 
 def s3_client(
     session: Session,
     *,
     endpoint: str,
-    addressing: Addressing,
+    addressing: str,
     proxy: Url | None,
     patient: bool,
     connections: int,
     emit: Emit,
 ) -> S3Client:
-    """``endpoint`` "" = boto3's own; ``patient``: 503, SlowDown and the like are tried again.
+    """``endpoint`` "" = boto3's own; ``addressing``: where the bucket stands in a URL, before the host's name
+    (virtual), first in the path (path), or as boto3 has it (auto: in the path for IP addresses);
+    ``patient``: 503, SlowDown and the like are tried again.
 
     Raises UsageError.
     """
@@ -109,7 +64,7 @@ def s3_client(
             endpoint_url=endpoint or None,
             config=Config(
                 signature_version="s3v4" if signed else UNSIGNED,
-                s3={"addressing_style": addressing.value},
+                s3={"addressing_style": cast(Any, addressing)},
                 proxies=proxies,
                 retries={"mode": "standard", "total_max_attempts": _TRIES if patient else 1},
                 max_pool_connections=connections,
@@ -121,10 +76,7 @@ def s3_client(
             ),
         )
     except (BotoCoreError, ValueError) as error:
-        raise UsageError(
-            f"boto3 cannot use the settings for S3: {display(error)}",
-            hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
-        ) from error
+        raise unusable(error) from error
 
     def told(caught_exception: Exception | None = None, response: Any = None, **_: object) -> None:
         status = response[0].status_code if response else 0
@@ -150,63 +102,42 @@ def _with_checksum(params: dict[str, Any], **_: object) -> dict[str, Any]:
     return {**params, "ChecksumSHA256": b64encode(hashlib.sha256(content).digest()).decode()}
 
 
-def as_failure(error: BaseException, what: str) -> NimpullError:  # noqa: PLR0911 - one return a cause
+def as_failure(error: BaseException, what: str) -> NimpullError:
     """What an error of boto3's means, met while ``what`` was asked ("… of s3://bucket")."""
     from botocore import exceptions as boto
     from s3transfer.exceptions import CancelledError
 
-    from nimpull.errors import Cancelled
-
-    if isinstance(error, NimpullError):
-        return error
-    said = getattr(error, "kwargs", {})
-    where = Url(said.get("endpoint_url") or "S3")  # shown without user and password
     match error:
+        case NimpullError():
+            return error
         case boto.ClientError():
             return _refusal(error, what)
         case CancelledError():
             return Cancelled("stopped while a file was sent", hint="Run again to continue.")
-        case boto.SSLError():
-            return TlsError(
-                f"{what}: the certificate of {where} is not trusted",
-                hint="For a private CA: set AWS_CA_BUNDLE (NIMCache: or spec.proxy.certConfigMap).",
-            )
-        case boto.ProxyConnectionError():
-            return ProxyError(
-                f"{what}: cannot reach the proxy {Url(said.get('proxy_url', ''))}",
-                hint="Check HTTPS_PROXY, or name the host of the bucket in NO_PROXY.",
-            )
         case boto.NoCredentialsError() | boto.CredentialRetrievalError() | boto.PartialCredentialsError():
             return AuthError(f"{what}: boto3 has no credential: {display(error, 300)}", hint=_KEYS)
         case boto.ParamValidationError():
             return UsageError(f"{what}: {display(error, 300)}", hint="Check the name of the bucket.")
-        case boto.ConnectionError() | boto.HTTPClientError():
-            return NetworkError(
-                f"{what}: {where} does not answer",
-                hint="Check the network policies, AWS_ENDPOINT_URL and AWS_REGION. What was sent stays.",
-            )
-    return NetworkError(f"{what}: {display(error, 300)}", hint="Run again: what was sent stays.")
+    hint = "Check the network policies, AWS_ENDPOINT_URL and AWS_REGION. What was sent stays."
+    return unreached(error, what, hint) or NetworkError(
+        f"{what}: {display(error, 300)}", hint="Run again: what was sent stays."
+    )
 
 
-def _refusal(error: Any, what: str) -> NimpullError:  # noqa: PLR0911 - one return a cause
+def _refusal(error: Any, what: str) -> NimpullError:
     """``error``: a ClientError."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     told = error.response.get("ResponseMetadata", {})
     status, headers = told.get("HTTPStatusCode", 0), told.get("HTTPHeaders", {})
-    region = display(headers.get("x-amz-bucket-region", ""), 40)
     where = f"{what}: S3 answers {status} {display(code, 60)}"
-    if code in _REGION or (region and status in (301, 307, 400)):
-        is_in = f" it is in {region}" if region else " it is in another region"
-        return UsageError(f"{where}:{is_in}", hint=f"Set AWS_REGION{f'={region}' if region else ''}.")
-    if code in _CODES:
-        kind, means, hint = _CODES[code]
-        return kind(f"{where}: {means}", hint=hint)
+    if failure := coded(where, status, code, headers.get("x-amz-bucket-region", "")):
+        return failure
     if status == 403:
-        return ForbiddenError(f"{where}: it refuses", hint=_CODES["AccessDenied"][2])
+        return ForbiddenError(f"{where}: these credentials may not do that", hint=_RIGHTS)
     if status == 404:
-        return NotFoundError(f"{where}: it is not there", hint="Check the bucket and AWS_ENDPOINT_URL.")
+        return NotFoundError(f"{where}: it is not there", hint=CHECK_BUCKET)
     if status == 507:
-        return NoSpaceError(f"{where}: its storage is full", hint=_FULL)
+        return NoSpaceError(f"{where}: its storage is full", hint=FREE_ROOM)
     if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
         return NetworkError(where, hint="The store is overloaded or down. Run again: what was sent stays.")
     message = display(error.response.get("Error", {}).get("Message", ""), 200)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from nimpull.core.names import Url, display
-from nimpull.errors import AuthError, NetworkError, NimpullError, ProxyError, TlsError, UsageError
+from nimpull.core.s3_failures import unreached, unusable
+from nimpull.errors import AuthError, NimpullError, UsageError
 from nimpull.sources.s3 import Sign
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
                 f"before-parameter-build.s3.{operation}", set_list_objects_encoding_type_url
             )
     except (BotoCoreError, ValueError) as error:
-        raise _unusable(error) from error
+        raise unusable(error) from error
 
     def sign(operation: str, parameters: Mapping[str, str]) -> Url:
         try:
@@ -54,27 +55,8 @@ def boto_signer(endpoint: str = "", region: str = "", ca_bundle: str = "") -> Si
 
 def _no_credential(error: Exception) -> NimpullError:
     """boto3 asks for short-lived credentials itself (STS, the metadata service) when it has to sign."""
-    from botocore import exceptions as boto
-
-    said = getattr(error, "kwargs", {})
-    where = Url(said.get("endpoint_url") or "AWS")  # shown without user and password
-    match error:
-        case boto.SSLError():
-            return TlsError(
-                f"boto3 cannot ask for credentials: the certificate of {where} is not trusted",
-                hint="For a private CA: set AWS_CA_BUNDLE (NIMCache: or spec.proxy.certConfigMap).",
-            )
-        case boto.ProxyConnectionError():
-            return ProxyError(
-                f"boto3 cannot ask for credentials: cannot reach the proxy {Url(said.get('proxy_url', ''))}",
-                hint="Check HTTPS_PROXY (NIMCache: spec.proxy.httpsProxy), or name the host in NO_PROXY.",
-            )
-        case boto.ConnectionError() | boto.HTTPClientError():
-            return NetworkError(
-                f"boto3 cannot ask for credentials: {where} does not answer",
-                hint="Check the network policies, AWS_REGION and AWS_ENDPOINT_URL_STS.",
-            )
-    return AuthError(
+    hint = "Check the network policies, AWS_REGION and AWS_ENDPOINT_URL_STS."
+    return unreached(error, "boto3 cannot ask for credentials", hint) or AuthError(
         f"boto3 has no credential for S3: {display(error, 300)}",
         hint="Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_ROLE_ARN, the role's trust policy "
         "and the file that AWS_WEB_IDENTITY_TOKEN_FILE names.",
@@ -102,12 +84,5 @@ def aws_session(region: str, ca_bundle: str) -> Session:
         return made(CoreSession())
     except (BotoCoreError, ValueError) as error:
         if not isinstance(error, ProfileNotFound) or error.kwargs["profile"] != "default":
-            raise _unusable(error) from error
+            raise unusable(error) from error
     return made(CoreSession(session_vars={"profile": (None, [], None, None)}))
-
-
-def _unusable(error: Exception) -> UsageError:
-    return UsageError(
-        f"boto3 cannot use the settings for S3: {display(error)}",
-        hint="Check AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL and the files that they name.",
-    )

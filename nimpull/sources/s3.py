@@ -19,13 +19,13 @@ from nimpull.core.mirror_objects import CHECKSUMS, file_key
 from nimpull.core.names import ModelUri, Url, display
 from nimpull.core.ports import Api
 from nimpull.core.reply import Reply
+from nimpull.core.s3_failures import CHECK_PLACE, coded
 from nimpull.errors import (
     AuthError,
     ForbiddenError,
     ListingError,
     NimpullError,
     NotFoundError,
-    UsageError,
 )
 from nimpull.sources.answers import common_refusal, expiry, is_page, length, said, unquoted
 from nimpull.sources.checksums import add_checksums, checksum_lines
@@ -42,38 +42,11 @@ _GOOG_MD5: Final = re.compile(r"\bmd5=([A-Za-z0-9+/=]{24})")
 _STRONG: Final = frozenset({"blake3", "sha256"})
 #: Storage classes whose objects must be restored before they can be read (S3 User Guide, "Restoring").
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-_WHERE: Final = (
-    "Check bucket and prefix, in the URI or in NIM_REPOSITORY_OVERRIDE, and AWS_ENDPOINT_URL; "
-    "keys are case-sensitive."
-)
 _NO_CREDENTIAL: Final = "No credential was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 _NO_RIGHT: Final = (
     "The key may not read it, or not list it: check its policy, AWS_ACCESS_KEY_ID and "
     "AWS_REGION. Without permission to list, S3 answers so for what is missing too."
 )
-#: What <Code> of S3's error document says beyond the status (S3 API Reference, "Error responses").
-_CODES: Final[Mapping[str, tuple[type[NimpullError], str, str]]] = {
-    "NoSuchBucket": (NotFoundError, "there is no such bucket", "Check the bucket's name, AWS_ENDPOINT_URL."),
-    "NoSuchKey": (NotFoundError, "there is no such object", _WHERE),
-    "InvalidAccessKeyId": (
-        AuthError,
-        "the access key is not known there",
-        "Check AWS_ACCESS_KEY_ID, and that AWS_ENDPOINT_URL is the store that it was made for.",
-    ),
-    "SignatureDoesNotMatch": (
-        AuthError,
-        "the secret key is not the one of this access key",
-        "Check AWS_SECRET_ACCESS_KEY: the whole key, without blanks; and AWS_REGION.",
-    ),
-    "ExpiredToken": (AuthError, "the session token has expired", "Get new credentials (AWS_SESSION_TOKEN)."),
-    "InvalidToken": (AuthError, "the session token is not valid", "Check AWS_SESSION_TOKEN."),
-    "RequestTimeTooSkewed": (AuthError, "the clock here and the one there differ", "Set this node's clock."),
-    "InvalidObjectState": (
-        ForbiddenError,
-        "the object is in an archive",
-        "Restore it, or copy it to the storage class STANDARD.",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +92,10 @@ class Bucket:
             raise self.refusal(told if told.status >= 400 else reply, what)
         restored = 'ongoing-request="false"' in reply.headers.get("x-amz-restore", "")
         if reply.headers.get("x-amz-storage-class") in _ARCHIVES and not restored:
-            raise _coded("InvalidObjectState", f"{what} cannot be read")
+            raise ForbiddenError(
+                f"{what} cannot be read: it is in an archive",
+                hint="Restore it, or copy it to the storage class STANDARD.",
+            )
         return About(length(reply), (*_sha256(reply), *_md5(reply)), unquoted(reply.headers.get("etag", "")))
 
     def small(self, key: str, headers: Mapping[str, str] | None = None) -> Reply:
@@ -181,23 +157,16 @@ class Bucket:
         code, words = fault.get("Code", ""), said(fault.get("Message"))
         status = " ".join(filter(None, (f"HTTP {reply.status}", display(code, 60))))
         where = f"{reply.url.authority} answers {status} for {what}"
-        region = display(reply.headers.get("x-amz-bucket-region") or fault.get("Region", ""), 40)
-        if region and reply.status in (301, 307, 400):
-            return UsageError(f"{where}: the bucket is in {region}", hint=f"Set AWS_REGION={region}.")
-        if code in _CODES:
-            return _coded(code, where)
+        region = reply.headers.get("x-amz-bucket-region") or fault.get("Region", "")
+        if error := coded(where, reply.status, code, region):
+            return error
         if reply.status == 404:
-            return NotFoundError(f"{reply.url.authority} has no {what}{words}", hint=_WHERE)
+            return NotFoundError(f"{reply.url.authority} has no {what}{words}", hint=CHECK_PLACE)
         if reply.status in (401, 403):
             kind = AuthError if reply.status == 401 else ForbiddenError
             unsigned = "signature=" not in reply.url.reveal().lower()
             return kind(f"{where}{words}", hint=_NO_CREDENTIAL if unsigned else _NO_RIGHT)
         return common_refusal(reply, what, words)
-
-
-def _coded(code: str, where: str) -> NimpullError:
-    kind, meaning, hint = _CODES[code]
-    return kind(f"{where}: {meaning}", hint=hint)
 
 
 class S3Source:

@@ -143,7 +143,8 @@ class MirrorStore:
         )
 
     def _bucket(self) -> Target:
-        from nimpull.mirror import Addressing, S3Target, s3_client
+        from nimpull.mirror.bucket import S3Target
+        from nimpull.mirror.s3_client import s3_client
         from nimpull.sources.aws import aws_session
 
         settings, uri = self._edges.settings, ModelUri.parse(self._to.target)
@@ -151,7 +152,7 @@ class MirrorStore:
         client = s3_client(
             aws_session(settings.s3_region, network.authorities.path),
             endpoint=settings.s3_endpoint,
-            addressing=Addressing(self._to.addressing),
+            addressing=self._to.addressing,
             proxy=network.proxy_for(Url(settings.s3_endpoint or f"https://s3.{region}.amazonaws.com")),
             patient=settings.retry_seconds > 0,
             connections=self.workers + 2,
