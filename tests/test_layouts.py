@@ -17,7 +17,7 @@ import pytest
 from nimpull.core.abilities import Abilities
 from nimpull.core.artifacts import Artifact
 from nimpull.core.names import ModelUri, SafePath
-from nimpull.errors import NotWritableError
+from nimpull.errors import NotWritableError, StoreIOError
 from nimpull.store.layouts import FoundBy, StoreLayout
 from nimpull.store.store import Store
 from tests.committing import COMMIT, HUB, NGC, artifact, commit, digest_of, listing, open_store, take, tree_of
@@ -353,3 +353,9 @@ def test_f39_a_blob_that_no_record_and_no_link_names_is_found_by_its_content(tmp
         assert found.path.endswith("/blobs/opaque-model.bin")
         assert (tmp_path / layout.path_of(one)).read_bytes() == b"content"
         assert take(layout, artifact("model.bin", b"CONTENT"), FoundBy.ELSEWHERE) is None
+
+
+def test_f49_a_finished_file_that_a_cleaner_took_away_is_a_fault_that_is_tried_again(store: Store) -> None:
+    one = artifact("config.json", b"{}")
+    with pytest.raises(StoreIOError, match="No such file"):
+        store.workspace().place(one, ".nimpull/ingest/gone.whole", digest=digest_of(b"{}"), etag="")

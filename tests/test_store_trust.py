@@ -504,3 +504,21 @@ def test_a_small_file_is_made_where_nothing_stands(tmp_path: Path) -> None:
     assert not tree.create("a/b", b"two")
     assert not tree.create("link", b"two")
     assert (tmp_path / "a/b").read_bytes() == b"one"
+
+
+def test_f49_a_directory_that_is_taken_away_as_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+    taken: list[str] = []
+
+    def mkdir(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        real(name, mode, dir_fd=dir_fd)
+        if not taken:
+            taken.append(name)
+            os.rmdir(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    Tree(str(tmp_path)).create("a/b", b"x")
+    assert (tmp_path / "a/b").read_bytes() == b"x"
+    assert taken == ["a"]

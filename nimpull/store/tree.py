@@ -171,7 +171,10 @@ class Tree:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not create:
                 raise
-            raise self._planted(error, segment, path) from error
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                reason = f"“{display(segment, 120)}” is a link or a file, not a directory"
+                raise refused(self.absolute(path), reason) from error
+            raise store_error(error, "open", self.absolute(path)) from error
 
     def _split(self, path: str) -> tuple[str, str]:
         """The directory and the name in it."""
@@ -191,13 +194,6 @@ class Tree:
                 hint=f"Something else wrote it into {STATE_DIRECTORY}. See who can write to the volume; "
                 f"remove {STATE_DIRECTORY} and run again: what is there is read again, not fetched again.",
             )
-
-    def _planted(self, error: OSError, segment: str, path: str) -> StoreError:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            return refused(
-                self.absolute(path), f"“{display(segment, 120)}” is a link or a file, not a directory"
-            )
-        return store_error(error, "open", self.absolute(path))
 
     # -- looking ---------------------------------------------------------------------------------------
 
