@@ -25,32 +25,6 @@ _DEVICE: Final = re.compile(r"(?:0x)?([0-9a-f]{4})(?::(?:0x)?10de)?", re.IGNOREC
 _SPOKEN: Final = re.compile(
     r"(?P<name>[^:]+?) ?[xX*] ?(?P<count>\d+)|(?P<before>\d+) ?[xX*] ?(?P<after>[^:]+)", re.ASCII
 )
-#: Names that profiles use and that cannot be derived from the product's own name, most usual card first.
-_ALIASES: Final[dict[str, tuple[str, ...]]] = {
-    "h100": ("2330", "2331", "2339"),
-    "h100sxm": ("2330", "2339"),
-    "h100pcie": ("2331",),
-    "h200": ("2335",),
-    "h20": ("2329", "232c"),
-    "h800": ("2324", "2322"),
-    "gh200": ("2342", "2348"),
-    "a100": ("20b2", "20b5"),
-    "a100sxm": ("20b2",),
-    "a100sxm480gb": ("20b2",),
-    "a100pcie": ("20b5", "20f1"),
-    "a800": ("20f3", "20f5"),
-    "b300": ("3182",),
-    "v100": ("1db1", "1db4", "1db5", "1db6", "1db8", "1df6"),
-    "a6000": ("2230",),
-    "a5000": ("2231",),
-    "rtx6000ada": ("26b1",),
-    "rtx5000ada": ("26b2",),
-    "rtx6000blackwellsv": ("2bb5",),
-    "rtx6000blackwell": ("2bb5", "2bb1", "2bb4"),
-    "rtxpro6000": ("2bb5", "2bb1", "2bb4"),
-    "rtxpro6000blackwell": ("2bb5", "2bb1", "2bb4"),
-    "dgxspark": ("2e12",),
-}
 
 
 class Origin(StrEnum):
@@ -102,7 +76,7 @@ class Device:
     None.
 
     ``label``: how GPU Feature Discovery writes the product. ``family``: the name a profile's ``gpu`` tag
-    would use.
+    would use. ``aliases``: names that profiles use too and that cannot be derived from the product's own.
     """
 
     device_id: str
@@ -112,6 +86,7 @@ class Device:
     family: str
     memory_total: int | None
     compute_capability: str
+    aliases: tuple[str, ...] = ()
 
 
 def normal_name(name: str) -> str:
@@ -139,15 +114,15 @@ class DeviceTable:
         self.devices = tuple(devices)
         self._by_id: dict[str, list[Device]] = {}
         self._families: dict[str, dict[str, None]] = {}
+        # The alias first: the first id of a name, in the order of the rows, is the card that is meant where
+        # nothing else is said.
         for device in self.devices:
             self._by_id.setdefault(device.device_id, []).append(device)
-            for name in (device.product, device.label, device.family):
-                if name:
-                    self._families.setdefault(normal_name(name), {})[device.device_id] = None
-        # The alias first: the first id of a name is the card that is meant where nothing else is said.
-        for alias, ids in _ALIASES.items():
-            own = self._families.get(alias, {})
-            self._families[alias] = dict.fromkeys([*(f"{each}:{_VENDOR}" for each in ids), *own])
+            for alias in device.aliases:
+                self._families.setdefault(alias, {})[device.device_id] = None
+        for device in self.devices:
+            for name in filter(None, (device.product, device.label, device.family)):
+                self._families.setdefault(normal_name(name), {})[device.device_id] = None
 
     @classmethod
     def parse(cls, csv_text: str) -> DeviceTable:
@@ -170,6 +145,7 @@ class DeviceTable:
                     family=tag[0].lower() if tag and trusted else "",
                     memory_total=int(mib) * _MIB if mib else None,
                     compute_capability=row["compute_capability"],
+                    aliases=tuple(row["aliases"].split()),
                 )
             )
         return cls(devices)
