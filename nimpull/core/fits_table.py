@@ -64,14 +64,16 @@ def render_text(table: FitTable, *, explain: bool) -> str:
     reasons = []
     for place in order:
         profile, verdicts = table.profiles[place].profile, table.verdicts[place]
-        needs = [_show(value) for value in _requires(table.profiles[place])]
+        needs = ["?" if value is None else f"{value:g}" for value in _requires(table.profiles[place])]
         name = display(profile_name(profile), 60)
         rows.append(["*" if place in best else "", name, profile.id[:12], *needs, *map(_word, verdicts)])
-        reasons.append([f"  {name}  {profile.id[:12]}", *_reasons(table, verdicts)])
-    lines = aligned(rows, " ")
-    if explain:
-        lines += ["", *(line for each in reasons for line in each)]
-    return "\n".join([f"{table.nim}:", *lines, "", *closing(table)]) + "\n"
+        reasons.append(f"  {name}  {profile.id[:12]}")
+        reasons += (
+            f"    {machine.name}: {_word(verdict)}: {verdict.detail}"
+            for machine, verdict in zip(table.machines, verdicts, strict=True)
+        )
+    told = ["", *reasons] if explain else []
+    return "\n".join([f"{table.nim}:", *aligned(rows, " "), *told, "", *closing(table)]) + "\n"
 
 
 _GUIDE = ("A manifest says it for sure: nimpull list-profiles --manifest FILE, from the NIM's image.",)
@@ -97,13 +99,6 @@ def closing(table: FitTable) -> list[str]:
     return [*lines, "The service tells no sizes. ? = it does not say enough."]
 
 
-def _reasons(table: FitTable, verdicts: Sequence[Verdict | Unknown]) -> list[str]:
-    return [
-        f"    {machine.name}: {_word(verdict)}: {verdict.detail}"
-        for machine, verdict in zip(table.machines, verdicts, strict=True)
-    ]
-
-
 def _promise(verdicts: Sequence[Verdict | Unknown]) -> tuple[bool, bool]:
     words = [_word(each) for each in verdicts]
     return "yes" not in words, "?" not in words
@@ -126,10 +121,6 @@ def _requires(published: PublishedProfile) -> tuple[int | None, float | None]:
         return None, None
     # requirement() takes 1 where nothing is said; the service's silence is no number.
     return wanted.gpus if published.profile.tags.get("tp") else None, wanted.memory_gb
-
-
-def _show(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
 
 
 def render_json(table: FitTable) -> str:

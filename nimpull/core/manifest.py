@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from nimpull.core.artifacts import Listing
 from nimpull.core.digest import Digest
@@ -23,6 +23,8 @@ from nimpull.errors import ListingError, ManifestError
 
 #: Characters of all different product patterns together: what they cost to compile is in proportion.
 MAX_PATTERN_TEXT: Final = 16 << 10
+
+Collection = TypeVar("Collection", YamlMap, YamlList)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,28 +117,17 @@ def _text(parent: YamlMap, key: str) -> str:
     return value or ""
 
 
-def _map(value: Yaml, line: int, what: str) -> YamlMap:
-    if isinstance(value, YamlMap):
+def _as(kind: type[Collection], value: Yaml, line: int, what: str) -> Collection:
+    """An empty one for what is not there."""
+    if isinstance(value, kind):
         return value
     if value is None:
-        return YamlMap(line)
-    _refuse(line, f"{what} must be a map")
+        return kind(line)
+    _refuse(line, f"{what} must be a {'map' if kind is YamlMap else 'list'}")
 
 
-def _list(value: Yaml, line: int, what: str) -> YamlList:
-    if isinstance(value, YamlList):
-        return value
-    if value is None:
-        return YamlList(line)
-    _refuse(line, f"{what} must be a list")
-
-
-def _map_in(parent: YamlMap, key: str) -> YamlMap:
-    return _map(parent.get(key), parent.lines.get(key, parent.line), f"“{key}”")
-
-
-def _list_in(parent: YamlMap, key: str) -> YamlList:
-    return _list(parent.get(key), parent.lines.get(key, parent.line), f"“{key}”")
+def _in(kind: type[Collection], parent: YamlMap, key: str) -> Collection:
+    return _as(kind, parent.get(key), parent.lines.get(key, parent.line), f"“{key}”")
 
 
 class _Reader:
@@ -151,35 +142,37 @@ class _Reader:
         self._pattern_text = 0
 
     def v1(self, root: Yaml) -> Manifest:
-        top = _map(root, 1, "the document")
+        top = _as(YamlMap, root, 1, "the document")
         profiles = tuple(
-            self._profile(name, _map(body, top.lines[name], f"profile “{display(name, 80)}”"))
+            self._profile(name, _as(YamlMap, body, top.lines[name], f"profile “{display(name, 80)}”"))
             for name, body in top.items()
         )
         return self._manifest("v1", profiles, "")
 
     def v2(self, top: YamlMap) -> Manifest:
-        entries = _list_in(top, "profiles")
+        entries = _in(YamlList, top, "profiles")
         profiles = []
         for entry, line in zip(entries, entries.lines, strict=True):
-            body = _map(entry, line, "a profile")
+            body = _as(YamlMap, entry, line, "a profile")
             profiles.append(self._profile(_text(body, "id"), body))
         return self._manifest("v2", tuple(profiles), _text(top, "profile_selection_criteria"))
 
     def legacy(self, top: YamlMap) -> Manifest:
         """``manifest: [{id, tags}, {<id>: {tags}}, …]`` with the model's name in ``model_profile``."""
         model = _text(top, "model_profile")
-        entries = _list_in(top, "manifest")
+        entries = _in(YamlList, top, "manifest")
         profiles = []
         for entry, line in zip(entries, entries.lines, strict=True):
-            body = _map(entry, line, "a profile")
+            body = _as(YamlMap, entry, line, "a profile")
             if "id" in body:
                 profiles.append(self._profile(_text(body, "id"), body, model))
                 continue
             if len(body) != 1:
                 _refuse(line, "a legacy profile has an “id”, or is a map of one id")
             name, inner = next(iter(body.items()))
-            profiles.append(self._profile(name, _map(inner, line, f"profile “{display(name, 80)}”"), model))
+            profiles.append(
+                self._profile(name, _as(YamlMap, inner, line, f"profile “{display(name, 80)}”"), model)
+            )
         return self._manifest("legacy", tuple(profiles), "")
 
     def _manifest(self, schema: str, profiles: tuple[Profile, ...], criteria: str) -> Manifest:
@@ -203,7 +196,7 @@ class _Reader:
         )
 
     def _tags(self, body: YamlMap) -> dict[str, str]:
-        tags = _map_in(body, "tags")
+        tags = _in(YamlMap, body, "tags")
         pattern = tags.get("product_name_regex")
         if isinstance(pattern, str) and pattern not in self._patterns:
             self._patterns.add(pattern)
@@ -216,7 +209,7 @@ class _Reader:
         return {key: _text(tags, key) for key in tags}
 
     def _workspace(self, body: YamlMap) -> tuple[tuple[ProfileFile, ...], str]:
-        workspace = _map_in(body, "workspace")
+        workspace = _in(YamlMap, body, "workspace")
         problems: list[str] = []
         files = (*self._listed_files(workspace, problems), *self._component_files(workspace, problems))
         if not self._unsafe:
@@ -231,10 +224,10 @@ class _Reader:
 
     def _listed_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
         """v2: ``files: {<path>: {uri: …, checksum: …}}``."""
-        files = _map_in(workspace, "files")
+        files = _in(YamlMap, workspace, "files")
         for path, value in files.items():
             line = files.lines[path]
-            entry = _map(value, line, f"file “{display(path, 120)}”")
+            entry = _as(YamlMap, value, line, f"file “{display(path, 120)}”")
             uri = _text(entry, "uri")
             if not uri:
                 problems.append(f"file “{display(path, 120)}” has no uri")
@@ -243,10 +236,10 @@ class _Reader:
 
     def _component_files(self, workspace: YamlMap, problems: list[str]) -> Iterator[ProfileFile]:
         """v1: ``components: [{dst, src: {repo_id, files: [name, …]}}]``; ``dst`` is a directory or ""."""
-        parts = _list_in(workspace, "components")
+        parts = _in(YamlList, workspace, "components")
         for part, line in zip(parts, parts.lines, strict=True):
-            component = _map(part, line, "a component")
-            source = _map_in(component, "src")
+            component = _as(YamlMap, part, line, "a component")
+            source = _in(YamlMap, component, "src")
             repo = source.get("repo_id")
             names = source.get("files")
             if not isinstance(repo, str) or not repo or not isinstance(names, YamlList):
