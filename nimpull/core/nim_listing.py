@@ -145,7 +145,8 @@ def _line(profile: Profile, indent: int, *, long: bool) -> str:
     """Scripts cut the name at the first closing bracket, so it holds none."""
     name = display(description(profile) if long else profile_name(profile), 300)
     need = profile.tags.get("min_vram_per_device_gb", "")
-    requires = f" [requires >={_short(need)} GB/gpu]" if _is_number(need) else ""
+    is_number = need.replace(".", "", 1).isdecimal() and need.isascii()
+    requires = f" [requires >={float(need):g} GB/gpu]" if is_number else ""
     return f"{' ' * indent}- {_id(profile)} ({name.translate(_BRACKETS)}){requires}"
 
 
@@ -154,11 +155,3 @@ _BRACKETS: Final = str.maketrans("()", "[]")
 
 def _id(profile: Profile) -> str:
     return display(profile.id, 128)
-
-
-def _short(number: str) -> str:
-    return f"{float(number):g}"
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdecimal() and text.isascii()

@@ -47,6 +47,7 @@ _NEXT: Final = re.compile(r'<([^<>]+)>\s*;[^,<]*\brel="?next\b', re.IGNORECASE)
 _LOCATED_FROM: Final = 16 << 20
 #: NeMo platform's files service makes up its object ids: they are no digests of the content.
 _INVENTED_IDS: Final = "/v2/hf"
+_REPORT: Final = "The listing comes from the hub; nothing was written. Report it to its owner."
 _ACCESS_HINT: Final = (
     "Set HF_TOKEN to a token that may read it (NIMCache: spec.source.hf.authSecret or "
     "spec.source.dataStore.authSecret, secret key HF_TOKEN)."
@@ -81,7 +82,7 @@ class HubSource:
         artifacts = entries.artifacts(narrowed(wanted, uri))
         if artifacts and about.get("gated"):
             self._head(artifacts[0])  # the list of a gated repository is public, its files are not
-        artifacts = with_sizes(artifacts, self._measure)
+        artifacts = with_sizes(artifacts, lambda artifact: length(self._head(artifact)))
         return Listing(repo, asked.revision, artifacts, self._endpoint, unverifiable(artifacts))
 
     def locate(self, artifact: Artifact, *, fresh: bool = False) -> Location:
@@ -110,10 +111,7 @@ class HubSource:
     def _commit(self, about: Mapping[str, Any], repo: ModelUri) -> str:
         commit = about.get("sha")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-            raise ListingError(
-                f"{self._endpoint.authority} tells no commit for {display(repo)}: {display(commit, 80)}",
-                hint="Check HF_ENDPOINT: this is not how a hub answers.",
-            )
+            raise self._no_hub(f"tells no commit for {display(repo)}: {display(commit, 80)}")
         return commit
 
     def _read_tree(self, repo: ModelUri, entries: Entries) -> bool:
@@ -132,19 +130,13 @@ class HubSource:
                 self._add(row, entries)
             url = self._next(reply, repo)
             if url in seen or len(seen) > MAX_PAGES:
-                raise ListingError(
-                    f"{self._endpoint.authority} lists {display(repo)} in pages that do not end",
-                    hint="The listing comes from the hub; nothing was written. Report it to its owner.",
-                )
+                raise self._no_hub(f"lists {display(repo)} in pages that do not end", _REPORT)
         return True
 
     def _tree_rows(self, reply: Reply, repo: ModelUri) -> Iterator[Mapping[str, Any]]:
         rows = self._read(reply, repo)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ListingError(
-                f"{self._endpoint.authority} lists {display(repo)} as something else than files",
-                hint="Check HF_ENDPOINT.",
-            )
+            raise self._no_hub(f"lists {display(repo)} as something else than files")
         return (row for row in rows if row.get("type", "file") == "file")
 
     def _add(self, row: Mapping[str, Any], entries: Entries) -> None:
@@ -154,11 +146,9 @@ class HubSource:
             oid = lfs.get("oid") or lfs.get("sha256")
             digests = as_digest("sha256", oid)
             if oid and not digests:
-                raise ListingError(
-                    f"{self._endpoint.authority} lists “{display(row.get('path'), 120)}” with the LFS object "
-                    f"id {display(oid, 80)}, which is no SHA-256",
-                    hint="The listing comes from the hub; nothing was written. Report it to its owner.",
-                )
+                file = f"“{display(row.get('path'), 120)}”"
+                problem = f"the LFS object id {display(oid, 80)}, which is no SHA-256"
+                raise self._no_hub(f"lists {file} with {problem}", _REPORT)
             entries.add(row.get("path"), lfs.get("size", row.get("size")), digests, _hex_of(digests))
             return
         digests = as_digest("git", row.get("oid")) if self._ids_are_digests else ()
@@ -172,10 +162,9 @@ class HubSource:
             return ""
         target = urljoin(reply.url.reveal(), found[1])
         if Url(target).host != self._endpoint.host:
-            raise ListingError(
-                f"{self._endpoint.authority} continues its list on another host, "
-                f"{display(Url(target).authority, 120)}",
-                hint=f"The list of {display(repo)} must come from one server. Check HF_ENDPOINT.",
+            raise self._no_hub(
+                f"continues its list on another host, {display(Url(target).authority, 120)}",
+                f"The list of {display(repo)} must come from one server. Check HF_ENDPOINT.",
             )
         own, parts = urlsplit(self._base), urlsplit(target)
         return f"{own.scheme}://{own.netloc}{parts.path}?{parts.query}"
@@ -184,9 +173,9 @@ class HubSource:
         """Names only, for servers without the tree call; a HEAD of each tells size and LFS digest."""
         siblings = about.get("siblings")
         if not isinstance(siblings, list):
-            raise ListingError(
-                f"{self._endpoint.authority} does not list the files of {display(repo)}",
-                hint="Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
+            raise self._no_hub(
+                f"does not list the files of {display(repo)}",
+                "Check HF_ENDPOINT: for a NeMo DataStore it ends in /v1/hf.",
             )
         for row in siblings:
             entries.add(row.get("rfilename") if isinstance(row, dict) else None)
@@ -195,9 +184,6 @@ class HubSource:
             digests = as_digest("sha256", unquoted(reply.headers.get("x-linked-etag", "")))
             etag = unquoted(reply.headers.get("x-linked-etag") or reply.headers.get("etag", ""))
             entries.add(artifact.path, length(reply), digests, etag)
-
-    def _measure(self, artifact: Artifact) -> int | None:
-        return length(self._head(artifact))
 
     # -- requests --------------------------------------------------------------------------------------
 
@@ -241,11 +227,13 @@ class HubSource:
     def _document(self, url: str, repo: ModelUri) -> Mapping[str, Any]:
         answer = self._read(self._api.request("GET", Url(url), headers=self._headers), repo)
         if not isinstance(answer, dict):
-            raise ListingError(
-                f"{self._endpoint.authority} describes {display(repo)} as something else than a repository",
-                hint="Check HF_ENDPOINT.",
-            )
+            raise self._no_hub(f"describes {display(repo)} as something else than a repository")
         return answer
+
+    def _no_hub(
+        self, does: str, hint: str = "Check HF_ENDPOINT: this is not how a hub answers."
+    ) -> ListingError:
+        return ListingError(f"{self._endpoint.authority} {does}", hint=hint)
 
     def _read(self, reply: Reply, repo: ModelUri) -> Any:
         if 200 <= reply.status < 300:
