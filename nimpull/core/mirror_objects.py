@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import BinaryIO, Final, Protocol, Self
+from typing import BinaryIO, Final, Protocol
 from urllib.parse import quote
 
 from nimpull.core.digest import Digest, Hasher, new_hasher
@@ -233,17 +232,6 @@ class VerifiedReader:
 
     def tell(self) -> int:
         return self._position
-
-    def close(self) -> None:
-        self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 _REPAIR: Final = "Run nimpull verify --repair, then mirror again."

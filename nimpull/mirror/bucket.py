@@ -151,7 +151,8 @@ class S3Target:
         """One try."""
         progress = _Progress(self._emit)
         digests = [str(digest) for digest in file.digests]
-        with VerifiedReader(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+        with self._opened(file.stored) as opened:
+            content = VerifiedReader(opened, file, self._cancel, in_parts=True)
             body: Any = content
             if content.size <= PART:
                 body = BytesIO(content.read())
@@ -289,7 +290,8 @@ class S3Target:
 
     def _kept_of(self, file: MirrorFile, part: int, *, in_parts: bool) -> _Kept:
         """What S3 would keep for the file of the store."""
-        with VerifiedReader(self._opened(file.stored), file, self._cancel, in_parts=True) as content:
+        with self._opened(file.stored) as opened:
+            content = VerifiedReader(opened, file, self._cancel, in_parts=True)
             while content.read(part or 1):
                 pass
             return _Kept.made(content.parts, in_parts=in_parts)

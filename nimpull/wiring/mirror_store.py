@@ -120,7 +120,8 @@ class MirrorStore:
 
     def read(self, file: MirrorFile) -> bytes:
         """A small one, as it was committed. Raises IntegrityError for another."""
-        with VerifiedReader(self.open(file.stored), file, self._edges.cancel) as content:
+        with self.open(file.stored) as opened:
+            content = VerifiedReader(opened, file, self._edges.cancel)
             return content.read()
 
     # -- the target ------------------------------------------------------------------------------------
