@@ -115,7 +115,7 @@ class Settings:
     pod_index: int | None = None
     drop_in: bool = False
     report_path: str = ""  # where the report was asked for, "" = in the store
-    metrics_path: str = ""  # where the metrics were; else ``metrics`` says
+    metrics_path: str = ""  # where the metrics were asked for; "" = ``metrics`` says
 
     @property
     def manifest_paths(self) -> tuple[str, ...]:
