@@ -12,8 +12,8 @@ import pytest
 
 from nimpull.core.abilities import Abilities, WriteMode
 from nimpull.errors import StoreIOError
-from nimpull.store import preflight
-from nimpull.store.tree import INGESTS, Tree
+from nimpull.store import durable, preflight
+from nimpull.store.tree import INGESTS, TEMPORARY, Tree
 from nimpull.store.trial import try_out
 from tests.calls import FILES
 from tests.pods import mounted as volume_mounted
@@ -194,6 +194,30 @@ def test_f64_as_many_files_come_at_a_time_as_fit_into_scratch(tmp_path: Path, ro
             assert not any("model-" in request.target for request in registry.requests)
         else:
             assert {name: (root / name).read_bytes() for name in files} == files
+
+
+@pytest.mark.parametrize("leaves", [None, b"theirs"])
+def test_f64_a_name_that_another_run_writes_in_this_moment_is_written_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: bytes | None
+) -> None:
+    """Where no file replaces another, each run removes what stands: two that end together meet there."""
+    (tmp_path / "store").mkdir()
+    tree = Tree(str(tmp_path / "store"))
+    tree.adapt(Abilities(offsets=False, replacing=False), str(tmp_path))
+    (tmp_path / INGESTS).mkdir(parents=True)
+    (tmp_path / TEMPORARY).mkdir()
+    copy = durable.copy_in_order
+
+    def meet(source: int, target: int) -> None:
+        copy(source, target)
+        monkeypatch.setattr(durable, "copy_in_order", copy)
+        (tmp_path / "store/tag").unlink()
+        if leaves is not None:
+            (tmp_path / "store/tag").write_bytes(leaves)
+
+    monkeypatch.setattr(durable, "copy_in_order", meet)
+    tree.write("tag", b"ours, and longer than theirs")
+    assert (tmp_path / "store/tag").read_bytes() == b"ours, and longer than theirs"
 
 
 def test_f64_a_file_that_opens_by_one_name_at_a_time_has_no_second_one(

@@ -124,6 +124,8 @@ def copy_in_order(source: int, target: int) -> None:
 def is_same(one: int, other: int) -> bool:
     """Whether two files hold the same bytes. A FUSE driver may answer a read in pieces. Raises OSError."""
     with open(one, "rb", closefd=False) as left, open(other, "rb", closefd=False) as right:
+        left.seek(0)
+        right.seek(0)
         while True:
             block = left.read(_PART)
             if right.read(len(block) or 1) != block:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import random
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
@@ -37,6 +39,7 @@ BROUGHT = f"{STATE_DIRECTORY}/brought"
 PROBE = ".nimpull-probe-"  # begins the name of a file in the root that shows that a rename gets there
 _BLOCK = 1 << 20  # bytes: what is copied is still in the core's cache when it is hashed
 _CACHED = 32 << 20  # bytes of page cache that a file may hold while it is hashed: a pod's limit counts them
+_PAUSES = (0.05, 0.2, 1.0)  # seconds, at most, before a name is written anew that two runs write
 _TRIES = 3  # to make a directory that somebody keeps removing
 _MOST_HELD = 64  # descriptors that one thread keeps; further directories are walked each time
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -374,29 +377,50 @@ class Tree:
         the name. Where a rename works, it is the last step. Either way nothing else than the bytes that were
         verified stands under the final name.
         """
-        staged = f"{BROUGHT}/{secrets.token_hex(16)}" if self.abilities.replacing else path
         with self.storing("write", path), self.reading(source) as file:
-            if staged == path:
-                with suppress(FileNotFoundError):
-                    self.unlink(path)  # no file is written twice there; readers find none until it is whole
-            try:
-                with self.writing(staged, mode=stat.S_IMODE(os.fstat(file).st_mode)) as target:
-                    durable.copy_in_order(file, target)
-                with self.reading(staged) as target:
-                    same = durable.is_same(file, target)
-            except BaseException:
-                self.drop(staged)
-                raise
-            if not same:
-                self.drop(staged)
-                raise StoreIOError(
-                    f"{display(self.absolute(path), 300)} holds other bytes than were written to it",
-                    hint="The file system lost a write. Check the volume and its driver, then run again.",
-                )
-            if staged != path:
+            if self.abilities.replacing:
+                staged = f"{BROUGHT}/{secrets.token_hex(16)}"
+                self._write_in_order(file, staged)
                 self.rename(staged, path)
+            else:
+                self._write_in_place(file, path)
             self.unlink(source)
         return self._split(path)[0]
+
+    def _write_in_place(self, file: int, path: str) -> None:
+        """No file is written twice there: what stands is removed, and readers find none until it is whole.
+
+        Another run that writes the same name in this moment removes ours: then once more, a little later.
+        """
+        for pause in (*_PAUSES, None):
+            with suppress(FileNotFoundError):
+                self.unlink(path)
+            try:
+                self._write_in_order(file, path)
+                return
+            except (FileExistsError, FileNotFoundError, StoreIOError):
+                if pause is None:
+                    raise
+            time.sleep(random.uniform(0, pause))  # noqa: S311 - so that they do not meet again
+
+    def _write_in_order(self, file: int, path: str) -> None:
+        """As a new file ``path``, and read back."""
+        try:
+            with self.writing(path, mode=stat.S_IMODE(os.fstat(file).st_mode)) as target:
+                durable.copy_in_order(file, target)
+            with self.reading(path) as target:
+                if durable.is_same(file, target):
+                    return
+        except (FileExistsError, FileNotFoundError):
+            raise  # what stands there is another run's
+        except BaseException:
+            self.drop(path)
+            raise
+        self.drop(path)
+        raise StoreIOError(
+            f"{display(self.absolute(path), 300)} holds other bytes than were written to it",
+            hint="The file system lost a write. Check the volume and its driver, then run again.",
+        )
 
     def symlink(self, target: str, path: str) -> str:
         """Make or replace the symbolic link ``path``; returns the directory that changed."""
